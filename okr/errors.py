@@ -1,0 +1,49 @@
+"""Every error that OKR raises on purpose. The message is one line that says what is wrong and what to do."""
+
+
+class OKRError(Exception):
+    """Base of all errors of this package; the command line prints its message and exits with code 2."""
+
+
+class RouterNotFound(OKRError):
+    """The model has no router that could be keyed (未找到任何gate层). ``log`` says what was looked at."""
+
+    def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class UnsupportedRouter(OKRError):
+    """A router was found but cannot be keyed, or did not behave as its kind must."""
+
+
+class AlreadyAttached(OKRError):
+    """The model already runs under a watermark, a recorder or a replay."""
+
+
+class UnsupportedGeneration(OKRError):
+    """A way of generating for which traces cannot be made (beam search, assisted decoding)."""
+
+
+class ModelLoadError(OKRError):
+    """A model or tokenizer could not be loaded."""
+
+
+class OutOfMemory(OKRError):
+    """The device ran out of memory."""
+
+
+class InvalidTrace(OKRError):
+    """A trace is damaged, inconsistent, or does not belong to this model."""
+
+
+class InvalidKey(OKRError):
+    """A key or key file cannot be used. The message never holds the secret."""
+
+
+class InvalidSetting(OKRError):
+    """A watermark setting (zone, epsilon, strength, top-k ...) is outside its range."""
+
+
+class InvalidConfig(OKRError):
+    """An experiment's configuration, prompts or output folder cannot be used."""

@@ -1,0 +1,125 @@
+"""DeepSeek-MoE (``model_type: deepseek``) on transformers' own parts, without remote code.
+
+The published checkpoints carry Python written for transformers 4, which no longer imports. Their architecture is a
+Llama whose layers from ``first_k_dense_replace`` on have a softmax top-k mixture of experts with shared experts as
+their MLP: exactly ``DeepseekV2Moe`` with greedy top-k and one group. One difference remains: the original computes
+the router's softmax in the model's dtype, ``DeepseekV2Moe`` in float32 (identical for float32 models).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import initialization as init
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import (
+    DeepseekV2Experts,
+    DeepseekV2Moe,
+    DeepseekV2TopkRouter,
+)
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaModel,
+    LlamaPreTrainedModel,
+)
+from transformers.utils.output_capturing import OutputRecorder
+
+
+class DeepseekConfig(LlamaConfig):
+    """Configuration of ``deepseek-ai/deepseek-moe-16b-*``; field names are the checkpoint's own."""
+
+    model_type = "deepseek"
+    attribute_map = {"num_experts": "n_routed_experts"}
+
+    n_routed_experts: int | None = 64
+    n_shared_experts: int | None = 2
+    num_experts_per_tok: int | None = 6
+    moe_intermediate_size: int = 1408
+    moe_layer_freq: int = 1
+    first_k_dense_replace: int = 1
+    norm_topk_prob: bool = False
+    scoring_func: str = "softmax"
+    # What DeepseekV2Moe asks for beyond the original configuration: greedy top-k over one group, weights unscaled.
+    topk_method: str = "greedy"
+    n_group: int = 1
+    topk_group: int = 1
+    routed_scaling_factor: float = 1.0
+
+    def validate_architecture(self) -> None:
+        """Refuse what the port would compute differently from the original, rather than compute it wrongly."""
+        super().validate_architecture()
+        if self.scoring_func != "softmax":
+            raise ValueError(f"scoring_func must be 'softmax', got {self.scoring_func!r}")
+        if self.norm_topk_prob and self.num_experts_per_tok != 1:
+            raise ValueError("norm_topk_prob=True is not supported: DeepSeek-MoE-16B does not normalise its weights")
+        if self.n_routed_experts is not None and not 1 <= (self.num_experts_per_tok or 0) <= self.n_routed_experts:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and "
+                f"n_routed_experts ({self.n_routed_experts})"
+            )
+
+    def is_routed(self, layer: int) -> bool:
+        """Whether transformer layer ``layer`` has routed experts (the rule of the original implementation)."""
+        return (
+            self.n_routed_experts is not None
+            and layer >= self.first_k_dense_replace
+            and layer % self.moe_layer_freq == 0
+        )
+
+
+class DeepseekPreTrainedModel(LlamaPreTrainedModel):
+    """What both classes of the port share: initialisation of the experts, recordable outputs."""
+
+    config_class = DeepseekConfig
+    _can_record_outputs = {
+        "hidden_states": LlamaDecoderLayer,
+        "attentions": LlamaAttention,
+        "router_logits": OutputRecorder(DeepseekV2TopkRouter, index=0),
+    }
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True  # transformers looks for its decorator in this module's source; it is in DeepseekV2Experts'
+
+    @torch.no_grad()
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, DeepseekV2TopkRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, DeepseekV2Experts):
+            init.normal_(module.gate_up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=std)
+
+
+class DeepseekModel(DeepseekPreTrainedModel, LlamaModel):
+    """The decoder: Llama's layers, the MLP of every routed one replaced by shared and routed experts."""
+
+    def __init__(self, config: DeepseekConfig) -> None:
+        super().__init__(config)
+        for index, layer in enumerate(self.layers):
+            if config.is_routed(index):
+                layer.mlp = DeepseekV2Moe(config)
+        self.post_init()
+
+
+class DeepseekForCausalLM(DeepseekPreTrainedModel, LlamaForCausalLM):
+    """DeepSeek-MoE for causal language modelling; loads the original checkpoint layout (one matrix per expert)."""
+
+    def __init__(self, config: DeepseekConfig) -> None:
+        LlamaPreTrainedModel.__init__(self, config)
+        self.model = DeepseekModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+def register() -> None:
+    """Teach transformers' Auto classes and checkpoint conversion the model type ``deepseek`` (idempotent)."""
+    AutoConfig.register("deepseek", DeepseekConfig, exist_ok=True)
+    AutoModelForCausalLM.register(DeepseekConfig, DeepseekForCausalLM, exist_ok=True)
+    # Per-expert matrices merge into the stacked parameters just as they do for Qwen2-MoE.
+    mapping = get_checkpoint_conversion_mapping("qwen2_moe")
+    register_checkpoint_conversion_mapping("deepseek", mapping, overwrite=True)
