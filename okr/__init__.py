@@ -40,7 +40,7 @@ _HOME = {
     "okr.errors",
 )
 
-__all__ = ["SPEC_VERSION", "__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["SPEC_VERSION", "__version__", *_HOME]
 
 if TYPE_CHECKING:
     from okr.attach import Generation, Recorder, Watermark, record, watermark

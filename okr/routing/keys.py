@@ -1,0 +1,157 @@
+"""Keys: the secret, its public id, and the projections it expands to (spec chapter KEY). NumPy and hashlib only."""
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Int8
+
+from okr.errors import InvalidKey
+
+MIN_SECRET_BYTES = 16
+MIN_PASSPHRASE_CHARACTERS = 12
+_DOMAIN_ID = b"okr-key-id\x00"
+_DOMAIN_PROJECTION = b"OKR-v1\x00"
+_FILE_FORMAT = "okr-key-1"
+
+
+def key_id(secret: bytes) -> str:
+    """The public name of a secret: the first 16 hex digits of SHA-256("okr-key-id" || 0x00 || secret)."""
+    return hashlib.sha256(_DOMAIN_ID + _checked(secret)).hexdigest()[:16]
+
+
+def projection(
+    secret: bytes, *, stack: str, layer: int, hidden_size: int, num_experts: int
+) -> Int8[np.ndarray, "hidden_size num_experts"]:
+    """The +1/-1 matrix of one router site: bits of SHAKE-256 over an unambiguous header, bit-exact everywhere.
+
+    Arguments: ``stack`` is ``decoder`` or ``encoder``, with a suffix for a second router in one layer; ``layer`` is
+    the index of the transformer layer. Row-major, most significant bit first; bit 1 is +1.
+    """
+    secret = _checked(secret)
+    header = b"".join(
+        (
+            _DOMAIN_PROJECTION,
+            struct.pack(">H", len(secret)),
+            secret,
+            stack.encode("utf-8"),
+            b"\x00",
+            struct.pack(">III", layer, hidden_size, num_experts),
+        )
+    )
+    count = hidden_size * num_experts
+    stream = hashlib.shake_256(header).digest((count + 7) // 8)
+    bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8), count=count, bitorder="big")
+    return (bits.astype(np.int8) * 2 - 1).reshape(hidden_size, num_experts)
+
+
+def _checked(secret: bytes) -> bytes:
+    if not isinstance(secret, bytes | bytearray | memoryview):
+        raise InvalidKey(f"a secret must be bytes, got {type(secret).__name__}")
+    secret = bytes(secret)
+    if not MIN_SECRET_BYTES <= len(secret) <= 0xFFFF:
+        raise InvalidKey(f"a secret must have {MIN_SECRET_BYTES} to 65535 bytes, got {len(secret)}")
+    return secret
+
+
+class Key:
+    """A secret routing key. Shows only its id; cannot be pickled, printed or compared into the open.
+
+    Make one with :meth:`generate`, :meth:`load` or :meth:`from_passphrase`.
+    """
+
+    __slots__ = ("__secret", "id")
+
+    def __init__(self, secret: bytes) -> None:
+        self.__secret = _checked(secret)
+        self.id = key_id(self.__secret)
+
+    @classmethod
+    def generate(cls) -> "Key":
+        """A new key of 32 bytes from the operating system's random source."""
+        return cls(secrets.token_bytes(32))
+
+    @classmethod
+    def from_passphrase(cls, text: str) -> "Key":
+        """The key that scrypt (N=2^15, r=8, p=1, a fixed salt) derives from ``text``, 12 characters or more.
+
+        Equal passphrases give equal keys; anyone who guesses the passphrase has the key.
+        """
+        if not isinstance(text, str) or len(text) < MIN_PASSPHRASE_CHARACTERS:
+            raise InvalidKey(f"a passphrase must have at least {MIN_PASSPHRASE_CHARACTERS} characters")
+        derived = hashlib.scrypt(
+            text.encode("utf-8"), salt=b"okr-passphrase-v1", n=2**15, r=8, p=1, maxmem=64 * 2**20, dklen=32
+        )
+        return cls(derived)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Key":
+        """Read a key file. Refuses one that group or others may read."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    raise InvalidKey(f"key file {path} can be read by others; run: chmod 600 {path}")
+                content = file.read(1 << 18)
+        except OSError as error:
+            raise InvalidKey(f"cannot read key file {path}: {error.strerror}") from None
+        secret = _parse(content)
+        if secret is None:
+            raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
+        return cls(secret)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a key file that only its owner may read. Never overwrites."""
+        path = Path(path)
+        document = {"format": _FILE_FORMAT, "key_id": self.id, "secret": base64.b64encode(self.__secret).decode()}
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise InvalidKey(f"{path} exists; a key file is never overwritten") from None
+        except OSError as error:
+            raise InvalidKey(f"cannot write key file {path}: {error.strerror}") from None
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+            file.write("\n")
+
+    def projection(
+        self, *, stack: str, layer: int, hidden_size: int, num_experts: int
+    ) -> Int8[np.ndarray, "hidden_size num_experts"]:
+        """This key's projection of one router site, int8 [hidden_size, num_experts] of +1/-1."""
+        return projection(self.__secret, stack=stack, layer=layer, hidden_size=hidden_size, num_experts=num_experts)
+
+    def __repr__(self) -> str:
+        return f"Key(id={self.id})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Key):
+            return NotImplemented
+        return secrets.compare_digest(self.__secret, other.__secret)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise InvalidKey("a key cannot be pickled or copied; save it with key.save(path)")
+
+    def __deepcopy__(self, memo: Any) -> "Key":
+        return self
+
+
+def _parse(content: bytes) -> bytes | None:
+    """The secret in a key file's content, or None: no exception that could carry the content leaves this function."""
+    try:
+        document = json.loads(content)
+        if document["format"] != _FILE_FORMAT:
+            return None
+        secret = base64.b64decode(document["secret"], validate=True)
+        return secret if key_id(secret) == document["key_id"] else None
+    except (ValueError, KeyError, TypeError, InvalidKey):
+        return None

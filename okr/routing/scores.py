@@ -1,0 +1,21 @@
+"""Key scores (spec chapter SCORE)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def key_scores(
+    hidden: Float[Tensor, "tokens hidden_size"], projection: Float[Tensor, "hidden_size experts"]
+) -> Float[Tensor, "tokens experts"]:
+    """g = (h . projection) / ||h|| in float32 or wider; h = 0 gives g = 0.
+
+    Over random keys every score has mean 0 and variance 1, whatever the scale of h. ``projection`` holds +1/-1 in the
+    dtype to compute in (float32 or float64). The norm is taken in float64 and h is normalised before the product, so
+    that no finite h overflows.
+    """
+    hidden = hidden.to(projection.dtype)
+    norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float64)
+    return (hidden / norm.clamp_min(_TINY).to(projection.dtype)) @ projection

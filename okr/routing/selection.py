@@ -1,0 +1,116 @@
+"""Zones, strength and selection: which experts run (spec chapters ZONE, SEL, TIE, STR, FAIL). The whole algorithm.
+
+Pure functions of tensors: no Python loop over tokens or experts, no host synchronisation.
+"""
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from okr.errors import InvalidSetting
+
+ZoneKind = Literal["max", "boundary"]
+ZONES: tuple[str, ...] = get_args(ZoneKind)
+
+
+class Zone(NamedTuple):
+    """Which experts may change places, before any key is looked at."""
+
+    opportunity: Bool[Tensor, " tokens"]
+    pool: Bool[Tensor, "tokens experts"]  # those that compete; empty where there is no opportunity
+    locked: Bool[Tensor, "tokens experts"]  # those that run whatever the key says
+    free: Int[Tensor, " tokens"]  # slots left to the pool: k - locked; 0 where there is no opportunity
+
+
+class Selection(NamedTuple):
+    """Which experts run: ``indices`` in descending order of choice score, and the zone they came from."""
+
+    indices: Int[Tensor, "tokens top_k"]
+    opportunity: Bool[Tensor, " tokens"]
+    pool: Bool[Tensor, "tokens experts"]
+    locked: Bool[Tensor, "tokens experts"]
+
+
+def check_setting(top_k: int, num_experts: int, epsilon: float, zone: str, strength: float) -> None:
+    """Raise InvalidSetting unless 1 <= top_k <= num_experts, epsilon >= 0, strength > 0 and the zone is known."""
+    if not 1 <= top_k <= num_experts:
+        raise InvalidSetting(f"top-k must lie between 1 and the number of experts ({num_experts}), got {top_k}")
+    if not _is_number(epsilon) or math.isnan(epsilon) or epsilon < 0:
+        raise InvalidSetting(f"epsilon must be a number >= 0 (inf is allowed), got {epsilon}")
+    if not _is_number(strength) or math.isnan(strength) or strength <= 0:
+        raise InvalidSetting(f"strength must be a number > 0 (inf: the key alone decides), got {strength}")
+    if zone not in ZONES:
+        raise InvalidSetting(f"zone must be one of {', '.join(ZONES)}, got {zone!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: float, zone: str) -> Zone:
+    """The zone of every token (clauses ZONE and FAIL). ``choice`` is float32 or wider; -inf bars an expert."""
+    experts = choice.shape[-1]
+    candidate = choice > -math.inf
+    count = candidate.sum(-1)
+    # False for NaN and +inf anywhere in the row; fewer than k candidates leave the token to the native selection.
+    sound = (choice < math.inf).all(-1) & (count >= top_k)
+    if zone == "max":
+        pool = candidate & (choice >= choice.amax(-1, keepdim=True) - epsilon)
+        locked = torch.zeros_like(pool)
+    else:
+        top = choice.topk(min(top_k + 1, experts), dim=-1).values
+        b_in = top[:, top_k - 1, None]
+        b_out = top[:, top_k, None] if top_k < experts else torch.full_like(b_in, -math.inf)
+        locked = choice > b_out + epsilon  # epsilon = inf with b_out = -inf is NaN: nothing locked, nothing to win
+        pool = candidate & (choice >= b_in - epsilon) & ~locked
+    free = top_k - locked.sum(-1)
+    opportunity = sound & (pool.sum(-1) > free) & (free > 0)
+    here = opportunity[:, None]
+    return Zone(opportunity, pool & here, locked & here, free * opportunity)
+
+
+def preference(
+    choice: Float[Tensor, "tokens experts"], key_scores: Float[Tensor, "*keys tokens experts"], strength: float
+) -> Float[Tensor, "*keys tokens experts"]:
+    """What the pool is ranked by: the key score alone, or choice + strength * key score where strength is finite."""
+    return key_scores if strength == math.inf else choice + strength * key_scores
+
+
+def select(
+    choice: Float[Tensor, "tokens experts"],
+    key_scores: Float[Tensor, "tokens experts"],
+    *,
+    top_k: int,
+    epsilon: float,
+    zone: str,
+    strength: float = math.inf,
+    native: Int[Tensor, "tokens top_k"] | None = None,
+) -> Selection:
+    """The experts that run: locked ones, then the pool's best by preference; the native ones where there is no
+    opportunity.
+
+    ``choice`` and ``key_scores`` are float32 or wider. ``native`` is what the model itself would run; None means the
+    k largest choice scores, ties to the lower index. A token whose key scores are not finite is no opportunity.
+    """
+    found = find_zone(choice, top_k=top_k, epsilon=epsilon, zone=zone)
+    opportunity = found.opportunity & key_scores.isfinite().all(-1)
+    if native is None:
+        native = _ranked(choice, torch.ones_like(found.pool), top_k)
+    rank = preference(choice, key_scores, strength)
+    rank = rank.masked_fill(~found.pool, -math.inf).masked_fill(found.locked, math.inf)
+    chosen = rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    members = torch.zeros_like(found.pool).scatter_(-1, chosen, True)
+    indices = torch.where(opportunity[:, None], _ranked(choice, members, top_k), native)
+    here = opportunity[:, None]
+    return Selection(indices, opportunity, found.pool & here, found.locked & here)
+
+
+def _ranked(
+    choice: Float[Tensor, "tokens experts"], members: Bool[Tensor, "tokens experts"], top_k: int
+) -> Int[Tensor, "tokens top_k"]:
+    """``members`` (exactly k a token) in descending order of choice score, ties to the lower index."""
+    order = choice.masked_fill(~members, -math.inf).sort(dim=-1, descending=True, stable=True).indices
+    return order[:, :top_k]
