@@ -20,7 +20,7 @@ _HOME = {
     "Generation": "okr.attach",
     "record": "okr.attach",
     "Recorder": "okr.attach",
-    "Trace": "okr.detection",
+    "Trace": "okr.traces",
     "verify": "okr.detection",
     "Verdict": "okr.detection",
 } | dict.fromkeys(
@@ -44,7 +44,7 @@ __all__ = ["SPEC_VERSION", "__version__", *_HOME]
 
 if TYPE_CHECKING:
     from okr.attach import Generation, Recorder, Watermark, record, watermark
-    from okr.detection import Trace, Verdict, verify
+    from okr.detection import Verdict, verify
     from okr.discovery import RouterSite, discover
     from okr.errors import (
         AlreadyAttached,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     )
     from okr.loaders import Loaded, load
     from okr.routing.keys import Key
+    from okr.traces import Trace
 
 
 def __getattr__(name: str) -> Any:

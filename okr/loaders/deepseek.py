@@ -9,6 +9,7 @@ the router's softmax in the model's dtype, ``DeepseekV2Moe`` in float32 (identic
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import initialization as init
@@ -27,6 +28,7 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils.output_capturing import OutputRecorder
 
 
+@strict  # collects the validate_* methods: without it this class's own would never be called
 class DeepseekConfig(LlamaConfig):
     """Configuration of ``deepseek-ai/deepseek-moe-16b-*``; field names are the checkpoint's own."""
 
@@ -45,7 +47,7 @@ class DeepseekConfig(LlamaConfig):
     topk_method: str = "greedy"
     n_group: int = 1
     topk_group: int = 1
-    routed_scaling_factor: float = 1.0
+    routed_scaling_factor: float | int = 1.0
 
     def validate_architecture(self) -> None:
         """Refuse what the port would compute differently from the original, rather than compute it wrongly."""

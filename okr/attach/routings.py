@@ -1,0 +1,113 @@
+"""The three things an attached site may do: route by a key, route natively, or route as a trace says."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from okr.discovery import RouterSite
+from okr.routing import Key, key_scores, select
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the key decides: the zone, its width epsilon (in the site's unit) and the strength."""
+
+    epsilon: float
+    zone: str = "max"
+    strength: float = math.inf
+
+
+def choice_scores(site: RouterSite, scores: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
+    """c: what the family ranks, in float32 or wider; logarithms where it ranks softmax probabilities."""
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
+    return scores.log() if site.ranks == "probabilities" else scores
+
+
+class Projector:
+    """The projection of one site under one key, as a tensor on whichever device asks (made once a device)."""
+
+    def __init__(self, site: RouterSite, key: Key) -> None:
+        self._signs = torch.from_numpy(
+            key.projection(
+                stack=site.stack, layer=site.layer, hidden_size=site.hidden_size, num_experts=site.num_experts
+            )
+        )
+        self._on: dict[torch.device, Tensor] = {}
+
+    def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
+        """The key scores g of router inputs."""
+        projection = self._on.get(hidden.device)
+        if projection is None:
+            projection = self._on[hidden.device] = self._signs.to(hidden.device, torch.float32)
+        return key_scores(hidden, projection)
+
+
+class Native:
+    """Routes natively and tells ``report`` which experts ran."""
+
+    dropped = None
+
+    def __init__(self, report: Callable[[Tensor], None] | None = None) -> None:
+        self.report = report
+
+    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
+        return native
+
+    def ran(self, experts: Tensor) -> None:
+        if self.report is not None:
+            self.report(experts)
+
+
+class Keyed(Native):
+    """Routes by a key and tells ``report`` which experts ran."""
+
+    def __init__(
+        self, site: RouterSite, key: Key, setting: Setting, report: Callable[[Tensor], None] | None = None
+    ) -> None:
+        super().__init__(report)
+        self.site, self.setting, self.project = site, setting, Projector(site, key)
+
+    def choose(
+        self,
+        scores: Float[Tensor, "tokens experts"],
+        hidden: Float[Tensor, "tokens hidden_size"],
+        native: Int[Tensor, "tokens top_k"],
+    ) -> Int[Tensor, "tokens top_k"]:
+        return select(
+            choice_scores(self.site, scores),
+            self.project(hidden),
+            top_k=self.site.top_k,
+            epsilon=self.setting.epsilon,
+            zone=self.setting.zone,
+            strength=self.setting.strength,
+            native=native,
+        ).indices
+
+
+class Forced(Native):
+    """Routes as ``experts`` [T, k] says (negative: natively) and shows ``observe`` the scores and hidden states."""
+
+    def __init__(
+        self,
+        site: RouterSite,
+        experts: Int[Tensor, "tokens top_k"],
+        dropped: Tensor,
+        observe: Callable[[Tensor, Tensor], None],
+    ) -> None:
+        super().__init__()
+        self.site, self.experts, self.dropped, self.observe = site, experts, dropped, observe  # type: ignore[assignment]
+
+    def choose(
+        self,
+        scores: Float[Tensor, "tokens experts"],
+        hidden: Float[Tensor, "tokens hidden_size"],
+        native: Int[Tensor, "tokens top_k"],
+    ) -> Int[Tensor, "tokens top_k"]:
+        self.observe(choice_scores(self.site, scores), hidden)
+        experts = self.experts.to(native.device)
+        return torch.where(experts < 0, native, experts)

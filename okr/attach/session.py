@@ -1,0 +1,83 @@
+"""The two ways to run a model: under a key (watermark) and natively with the same traces (record)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from okr.attach.engine import attached, keyable_sites
+from okr.attach.generation import Generation, Journal, generate
+from okr.attach.routings import Keyed, Native, Setting
+from okr.discovery import RouterSite
+from okr.routing import Key, check_setting
+from okr.traces import TraceHeader
+
+
+class Recorder:
+    """A model that runs natively while its routing can be recorded: the control of a watermark."""
+
+    key_id: str | None = None
+
+    def __init__(self, model: nn.Module, sites: Sequence[RouterSite], setting: Setting | None = None) -> None:
+        self.model = model
+        self.sites = list(sites)
+        self.setting = setting
+        self.journal = Journal(len(self.sites))
+        self._header: TraceHeader | None = None
+
+    def generate(self, **arguments: Any) -> Generation:
+        """``model.generate(**arguments)``, greedy or sampled, with one trace a returned sequence.
+
+        Raises UnsupportedGeneration for beam search, assisted decoding and ``inputs_embeds``.
+        """
+        if self._header is None:
+            setting = asdict(self.setting) if self.setting else {}
+            self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)
+        return generate(self.model, self.journal, self._header, arguments)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, {len(self.sites)} sites, key_id={self.key_id})"
+
+
+class Watermark(Recorder):
+    """A model that runs under a key. ``sites`` are the keyed routers, ``key_id`` names the key."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[RouterSite], setting: Setting, key_id: str) -> None:
+        super().__init__(model, sites, setting)
+        self.key_id = key_id
+
+
+@contextmanager
+def watermark(
+    model: nn.Module, key: Key, *, epsilon: float, zone: str = "max", strength: float = math.inf
+) -> Iterator[Watermark]:
+    """Key every router of ``model`` that can be keyed, for the length of a ``with`` block.
+
+    Inside it ``model.generate(...)`` and ``model(...)`` are watermarked; ``Watermark.generate`` also returns traces.
+    After it, also after an exception, the model is exactly as before.
+
+    Arguments: ``epsilon`` in the unit of each site (logits, or scores), 0 to inf; ``zone`` is ``max`` or ``boundary``;
+    ``strength`` above 0, inf for the key alone to decide. Raises InvalidSetting, RouterNotFound, UnsupportedRouter or
+    AlreadyAttached.
+    """
+    sites = keyable_sites(model)
+    for site in sites:
+        check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
+    setting = Setting(float(epsilon), zone, float(strength))
+    session = Watermark(model, sites, setting, key.id)
+    routings = [Keyed(site, key, setting, session.journal.reporter(i)) for i, site in enumerate(sites)]
+    with attached(model, sites, routings):
+        yield session
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Recorder]:
+    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes."""
+    sites = keyable_sites(model)
+    session = Recorder(model, sites)
+    routings = [Native(session.journal.reporter(i)) for i in range(len(sites))]
+    with attached(model, sites, routings):
+        yield session

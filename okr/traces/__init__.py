@@ -1,0 +1,6 @@
+"""Traces: what ran, in memory and on disk."""
+
+from okr.traces.header import ModelIdentity, TraceHeader, TraceSite
+from okr.traces.trace import NOT_RECORDED, NOTHING_RAN, Trace
+
+__all__ = ["NOTHING_RAN", "NOT_RECORDED", "ModelIdentity", "Trace", "TraceHeader", "TraceSite"]

@@ -1,0 +1,164 @@
+"""Traces: what ran, as compact integers in a safetensors file with a header (spec chapter TRACE).
+
+Traces are hostile input: whatever a file holds, loading it gives a consistent trace or raises InvalidTrace.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Int16, Int32
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from okr.errors import InvalidTrace
+from okr.traces.header import TraceHeader
+
+NOT_RECORDED, NOTHING_RAN = -1, -2  # in place of an expert index
+MAX_FILE_BYTES = 2**30
+MAX_HEADER_BYTES = 2**21
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One sequence and the experts that ran for it.
+
+    token_ids: int32 [n], the decoder's tokens, prompt first. experts: int16 [n - 1, decoder sites, k], since the last
+    token was never an input; NOT_RECORDED (-1) where nothing is known, NOTHING_RAN (-2) where a capacity dropped the
+    token; sites with fewer than the largest k are filled up with -1. encoder_token_ids int32 [m] and
+    encoder_experts int16 [m, encoder sites, k] for encoder-decoders, else None. prompt_length: decoder tokens that
+    were given, not generated.
+    """
+
+    header: TraceHeader
+    token_ids: Int32[np.ndarray, " tokens"]
+    experts: Int16[np.ndarray, "routed sites top_k"]
+    prompt_length: int
+    encoder_token_ids: Int32[np.ndarray, " source"] | None = None
+    encoder_experts: Int16[np.ndarray, "source encoder_sites top_k"] | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens were generated."""
+        return len(self.token_ids) - self.prompt_length
+
+    def site_experts(self, index: int) -> Int[np.ndarray, "tokens top_k"]:
+        """The experts of site ``index`` of the header, int16 [tokens of its stack, its k]."""
+        site = self.header.sites[index]
+        column = sum(other.in_encoder == site.in_encoder for other in self.header.sites[:index])
+        array = self.encoder_experts if site.in_encoder else self.experts
+        assert array is not None  # checked
+        return array[:, column, : site.top_k]
+
+    def digest(self) -> bytes:
+        """SHA-256 over everything that a verification depends on."""
+        content = hashlib.sha256(self.header.model_dump_json().encode())
+        for array in self._arrays().values():
+            content.update(str(array.shape).encode() + array.tobytes())
+        return content.digest()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {
+            "token_ids": self.token_ids,
+            "experts": self.experts,
+            "prompt_length": np.array([self.prompt_length], np.int32),
+            "encoder_token_ids": self.encoder_token_ids,
+            "encoder_experts": self.encoder_experts,
+        }
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace; the file appears whole or not at all."""
+        content = save(self._arrays(), metadata={"okr": self.header.model_dump_json()})
+        path = Path(path)
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(path)
+        except OSError as error:
+            raise InvalidTrace(f"cannot write trace {path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
+        """Read a trace. Raises InvalidTrace for anything that is not a consistent one."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise InvalidTrace(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+            content = path.read_bytes()
+        except OSError as error:
+            raise InvalidTrace(f"cannot read trace {path}: {error.strerror}") from None
+        try:
+            return cls._parse(content)
+        except InvalidTrace as error:
+            raise InvalidTrace(f"{path}: {error}") from None
+
+    @classmethod
+    def _parse(cls, content: bytes) -> "Trace":
+        size = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
+        if not 2 <= size <= min(MAX_HEADER_BYTES, len(content) - 8):
+            raise InvalidTrace("not a safetensors file, or its header is damaged or too large")
+        try:
+            arrays = load(content)
+            metadata = _metadata(content[8 : 8 + size])
+            header = TraceHeader.model_validate_json(metadata)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidTrace(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+            raise InvalidTrace("not a safetensors file with an OKR header") from None
+        names = {"token_ids", "experts", "prompt_length", "encoder_token_ids", "encoder_experts"}
+        if not names >= set(arrays) >= {"token_ids", "experts", "prompt_length"}:
+            raise InvalidTrace(f"holds {sorted(arrays)[:8]} instead of the arrays of a trace")
+        prompt = arrays.pop("prompt_length")
+        if prompt.dtype != np.int32 or prompt.shape != (1,):
+            raise InvalidTrace("prompt_length must be one int32")
+        return cls(header=header, prompt_length=int(prompt[0]), **arrays)
+
+
+def _metadata(raw: bytes) -> str:
+    document = json.loads(raw)
+    return str(document["__metadata__"]["okr"])
+
+
+def _check(trace: Trace) -> None:
+    _check_stack(trace, "token_ids", trace.token_ids, trace.experts, encoder=False)
+    if not 0 <= trace.prompt_length <= len(trace.token_ids):
+        raise InvalidTrace(f"prompt_length {trace.prompt_length} is not within the {len(trace.token_ids)} tokens")
+    given = [part is not None for part in (trace.encoder_token_ids, trace.encoder_experts)]
+    needed = any(site.in_encoder for site in trace.header.sites)
+    if given != [needed, needed]:
+        raise InvalidTrace("encoder sites and encoder tokens with their experts must come together")
+    if needed:
+        _check_stack(trace, "encoder_token_ids", trace.encoder_token_ids, trace.encoder_experts, encoder=True)
+
+
+def _check_stack(trace: Trace, name: str, tokens: Any, experts: Any, *, encoder: bool) -> None:
+    """Shapes, dtypes and ranges of one stack's tokens and experts; k distinct experts or none a token."""
+    sites = [site for site in trace.header.sites if site.in_encoder == encoder]
+    if tokens.dtype != np.int32 or tokens.ndim != 1 or (tokens < 0).any():
+        raise InvalidTrace(f"{name} must be int32, one-dimensional and not negative")
+    if len(tokens) < (1 if encoder else 2):
+        raise InvalidTrace(f"{name} holds {len(tokens)} tokens; nothing was routed")
+    shape = (len(tokens) if encoder else len(tokens) - 1, len(sites), max((site.top_k for site in sites), default=0))
+    if experts.dtype != np.int16 or experts.shape != shape:
+        raise InvalidTrace(f"experts must be int16 of shape {shape}, got {experts.dtype} of shape {experts.shape}")
+    for column, site in enumerate(sites):
+        used = np.sort(experts[:, column, : site.top_k].astype(np.int32), axis=-1)
+        whole = (used >= 0).all(-1) & (used < site.num_experts).all(-1) & (np.diff(used, axis=-1) > 0).all(-1)
+        absent = (used == NOT_RECORDED).all(-1) | (used == NOTHING_RAN).all(-1)
+        if not (whole | absent).all() or (experts[:, column, site.top_k :] != NOT_RECORDED).any():
+            raise InvalidTrace(
+                f"{site.path}: every token needs {site.top_k} distinct experts below {site.num_experts}, or none"
+            )
