@@ -6,7 +6,7 @@ their MLP: exactly ``DeepseekV2Moe`` with greedy top-k and one group. One differ
 the router's softmax in the model's dtype, ``DeepseekV2Moe`` in float32 (identical for float32 models).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -33,7 +33,7 @@ class DeepseekConfig(LlamaConfig):
     """Configuration of ``deepseek-ai/deepseek-moe-16b-*``; field names are the checkpoint's own."""
 
     model_type = "deepseek"
-    attribute_map = {"num_experts": "n_routed_experts"}
+    attribute_map: ClassVar[dict[str, str]] = {"num_experts": "n_routed_experts"}
 
     n_routed_experts: int | None = 64
     n_shared_experts: int | None = 2
@@ -75,7 +75,7 @@ class DeepseekPreTrainedModel(LlamaPreTrainedModel):
     """What both classes of the port share: initialisation of the experts, recordable outputs."""
 
     config_class = DeepseekConfig
-    _can_record_outputs = {
+    _can_record_outputs = {  # noqa: RUF012 - declared as an instance variable by the base class
         "hidden_states": LlamaDecoderLayer,
         "attentions": LlamaAttention,
         "router_logits": OutputRecorder(DeepseekV2TopkRouter, index=0),
@@ -103,7 +103,7 @@ class DeepseekModel(DeepseekPreTrainedModel, LlamaModel):
         super().__init__(config)
         for index, layer in enumerate(self.layers):
             if config.is_routed(index):
-                layer.mlp = DeepseekV2Moe(config)
+                layer.mlp = DeepseekV2Moe(config)  # type: ignore[arg-type]  # has every field that is read
         self.post_init()
 
 

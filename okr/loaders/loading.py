@@ -1,0 +1,212 @@
+"""``okr.load``: a model and its tokenizer from one name, or one line that says why not."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers import __version__ as transformers_version
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import logging as transformers_logging
+
+from okr.errors import ModelLoadError, OKRError, OutOfMemory
+from okr.loaders import hub
+from okr.loaders.deepseek import DeepseekConfig, register
+from okr.loaders.facts import expert_counts
+from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
+from okr.loaders.settings import as_dtype, as_quantization, check_devices
+from okr.loaders.sources import Place, resolve
+
+log = logging.getLogger("okr")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode and its tokenizer.
+
+    ``source`` is what was loaded after aliases, presets and search order: an embedded name, a folder or a hub id.
+    ``revision`` is the hub's commit where there is one.
+    """
+
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    source: str
+    revision: str | None = None
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load a Mixture-of-Experts language model and its tokenizer.
+
+    Arguments:
+        source: an embedded name (``tiny-deepseek-moe``, ``tiny-switch``), a preset (``tiny``, ``tiny-switch``,
+            ``switch``, ``deepseek-moe``), a folder, or a hub id.
+        dtype: ``auto`` (the checkpoint's own; float32 for embedded models), ``float32``, ``bfloat16``, ``float16``.
+        device_map: as in transformers; None keeps the model on the CPU.
+        max_memory: most memory per device, such as ``{0: "70GiB"}``; needs a ``device_map``.
+        quantization: ``8bit`` or ``4bit`` (bitsandbytes); routers are never quantised.
+        trust_remote_code: run Python from the checkpoint. Model type ``deepseek`` never needs it and never does.
+
+    Raises:
+        ModelLoadError: not found, damaged, incomplete or unsupported; one line that says what to do.
+        OutOfMemory: the model does not fit.
+        InvalidSetting: an argument outside its range.
+    """
+    check_devices(device_map, max_memory)
+    quantised, wanted = as_quantization(quantization), as_dtype(dtype)
+    place = resolve(source)
+    if place.kind == "embedded" and wanted == "auto":
+        wanted = torch.float32  # stored as bfloat16 to be small
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": place.is_local}
+    register()
+    if not place.is_local:
+        options["local_files_only"] = hub.ask(place).cached_only
+    with _quiet(place):
+        config = _config(place, options)
+        if isinstance(config, DeepseekConfig):
+            options["trust_remote_code"] = False
+        tokenizer = _tokenizer(place, config, options)
+        placing = {"device_map": device_map, "max_memory": max_memory, "quantization_config": quantised}
+        given = {name: value for name, value in placing.items() if value is not None}
+        model = _model(place, config, options | given | {"dtype": wanted})
+    rows = model.get_input_embeddings().num_embeddings
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
+    log.info("loaded %s (%s) as %s", place.name, config.model_type, model.dtype)
+    return Loaded(model.eval(), tokenizer, place.name, getattr(config, "_commit_hash", None))
+
+
+def _config(place: Place, options: dict[str, Any]) -> PreTrainedConfig:
+    with _failures(place, "configuration (config.json)"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place.location, **options)
+    counts = expert_counts(config)
+    if None not in (counts.num_experts, counts.top_k) and counts.top_k > counts.num_experts:  # type: ignore[operator]
+        raise ModelLoadError(
+            f"{place.name}: config.json asks for the top {counts.top_k} of {counts.num_experts} experts: "
+            "correct it, or download the model again"
+        )
+    return config
+
+
+def _tokenizer(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    if place.is_local and not _has_tokenizer(place.location):
+        raise ModelLoadError(
+            f"{place.name} has no tokenizer (looked for tokenizer.json, a vocabulary or a *.model file in the folder): "
+            "copy the tokenizer files of the original model into it"
+        )
+    with _failures(place, "tokenizer"):
+        if not isinstance(config, DeepseekConfig):
+            general: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place.location, config=config, **options)
+            return general
+        # The published files name a Llama class whose splitting is not theirs; tokenizer.json alone is right.
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(place.location, **options)
+        said = get_tokenizer_config(place.location, local_files_only=options["local_files_only"])
+        if said.get("add_bos_token") and tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
+            tokenizer.add_bos_token = True  # a wish of the Llama class that the files leave to their reader
+        return tokenizer
+
+
+def _has_tokenizer(folder: str) -> bool:
+    names = os.listdir(folder)  # noqa: PTH208
+    return any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in names)
+
+
+def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with _failures(place, "weights"):
+        model, report = auto.from_pretrained(
+            place.location,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report says which: none is tolerated
+            **options,
+        )
+    advice = "the checkpoint is damaged or its config.json is another model's: download it again"
+    for key, found, expected in sorted(report["mismatched_keys"])[:1]:
+        raise ModelLoadError(
+            f"{place.name}: {len(report['mismatched_keys'])} weights have the wrong shape, such as {key} "
+            f"({list(found)}, the configuration asks for {list(expected)}): {advice}"
+        )
+    for key in sorted(report["missing_keys"])[:1]:
+        raise ModelLoadError(
+            f"{place.name}: {len(report['missing_keys'])} weights are missing, such as {key}: {advice}"
+        )
+    if report["error_msgs"]:
+        raise ModelLoadError(f"{place.name}: {one_line(report['error_msgs'][0])}: {advice}")
+    if report["unexpected_keys"]:
+        extra = sorted(report["unexpected_keys"])
+        log.warning(
+            "%s: %d weights in the files have no place in the model, such as %s", place.name, len(extra), extra[0]
+        )
+    return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _failures(place: Place, part: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one line about ``part`` of ``place``; no library's error is let through."""
+    try:
+        yield
+    except OKRError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            failure: OutOfMemory = out_of_memory(error, doing=f"loading {place.name}")
+        else:
+            raise ModelLoadError(_explain(place, part, error)) from error
+    else:
+        return
+    raise failure
+
+
+def _explain(place: Place, part: str, error: Exception) -> str:
+    fault = weights_fault(place.location) if place.is_local and part == "weights" else None
+    if fault is not None:
+        return f"the weights of {place.name} cannot be loaded: {fault}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"{place.name} needs Python code from its own checkpoint: look at that code, and if you trust it pass "
+            "trust_remote_code=True"
+        )
+    if "does not recognize this architecture" in str(error):
+        return (
+            f"{place.name} has a model type that transformers {transformers_version} does not know: upgrade transformers, "
+            "or pass trust_remote_code=True if you trust the Python code that came with the model"
+        )
+    advice = "download it again" if place.is_local else "check the name, the network and HF_ENDPOINT"
+    return f"the {part} of {place.name} cannot be loaded ({root_message(error)}): {advice}, or use another model"
+
+
+@contextmanager
+def _quiet(place: Place) -> Iterator[None]:
+    """Silence transformers' reports, which this module's errors replace, and progress bars where nothing takes time."""
+    before, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    if place.kind == "embedded":
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bar:
+            transformers_logging.enable_progress_bar()
