@@ -57,7 +57,7 @@ class Recipe:
 
 RECIPES = {
     "tiny-deepseek-moe": Recipe(steps=1600, batch=12, context=0, target=512, learning_rate=4e-3),
-    "tiny-switch": Recipe(steps=2200, batch=16, context=128, target=256, learning_rate=4e-3),
+    "tiny-switch": Recipe(steps=2200, batch=16, context=128, target=256, learning_rate=5e-3),
 }
 
 
@@ -81,7 +81,7 @@ def build(name: str) -> PreTrainedModel:
                 **special,
             )
         )
-    return SwitchTransformersForConditionalGeneration(
+    model = SwitchTransformersForConditionalGeneration(
         SwitchTransformersConfig(
             vocab_size=VOCAB,
             d_model=128,
@@ -101,6 +101,9 @@ def build(name: str) -> PreTrainedModel:
             **special,
         )
     )
+    # The embedding is also the output matrix; its default deviation of 1 makes the first logits enormous.
+    nn.init.normal_(model.shared.weight, std=0.05)
+    return model
 
 
 def train_tokenizer(texts: list[str], name: str) -> PreTrainedTokenizerFast:
