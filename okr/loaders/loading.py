@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers import __version__ as transformers_version
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import logging as transformers_logging
 
 from okr.errors import ModelLoadError, OKRError, OutOfMemory
 from okr.loaders import hub
 from okr.loaders.deepseek import DeepseekConfig, register
 from okr.loaders.facts import expert_counts
 from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
+from okr.loaders.reports import Report, quiet
 from okr.loaders.settings import as_dtype, as_quantization, check_devices
 from okr.loaders.sources import Place, resolve
 
@@ -81,14 +81,18 @@ def load(
     register()
     if not place.is_local:
         options["local_files_only"] = hub.ask(place).cached_only
-    with _quiet(place):
-        config = _config(place, options)
+    with quiet(progress=place.kind != "embedded") as report:
+        config = _config(place, options, report)
         if isinstance(config, DeepseekConfig):
             options["trust_remote_code"] = False
-        tokenizer = _tokenizer(place, config, options)
-        placing = {"device_map": device_map, "max_memory": max_memory, "quantization_config": quantised}
+        tokenizer = _tokenizer(place, config, options, report)
+        placing = {
+            "device_map": device_map,
+            "max_memory": max_memory and dict(max_memory),
+            "quantization_config": quantised,
+        }
         given = {name: value for name, value in placing.items() if value is not None}
-        model = _model(place, config, options | given | {"dtype": wanted})
+        model = _model(place, config, options | given | {"dtype": wanted}, report)
     rows = model.get_input_embeddings().num_embeddings
     if isinstance(rows, int) and len(tokenizer) > rows:
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
@@ -96,8 +100,8 @@ def load(
     return Loaded(model.eval(), tokenizer, place.name, getattr(config, "_commit_hash", None))
 
 
-def _config(place: Place, options: dict[str, Any]) -> PreTrainedConfig:
-    with _failures(place, "configuration (config.json)"):
+def _config(place: Place, options: dict[str, Any], report: Report) -> PreTrainedConfig:
+    with _failures(place, "configuration (config.json)", report):
         config: PreTrainedConfig = AutoConfig.from_pretrained(place.location, **options)
     counts = expert_counts(config)
     if None not in (counts.num_experts, counts.top_k) and counts.top_k > counts.num_experts:  # type: ignore[operator]
@@ -108,13 +112,15 @@ def _config(place: Place, options: dict[str, Any]) -> PreTrainedConfig:
     return config
 
 
-def _tokenizer(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    place: Place, config: PreTrainedConfig, options: dict[str, Any], report: Report
+) -> PreTrainedTokenizerBase:
     if place.is_local and not _has_tokenizer(place.location):
         raise ModelLoadError(
             f"{place.name} has no tokenizer (looked for tokenizer.json, a vocabulary or a *.model file in the folder): "
             "copy the tokenizer files of the original model into it"
         )
-    with _failures(place, "tokenizer"):
+    with _failures(place, "tokenizer", report):
         if not isinstance(config, DeepseekConfig):
             general: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place.location, config=config, **options)
             return general
@@ -122,7 +128,8 @@ def _tokenizer(place: Place, config: PreTrainedConfig, options: dict[str, Any]) 
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(place.location, **options)
         said = get_tokenizer_config(place.location, local_files_only=options["local_files_only"])
         if said.get("add_bos_token") and tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
-            tokenizer.add_bos_token = True  # a wish of the Llama class that the files leave to their reader
+            # A wish of the Llama class that the files leave to their reader.
+            tokenizer.add_bos_token = True  # type: ignore[misc]  # it has a setter, apart from its getter
         return tokenizer
 
 
@@ -131,10 +138,10 @@ def _has_tokenizer(folder: str) -> bool:
     return any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in names)
 
 
-def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], report: Report) -> PreTrainedModel:
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with _failures(place, "weights"):
-        model, report = auto.from_pretrained(
+    with _failures(place, "weights", report):
+        model, info = auto.from_pretrained(
             place.location,
             config=config,
             use_safetensors=True,
@@ -143,19 +150,17 @@ def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> P
             **options,
         )
     advice = "the checkpoint is damaged or its config.json is another model's: download it again"
-    for key, found, expected in sorted(report["mismatched_keys"])[:1]:
+    for key, found, expected in sorted(info["mismatched_keys"])[:1]:
         raise ModelLoadError(
-            f"{place.name}: {len(report['mismatched_keys'])} weights have the wrong shape, such as {key} "
+            f"{place.name}: {len(info['mismatched_keys'])} weights have the wrong shape, such as {key} "
             f"({list(found)}, the configuration asks for {list(expected)}): {advice}"
         )
-    for key in sorted(report["missing_keys"])[:1]:
-        raise ModelLoadError(
-            f"{place.name}: {len(report['missing_keys'])} weights are missing, such as {key}: {advice}"
-        )
-    if report["error_msgs"]:
-        raise ModelLoadError(f"{place.name}: {one_line(report['error_msgs'][0])}: {advice}")
-    if report["unexpected_keys"]:
-        extra = sorted(report["unexpected_keys"])
+    for key in sorted(info["missing_keys"])[:1]:
+        raise ModelLoadError(f"{place.name}: {len(info['missing_keys'])} weights are missing, such as {key}: {advice}")
+    if info["error_msgs"]:
+        raise ModelLoadError(f"{place.name}: {one_line(info['error_msgs'][0])}: {advice}")
+    if info["unexpected_keys"]:
+        extra = sorted(info["unexpected_keys"])
         log.warning(
             "%s: %d weights in the files have no place in the model, such as %s", place.name, len(extra), extra[0]
         )
@@ -163,17 +168,17 @@ def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any]) -> P
 
 
 @contextmanager
-def _failures(place: Place, part: str) -> Iterator[None]:
+def _failures(place: Place, part: str, report: Report) -> Iterator[None]:
     """Whatever goes wrong inside becomes one line about ``part`` of ``place``; no library's error is let through."""
     try:
         yield
     except OKRError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            failure: OutOfMemory = out_of_memory(error, doing=f"loading {place.name}")
-        else:
+        told = RuntimeError(f"{error}\n{report.text}")  # out of memory while merging experts is told in the report only
+        if not is_out_of_memory(error) and not is_out_of_memory(told):
             raise ModelLoadError(_explain(place, part, error)) from error
+        failure: OutOfMemory = out_of_memory(told, doing=f"loading {place.name}")
     else:
         return
     raise failure
@@ -183,6 +188,11 @@ def _explain(place: Place, part: str, error: Exception) -> str:
     fault = weights_fault(place.location) if place.is_local and part == "weights" else None
     if fault is not None:
         return f"the weights of {place.name} cannot be loaded: {fault}"
+    if "conversion of the weights" in str(error):
+        return (
+            f"the weights of {place.name} do not fit together: a matrix of some expert is missing or has another "
+            "shape; the checkpoint is damaged or its config.json is another model's: download it again"
+        )
     if "trust_remote_code" in str(error):
         return (
             f"{place.name} needs Python code from its own checkpoint: look at that code, and if you trust it pass "
@@ -190,23 +200,8 @@ def _explain(place: Place, part: str, error: Exception) -> str:
         )
     if "does not recognize this architecture" in str(error):
         return (
-            f"{place.name} has a model type that transformers {transformers_version} does not know: upgrade transformers, "
-            "or pass trust_remote_code=True if you trust the Python code that came with the model"
+            f"{place.name} has a model type that transformers {transformers_version} does not know: upgrade "
+            "transformers, or pass trust_remote_code=True if you trust the Python code that came with the model"
         )
     advice = "download it again" if place.is_local else "check the name, the network and HF_ENDPOINT"
     return f"the {part} of {place.name} cannot be loaded ({root_message(error)}): {advice}, or use another model"
-
-
-@contextmanager
-def _quiet(place: Place) -> Iterator[None]:
-    """Silence transformers' reports, which this module's errors replace, and progress bars where nothing takes time."""
-    before, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    if place.kind == "embedded":
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        if bar:
-            transformers_logging.enable_progress_bar()
