@@ -1,0 +1,70 @@
+"""How an implementation is named: one function from what stands on the command line to an object with the functions.
+
+``module:object``, ``path/to/file.py:object``, ``cmd:program arguments`` (JSON lines), ``vectors:answers.json``, or one
+of the names the suite ships (``numpy``, ``torch``, ``compile``, ``reordered``, ``float64``, ``okr``).
+"""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from spec.adapters.answers import AnswersAdapter
+from spec.adapters.process import ProcessAdapter
+from spec.verdicts import BadImplementation, UsageError
+
+SHIPPED = {
+    "numpy": "spec.implementations.numpy_router:router",
+    "torch": "spec.implementations.torch_router:eager",
+    "compile": "spec.implementations.torch_compiled:compiled",
+    "reordered": "spec.implementations.variants:reordered",
+    "float64": "spec.implementations.variants:float64",
+    "okr": "spec.implementations.package:package",
+}
+
+
+def load(name: str, *, timeout: float = 20.0) -> Any:
+    """The implementation called ``name``. Raises UsageError for a name of no known form, BadImplementation where
+    loading it fails."""
+    name = SHIPPED.get(name, name)
+    kind, _, rest = name.partition(":")
+    if kind == "cmd" and rest:
+        return ProcessAdapter(rest, timeout=timeout)
+    if kind == "vectors" and rest:
+        return AnswersAdapter(Path(rest))
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute:
+        raise UsageError(f"{name!r} names no implementation; use module:object, file.py:object, cmd:..., vectors:FILE, or {', '.join(SHIPPED)}")
+    module = _script(Path(place)) if place.endswith(".py") else _module(place)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise BadImplementation(f"{place} has no object {attribute}")
+        found = getattr(found, part)
+    return found() if isinstance(found, type) else found
+
+
+def _script(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"okr_implementation_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadImplementation(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise BadImplementation(f"{name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -1,0 +1,103 @@
+"""The values that cross the boundary to an implementation: what is asked, and what comes back."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The settings of a watermark at one router site (chapters ZONE and STR)."""
+
+    top_k: int
+    epsilon: float
+    zone: str = "max"
+    strength: float = math.inf
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of ``select``."""
+        return {"top_k": self.top_k, "epsilon": self.epsilon, "zone": self.zone, "strength": self.strength}
+
+
+@dataclass(frozen=True, eq=False)
+class SelectCase:
+    """One question to ``select``: choice and key scores float32 [T, E], and the settings."""
+
+    choice: FloatArray
+    key: FloatArray
+    setting: Setting
+
+    @property
+    def tokens(self) -> int:
+        return int(self.choice.shape[0])
+
+    @property
+    def experts(self) -> int:
+        return int(self.choice.shape[1])
+
+    def __repr__(self) -> str:
+        return f"SelectCase(\n  choice={show(self.choice)},\n  key={show(self.key)},\n  {self.setting})"
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreCase:
+    """One question to ``key_scores``: hidden states float32 [T, d] and a +1/-1 projection int8 [d, E]."""
+
+    hidden: FloatArray
+    projection: NDArray[np.int8]
+
+    def __repr__(self) -> str:
+        return f"ScoreCase(\n  hidden={show(self.hidden)},\n  projection={show(self.projection)})"
+
+
+@dataclass(frozen=True)
+class ProjectionCase:
+    """One question to ``projection``: a secret and the router site it is expanded for."""
+
+    secret: bytes
+    stack: str = "decoder"
+    layer: int = 0
+    hidden_size: int = 4
+    num_experts: int = 4
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of ``projection``."""
+        return {
+            "stack": self.stack,
+            "layer": self.layer,
+            "hidden_size": self.hidden_size,
+            "num_experts": self.num_experts,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """A checked answer of ``select``: indices int64 [T, k]; the other three are None where not reported."""
+
+    indices: IntArray
+    opportunity: BoolArray | None = None
+    pool: BoolArray | None = None
+    locked: BoolArray | None = None
+
+
+@dataclass
+class Call:
+    """The last call made to an implementation, kept for the reproduction in a failure report."""
+
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def show(array: NDArray[Any]) -> str:
+    """An array as Python source that restores it to the last bit."""
+    if array.dtype.kind != "f":
+        return f"np.array({array.tolist()}, dtype=np.{array.dtype})"
+    text = repr([[float(v) for v in row] for row in array]).replace("inf", "np.inf").replace("nan", "np.nan")
+    return f"np.array({text}, dtype=np.{array.dtype})"

@@ -1,0 +1,53 @@
+"""The executable form of the text: one module per chapter, at least one check per clause."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from hypothesis.strategies import SearchStrategy
+
+Body = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property of one clause.
+
+    ``body(subject, case)`` raises Violation where the clause does not hold; ``strategy()`` generates the cases (None:
+    there is one case only, and ``body(subject)`` is called once). ``share`` scales the profile's number of cases.
+    """
+
+    clause: str
+    body: Body
+    strategy: Callable[[], SearchStrategy[Any]] | None
+    share: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.body.__module__.rpartition('.')[2]}.{self.body.__name__}"
+
+
+_CHECKS: list[Check] = []
+
+
+def check(
+    clause: str, strategy: Callable[[], SearchStrategy[Any]] | None = None, *, share: float = 1.0
+) -> Callable[[Body], Body]:
+    """Register a check of ``clause``."""
+
+    def register(body: Body) -> Body:
+        _CHECKS.append(Check(clause, body, strategy, share))
+        return body
+
+    return register
+
+
+@cache
+def all_checks() -> tuple[Check, ...]:
+    """Every check, chapter modules imported in alphabetical order."""
+    for module in sorted(iter_modules(__path__), key=lambda m: m.name):
+        import_module(f"{__name__}.{module.name}")
+    return tuple(_CHECKS)

@@ -1,0 +1,82 @@
+"""Chapter FAIL: what is left alone."""
+
+
+import numpy as np
+from hypothesis import strategies as st
+
+from spec import judge, oracle, strategies
+from spec.cases import SelectCase, Setting
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import require
+
+Spoilt = tuple[SelectCase, int]
+
+
+def _left_alone(subject: Subject, spoilt: Spoilt) -> None:
+    """The spoilt token: k distinct experts and, if reported, no opportunity."""
+    case, token = spoilt
+    answer = subject.select(case)
+    taken = answer.indices[token].tolist()
+    fine = len(set(taken)) == len(taken) and all(0 <= e < case.experts for e in taken)
+    require(fine, f"token {token}: not k distinct experts in 0..E-1", got=taken)
+    if answer.opportunity is not None:
+        require(not answer.opportunity[token], f"token {token}: counted as an opportunity")
+    for part in (answer.pool, answer.locked):
+        require(part is None or not part[token].any(), f"token {token}: reports a zone")
+
+
+@check("OKR-FAIL-001", lambda: strategies.unsound("nan"))
+def nan_is_left_alone(subject: Subject, spoilt: Spoilt) -> None:
+    _left_alone(subject, spoilt)
+
+
+@check("OKR-FAIL-002", lambda: strategies.unsound("inf"))
+def infinity_is_left_alone(subject: Subject, spoilt: Spoilt) -> None:
+    _left_alone(subject, spoilt)
+
+
+@check("OKR-FAIL-003", lambda: strategies.unsound("few"))
+def too_few_candidates_are_left_alone(subject: Subject, spoilt: Spoilt) -> None:
+    _left_alone(subject, spoilt)
+
+
+@check("OKR-FAIL-004", lambda: strategies.unsound("key"))
+def broken_key_scores_mean_native(subject: Subject, spoilt: Spoilt) -> None:
+    case, token = spoilt
+    _left_alone(subject, spoilt)
+    got, expected = subject.select(case).indices[token].tolist(), judge.native(case)[token].tolist()
+    require(got == expected, f"token {token}: key scores are not finite", expected=expected, got=got)
+
+
+@check("OKR-FAIL-005", lambda: st.tuples(strategies.distinct(), st.randoms(use_true_random=False)))
+def exactly_k_candidates_are_taken(subject: Subject, drawn: tuple[SelectCase, object]) -> None:
+    case, order = drawn[0], list(range(drawn[0].experts))
+    drawn[1].shuffle(order)  # type: ignore[attr-defined]
+    choice = case.choice.copy()
+    choice[:, order[case.setting.top_k :]] = -np.inf
+    case = SelectCase(choice, case.key, case.setting)
+    got, expected = subject.select(case).indices, judge.native(case)
+    require(np.array_equal(got, expected), "exactly k candidates", expected=expected, got=got)
+
+
+@check("OKR-FAIL-006", lambda: st.sampled_from(("nan", "inf", "few", "key")).flatmap(strategies.unsound))
+def one_broken_token_spoils_no_other(subject: Subject, spoilt: Spoilt) -> None:
+    case, token = spoilt
+    keep = np.array([t for t in range(case.tokens) if t != token], int)
+    without = SelectCase(case.choice[keep], case.key[keep], case.setting)
+    alone, together = subject.select(without).indices, subject.select(case).indices[keep]
+    require(np.array_equal(alone, together), "a broken token changed its neighbours", expected=alone, got=together)
+
+
+@check("OKR-FAIL-007", lambda: st.sampled_from((1e30, 1e38, 3.4e38)))
+def large_finite_scores_are_sound(subject: Subject, size: float) -> None:
+    """Near the largest float32 numbers, where a difference of scores overflows, zones still hold."""
+    choice = np.array([[size, -size, size, -size]], np.float32)
+    key = np.array([[0, 3, 1, 2]], np.float32)
+    for zone in strategies.ZONES:
+        for k in (1, 2, 3):
+            case = SelectCase(choice, key, Setting(k, 1.0, zone))
+            taken = subject.select(case).indices[0].tolist()
+            legal = oracle.legal_selections(choice[0].tolist(), key[0].tolist(), case.setting)
+            require(legal is None or taken in legal, f"scores of {size:g}, k = {k}, {zone}", expected=legal, got=taken)

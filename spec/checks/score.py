@@ -1,0 +1,106 @@
+"""Chapter SCORE: what a key thinks of an expert."""
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from spec import oracle, strategies
+from spec.cases import FloatArray, ScoreCase
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import Violation, require
+
+
+def _close(got: np.ndarray, expected: np.ndarray, bound: np.ndarray, what: str) -> None:
+    wrong = ~(np.abs(got - expected) <= bound + 1e-300)  # not <=: NaN is wrong
+    if wrong.any():
+        token, expert = np.argwhere(wrong)[0]
+        raise Violation(
+            f"{what}: token {token}, expert {expert}",
+            expected=f"{expected[token, expert]:.9g} +- {float(np.broadcast_to(bound, wrong.shape)[token, expert]):.2g}",
+            got=f"{got[token, expert]:.9g}",
+        )
+
+
+def _accurate(subject: Subject, case: ScoreCase) -> None:
+    exact, bound = oracle.key_scores(case.hidden, case.projection)
+    _close(subject.key_scores(case), exact, bound, "the key score is off by more than float32 rounding")
+
+
+def _plain() -> st.SearchStrategy[ScoreCase]:
+    return strategies.score_cases(scale=False)
+
+
+@check("OKR-SCORE-001", _plain)
+def score_is_the_normalised_product(subject: Subject, case: ScoreCase) -> None:
+    _accurate(subject, case)
+
+
+@check("OKR-SCORE-002", _plain)
+def zero_state_scores_zero(subject: Subject, case: ScoreCase) -> None:
+    hidden = case.hidden.copy()
+    hidden[0] = 0
+    got = subject.key_scores(ScoreCase(hidden, case.projection))[0]
+    require(bool((got == 0).all()), "h = 0 must score 0 for every expert", expected=0, got=got.tolist())
+
+
+@check("OKR-SCORE-003", lambda: strategies.score_cases())
+def scale_does_not_matter(subject: Subject, case: ScoreCase) -> None:
+    _accurate(subject, case)
+
+
+@st.composite
+def _cancelling(draw: st.DrawFn) -> ScoreCase:
+    """Large terms that cancel to the last bit beside small ones: only float32 or wider keeps the small ones."""
+    size, count = draw(st.sampled_from((4, 8, 16))), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    small = rng.integers(1, 128, size // 2) / 64.0
+    large = 64 + rng.integers(0, 64, size - size // 2) + rng.integers(1, 1024, size - size // 2) / 4096.0
+    hidden = np.concatenate([large, small]).astype(np.float32)[None]
+    return ScoreCase(hidden, rng.choice(np.array([-1, 1], np.int8), (size, count)))
+
+
+@check("OKR-SCORE-004", _cancelling)
+def accumulation_is_float32_or_wider(subject: Subject, case: ScoreCase) -> None:
+    _accurate(subject, case)
+
+
+@check("OKR-SCORE-005", lambda: strategies.score_cases(tokens=(2, 4)))
+def tokens_do_not_see_each_other(subject: Subject, case: ScoreCase) -> None:
+    _, bound = oracle.key_scores(case.hidden, case.projection)
+    together = subject.key_scores(case)
+    for token in range(len(case.hidden)):
+        alone = subject.key_scores(ScoreCase(case.hidden[token : token + 1], case.projection))
+        _close(alone, together[token : token + 1], 2 * bound[token : token + 1], "the score depends on other tokens")
+
+
+@check("OKR-SCORE-006", lambda: st.tuples(_plain(), st.sampled_from((math.nan, math.inf, -math.inf))))
+def broken_state_gives_no_finite_scores(subject: Subject, drawn: tuple[ScoreCase, float]) -> None:
+    case, bad = drawn
+    hidden = np.concatenate([case.hidden, case.hidden])
+    last = len(hidden) - 1
+    hidden[last, -1] = bad
+    got = subject.key_scores(ScoreCase(hidden, case.projection))
+    require(
+        not np.isfinite(got[last]).all(), f"a state holding {bad} has finite key scores only", got=got[last].tolist()
+    )
+    exact, bound = oracle.key_scores(hidden[:last], case.projection)
+    _close(got[:last], exact, bound, "a broken token changed another one")
+
+
+@check("OKR-SCORE-007", lambda: st.tuples(_plain(), st.randoms(use_true_random=False)))
+def columns_do_not_see_each_other(subject: Subject, drawn: tuple[ScoreCase, object]) -> None:
+    case = drawn[0]
+    order = list(range(case.projection.shape[1]))
+    drawn[1].shuffle(order)  # type: ignore[attr-defined]
+    _, bound = oracle.key_scores(case.hidden, case.projection)
+    straight = subject.key_scores(case)
+    permuted = subject.key_scores(ScoreCase(case.hidden, np.ascontiguousarray(case.projection[:, order])))
+    _close(permuted, straight[:, order], 2 * bound, "permuting the key's columns does not permute the scores")
+
+
+@check("OKR-SCORE-008", lambda: st.tuples(st.integers(1, 8), st.integers(1, 8)))
+def no_tokens_no_scores(subject: Subject, sizes: tuple[int, int]) -> None:
+    hidden: FloatArray = np.zeros((0, sizes[0]), np.float32)
+    subject.key_scores(ScoreCase(hidden, np.ones(sizes, np.int8)))

@@ -1,0 +1,132 @@
+"""Chapter SEL: which experts run."""
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from spec import judge, oracle, strategies
+from spec.cases import SelectCase, Setting
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import require
+
+
+@check("OKR-SEL-001", lambda: strategies.cases())
+def no_opportunity_means_native(subject: Subject, case: SelectCase) -> None:
+    answer, stay = subject.select(case).indices, judge.native(case)
+    for token, (choice, key) in enumerate(oracle.rows(case)):
+        enough = sum(c > -math.inf for c in choice) >= case.setting.top_k
+        if enough and not any(zone.opportunity for zone in oracle.zones(choice, key, case.setting)):
+            got, expected = answer[token].tolist(), stay[token].tolist()
+            require(got == expected, f"token {token}: no opportunity, yet not native", expected=expected, got=got)
+
+
+@check("OKR-SEL-002", lambda: strategies.cases(), share=2)
+def opportunity_takes_the_preferred(subject: Subject, case: SelectCase) -> None:
+    judge.legal(subject, case)
+
+
+@check("OKR-SEL-003", lambda: strategies.cases())
+def always_k_distinct_experts(subject: Subject, case: SelectCase) -> None:
+    for token, taken in enumerate(subject.select(case).indices.tolist()):
+        fine = len(set(taken)) == len(taken) and all(0 <= e < case.experts for e in taken)
+        require(fine, f"token {token}: not k distinct experts in 0..E-1", got=taken)
+
+
+@check("OKR-SEL-004", lambda: strategies.distinct())
+def descending_by_choice_score(subject: Subject, case: SelectCase) -> None:
+    for token, taken in enumerate(subject.select(case).indices.tolist()):
+        expected = sorted(taken, key=lambda e: -case.choice[token, e])
+        require(taken == expected, f"token {token}: order of the selection", expected=expected, got=taken)
+
+
+@check("OKR-SEL-005", lambda: strategies.small(tokens=(2, 4)))
+def tokens_do_not_see_each_other(subject: Subject, case: SelectCase) -> None:
+    together = subject.select(case).indices
+    backwards = subject.select(
+        SelectCase(np.ascontiguousarray(case.choice[::-1]), np.ascontiguousarray(case.key[::-1]), case.setting)
+    ).indices[::-1]
+    require(np.array_equal(together, backwards), "the order of the batch matters", expected=together, got=backwards)
+    for token in range(case.tokens):
+        row = slice(token, token + 1)
+        alone = subject.select(SelectCase(case.choice[row], case.key[row], case.setting)).indices
+        require(np.array_equal(alone, together[row]), f"token {token} depends on others", expected=together[row], got=alone)
+
+
+@check("OKR-SEL-006", lambda: st.tuples(strategies.distinct(strength=math.inf), st.integers(-64, 64)))
+def shifting_choice_scores_changes_nothing(subject: Subject, drawn: tuple[SelectCase, int]) -> None:
+    case, shift = drawn
+    before = subject.select(case).indices
+    after = subject.select(SelectCase(case.choice + np.float32(shift), case.key, case.setting)).indices
+    require(np.array_equal(before, after), f"choice scores {shift:+d}", expected=before, got=after)
+
+
+@check("OKR-SEL-007", lambda: st.tuples(strategies.distinct(), st.randoms(use_true_random=False)))
+def permuting_experts_permutes_the_selection(subject: Subject, drawn: tuple[SelectCase, object]) -> None:
+    case, order = drawn[0], list(range(drawn[0].experts))
+    drawn[1].shuffle(order)  # type: ignore[attr-defined]
+    if math.isfinite(case.setting.strength):  # sums may tie where scores do not
+        case = SelectCase(case.choice, case.key, Setting(case.setting.top_k, case.setting.epsilon, case.setting.zone))
+    before = subject.select(case).indices
+    after = subject.select(
+        SelectCase(np.ascontiguousarray(case.choice[:, order]), np.ascontiguousarray(case.key[:, order]), case.setting)
+    ).indices
+    named = np.array(order, np.int64)[after].reshape(after.shape)
+    require(np.array_equal(before, named), f"experts permuted by {order}", expected=before, got=named)
+
+
+@check("OKR-SEL-008", lambda: strategies.distinct())
+def zero_epsilon_without_ties_is_native(subject: Subject, case: SelectCase) -> None:
+    setting = Setting(case.setting.top_k, 0.0, "boundary", case.setting.strength)
+    case = SelectCase(case.choice, case.key, setting)
+    got, expected = subject.select(case).indices, judge.native(case)
+    require(np.array_equal(got, expected), "epsilon = 0 without ties", expected=expected, got=got)
+
+
+@check("OKR-SEL-009", lambda: strategies.distinct())
+def no_swap_costs_more_than_the_bound(subject: Subject, case: SelectCase) -> None:
+    """Cost in choice score, worst expert gained against best expert lost."""
+    k, epsilon = case.setting.top_k, case.setting.epsilon
+    answer = subject.select(case).indices.tolist()
+    for token, (choice, _) in enumerate(oracle.rows(case)):
+        stay, taken = set(oracle.native(choice, k)), set(answer[token])
+        if stay == taken:
+            continue
+        lost, gained = max(choice[e] for e in stay - taken), min(choice[e] for e in taken - stay)
+        ranked = sorted(choice, reverse=True)
+        bound = epsilon if case.setting.zone == "max" else 2 * epsilon - (ranked[k - 1] - ranked[k])
+        require(lost - gained <= bound, f"token {token}: a swap costs too much", expected=f"<= {bound}", got=lost - gained)
+        if case.setting.zone == "boundary":
+            require(lost <= ranked[k] + epsilon, f"token {token}: lost an expert that should be locked", got=lost)
+
+
+@check("OKR-SEL-010", lambda: strategies.distinct(zone="max", top_k=1, strength=math.inf))
+def top_1_in_max_is_the_founding_rule(subject: Subject, case: SelectCase) -> None:
+    """Among the experts within epsilon of the best, the one with the largest key score."""
+    answer = subject.select(case).indices
+    for token, (choice, key) in enumerate(oracle.rows(case)):
+        near = [e for e, c in enumerate(choice) if c >= max(choice) - case.setting.epsilon]
+        expected = max(near, key=lambda e: key[e])
+        require(answer[token].tolist() == [expected], f"token {token}", expected=[expected], got=answer[token].tolist())
+
+
+@check("OKR-SEL-011", lambda: strategies.cases())
+def a_second_call_gives_the_same(subject: Subject, case: SelectCase) -> None:
+    """That the arrays lent to the first call come back untouched is checked at every call of the suite."""
+    first, second = subject.select(case).indices, subject.select(case).indices
+    require(np.array_equal(first, second), "a second call gave another selection", expected=first, got=second)
+
+
+@check("OKR-SEL-012", lambda: strategies.settings(6))
+def no_tokens_no_selection(subject: Subject, setting: Setting) -> None:
+    empty = np.zeros((0, 6), np.float32)
+    subject.select(SelectCase(empty, empty, setting))
+
+
+@check("OKR-SEL-013", lambda: strategies.small(strength=math.inf))
+def only_the_order_of_key_scores_matters(subject: Subject, case: SelectCase) -> None:
+    """At infinite strength: key scores times 4, exactly representable, rank as before."""
+    before = subject.select(case).indices
+    after = subject.select(SelectCase(case.choice, case.key * np.float32(4), case.setting)).indices
+    require(np.array_equal(before, after), "key scores times 4", expected=before, got=after)

@@ -1,0 +1,82 @@
+"""What ``okr conform`` does."""
+
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from spec import registry
+from spec.adapters import load
+from spec.profiles import PROFILES
+from spec.report import Report, failure_text, summary_text
+from spec.report.files import badge, html, junit
+from spec.report.summary import BROKEN, SUITE, USAGE, announce, read_known
+from spec.runner import chosen, run_clause, smoke
+from spec.subject import Subject
+from spec.verdicts import BadImplementation, UsageError
+
+_WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to judge, by which clauses, how hard, and where to write."""
+
+    implementation: str
+    clauses: tuple[str, ...] = ()
+    profile: str = "ci"
+    outputs: dict[str, Path] | None = None
+    known_failures: Path | None = None
+    timeout: float = 20.0
+
+
+def run(request: Request) -> int:
+    """Judge, print, write; the exit code."""
+    try:
+        report = judge(request)
+        for kind, path in (request.outputs or {}).items():
+            _write(path, _WRITERS[kind](report))
+    except UsageError as error:
+        print(f"okr conform: {error}", file=sys.stderr)
+        return USAGE
+    except BadImplementation as error:
+        print(f"okr conform: the adapter is broken: {error}", file=sys.stderr)
+        return BROKEN
+    except Exception:
+        traceback.print_exc()
+        print("okr conform: the suite itself failed; this says nothing about the implementation", file=sys.stderr)
+        return SUITE
+    print(summary_text(report))
+    return report.exit_code
+
+
+def judge(request: Request) -> Report:
+    """The report, failures printed as they come."""
+    if request.profile not in PROFILES:
+        raise UsageError(f"there is no profile {request.profile!r}; use {', '.join(PROFILES)}")
+    clauses = chosen(request.clauses)
+    known = read_known(request.known_failures) if request.known_failures else {}
+    announce([], known, set(registry.load()))
+    implementation = load(request.implementation, timeout=request.timeout)
+    subject = Subject(implementation, timeout=request.timeout)
+    try:
+        smoke(subject)
+        results = []
+        for clause in clauses:
+            result = run_clause(subject, clause, PROFILES[request.profile])
+            announce([result], known, set(registry.load()))
+            results.append(result)
+            if result.failed:
+                print(failure_text(result, request.implementation), end="\n\n")
+    finally:
+        close = getattr(implementation, "close", None)
+        if callable(close):
+            close()
+    return Report(request.implementation, request.profile, results)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,40 @@
+"""okr.routing itself, eagerly and through torch.compile."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from okr.routing import keys, scores, selection
+
+Array = NDArray[Any]
+
+
+class TorchRouter:
+    """The package's own pure functions on CPU tensors."""
+
+    name = "torch"
+
+    def projection(self, secret: bytes, *, stack: str, layer: int, hidden_size: int, num_experts: int) -> Array:
+        """See okr.routing.keys.projection."""
+        return keys.projection(secret, stack=stack, layer=layer, hidden_size=hidden_size, num_experts=num_experts)
+
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        """See okr.routing.scores.key_scores."""
+        return scores.key_scores(torch.tensor(hidden), torch.tensor(projection, dtype=torch.float32)).numpy()
+
+    def select(
+        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> Any:
+        """See okr.routing.selection.select."""
+        selection.check_setting(top_k, choice.shape[1], epsilon, zone, strength)
+        answer = self.selected(torch.tensor(choice), torch.tensor(key_scores), top_k, epsilon, zone, strength)
+        return selection.Selection(*(part.numpy() for part in answer))
+
+    def selected(
+        self, choice: torch.Tensor, key: torch.Tensor, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> selection.Selection:
+        return selection.select(choice, key, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
+
+
+eager = TorchRouter()

@@ -1,0 +1,42 @@
+"""Correct implementations that round differently: another order of summation, and float64 throughout."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spec.implementations.numpy_router import NumpyRouter
+
+Array = NDArray[Any]
+
+
+class ReorderedRouter(NumpyRouter):
+    """Sums key scores back to front, one term at a time in float32, and rearranges both zone comparisons."""
+
+    name = "reordered"
+
+    def dot(self, unit: Array, signs: Array) -> Array:
+        total = np.zeros((len(unit), signs.shape[1]), np.float32)
+        for i in reversed(range(unit.shape[1])):
+            total += unit[:, i, None] * signs[i]
+        return total
+
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        """max(c) - c_e <= epsilon in place of c_e >= max(c) - epsilon, and likewise for the lock."""
+        candidate, step = c > -np.inf, np.float32(epsilon)
+        if zone == "max":
+            return candidate & (c.max(axis=1, keepdims=True) - c <= step), np.zeros_like(candidate)
+        ranked = np.concatenate([-np.sort(-c, axis=1), np.full((len(c), 1), -np.inf, c.dtype)], axis=1)
+        locked = candidate & (c - ranked[:, top_k, None] > step)
+        return candidate & (ranked[:, top_k - 1, None] - c <= step) & ~locked, locked
+
+
+class Float64Router(NumpyRouter):
+    """Everything in float64."""
+
+    name = "float64"
+    real: Any = np.float64
+
+
+reordered = ReorderedRouter()
+float64 = Float64Router()

@@ -1,0 +1,82 @@
+"""For the reader at a terminal."""
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from spec.cases import show
+from spec.report.summary import CONFORMS, Report
+from spec.runner import Result
+
+WIDTH = 110
+
+
+def failure_text(result: Result, implementation: str) -> str:
+    """One failure: clause, input, expected, got, the usual bug, and how to see it again."""
+    failure = result.failure
+    assert failure is not None
+    lines = [
+        f"{result.clause.id}  {result.verdict.upper()}  ({failure.check}){'  KNOWN: ' + result.known if result.known else ''}",
+        *_wrapped("clause", f"{result.clause.keyword}: {result.clause.statement}"),
+        *_wrapped("found", failure.what),
+    ]
+    lines += _wrapped("expected", failure.expected) if failure.expected else []
+    lines += _wrapped("got", failure.got) if failure.got else []
+    lines += _wrapped("often", result.clause.bug)
+    if failure.call is not None:
+        lines += ["  reproduce", *textwrap.indent(reproduction(failure.call, implementation), "    ").splitlines()]
+    lines += [f"  again     okr conform {implementation!r} {result.clause.id}"]
+    return "\n".join(lines[:40])
+
+
+def reproduction(call: Any, implementation: str) -> str:
+    """Python that repeats the last call before the failure."""
+    options = {name: value for name, value in call.arguments.items() if name != "args"}
+    arguments = [_source(value) for value in call.arguments["args"]]
+    arguments += [f"{name}={_source(value)}" for name, value in options.items()]
+    joined = ",\n    ".join(arguments)
+    head = "import numpy as np\nfrom spec.adapters import load"
+    return f"{head}\nprint(load({implementation!r}).{call.function}(\n    {joined}))"
+
+
+def _source(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        text = show(value)
+        return text if len(text) < 900 else text[:900] + " ...  # shortened; --json has the whole case"
+    if isinstance(value, float) and not np.isfinite(value):
+        return f"float('{value}')"
+    return repr(value)
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    text = text if len(text) <= 600 else text[:600] + " ..."
+    return textwrap.wrap(text, WIDTH, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12)
+
+
+def summary_text(report: Report) -> str:
+    """The last lines: per chapter, then the verdict."""
+    chapters: dict[str, list[Result]] = {}
+    for result in report.results:
+        chapters.setdefault(result.clause.chapter, []).append(result)
+    lines = []
+    for chapter, results in chapters.items():
+        applicable = [r for r in results if r.verdict != "not applicable"]
+        passed = sum(r.verdict == "pass" for r in applicable)
+        others = [f"{r.clause.id} {r.verdict}" for r in applicable if r.verdict != "pass"]
+        count = f"{passed}/{len(applicable)}" if applicable else "-"
+        lines.append(f"{chapter:<28} {count:>7}  {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}")
+    for result in report.results:
+        if result.verdict in ("unsupported", "suite error"):
+            lines.append(f"{result.clause.id}  {result.verdict}: {result.note}")
+    for result in report.surprising:
+        lines.append(f"{result.clause.id}  passes, but is listed as a known failure; take it off the list")
+    known = sum(bool(r.known) and r.failed for r in report.results)
+    verdict = "conforms" if report.exit_code == CONFORMS else "does not conform"
+    if known and report.exit_code == CONFORMS:
+        verdict = f"does not conform, as expected ({known} known failures)"
+    lines.append(
+        f"{report.implementation}: {verdict}; {report.passed} of {len(report.applicable)} applicable clauses pass "
+        f"(profile {report.profile}, {sum(r.cases for r in report.results)} cases)"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Static vectors: cases and their legal answers as JSON, floats bit-exact. ``python -m spec.vectors`` rewrites them."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spec import oracle
+from spec.cases import ProjectionCase, ScoreCase, SelectCase, Setting
+from spec.codec import floats, signs, unfloat
+from spec.subject import Subject
+from spec.verdicts import Violation
+
+HERE = Path(__file__).parent
+SCHEMA = HERE / "schema.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One stored case: the function it asks, the clauses it tests and the bug it hunts."""
+
+    id: str
+    function: str
+    clauses: tuple[str, ...]
+    hunts: str
+    case: ProjectionCase | ScoreCase | SelectCase
+    expected: Any
+
+    def answer(self, subject: Subject) -> Any:
+        """What the implementation says to this case."""
+        return getattr(subject, self.function)(self.case)
+
+    def judge(self, subject: Subject) -> None:
+        """Raise Violation unless the answer is among the expected ones."""
+        answer = self.answer(subject)
+        if self.function == "projection":
+            problem = signs(answer) != self.expected
+        elif self.function == "key_scores":
+            low, high = (np.array([[unfloat(v) for v in r] for r in self.expected[k]]) for k in ("low", "high"))
+            problem = not bool(((answer >= low) & (answer <= high)).all())
+        else:
+            problem = any(
+                legal is not None and taken not in legal
+                for legal, taken in zip(self.expected, answer.indices.tolist(), strict=True)
+            )
+        if problem:
+            shown = answer.indices if self.function == "select" else answer
+            raise Violation(f"hunts: {self.hunts}", expected=str(self.expected), got=str(np.asarray(shown).tolist()))
+
+
+def files() -> list[Path]:
+    """The vector files, by name."""
+    return sorted(path for path in HERE.glob("*.json") if path != SCHEMA)
+
+
+@cache
+def load() -> tuple[Vector, ...]:
+    """All stored vectors."""
+    return tuple(_read(entry) for path in files() for entry in json.loads(path.read_text("utf-8"))["vectors"])
+
+
+@cache
+def for_clause(clause: str) -> tuple[Vector, ...]:
+    """The vectors that test a clause."""
+    return tuple(vector for vector in load() if clause in vector.clauses)
+
+
+@cache
+def smoke() -> tuple[Vector, ...]:
+    """One plain vector for each function: the first of its kind."""
+    return tuple({vector.function: vector for vector in reversed(load())}.values())
+
+
+def _read(entry: dict[str, Any]) -> Vector:
+    given = entry["input"]
+    case: ProjectionCase | ScoreCase | SelectCase
+    if entry["function"] == "projection":
+        case = ProjectionCase(**{**given, "secret": bytes.fromhex(given["secret"])})
+    elif entry["function"] == "key_scores":
+        matrix = [[1 if sign == "+" else -1 for sign in row] for row in given["projection"]]
+        case = ScoreCase(_array(given["hidden"]), np.array(matrix, np.int8))
+    else:
+        setting = Setting(given["top_k"], unfloat(given["epsilon"]), given["zone"], unfloat(given["strength"]))
+        case = SelectCase(_array(given["choice"]), _array(given["key_scores"]), setting)
+    return Vector(entry["id"], entry["function"], tuple(entry["clauses"]), entry["hunts"], case, entry["expected"])
+
+
+def _array(rows: list[list[str]]) -> Any:
+    return np.array([[unfloat(v) for v in row] for row in rows], np.float32)
+
+
+def expected(case: ProjectionCase | ScoreCase | SelectCase) -> Any:
+    """What a vector's answer may be, from the oracle: signs, a range per score, or the legal selections per token."""
+    if isinstance(case, ProjectionCase):
+        return signs(oracle.projection(case.secret, **case.arguments()))
+    if isinstance(case, ScoreCase):
+        exact, bound = oracle.key_scores(case.hidden, case.projection)
+        return {"low": floats(exact - bound), "high": floats(exact + bound)}
+    legal = [oracle.legal_selections(choice, key, case.setting) for choice, key in oracle.rows(case)]
+    for (choice, _), found in zip(oracle.rows(case), legal, strict=True):
+        if found is None and all(c < math.inf for c in choice) and sum(c > -math.inf for c in choice) >= case.setting.top_k:
+            raise ValueError("too many legal selections for a vector")
+    return legal
