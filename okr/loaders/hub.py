@@ -2,7 +2,7 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -15,43 +15,43 @@ log = logging.getLogger("okr")
 _TIMEOUT = 10.0  # seconds for the one question; downloads have the library's own limits
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the hub said about a model; ``files`` is None where only the local cache can answer."""
-
-    cached_only: bool
-    files: frozenset[str] | None = None
-
-
 def endpoint() -> str:
     """The hub or mirror in use (``HF_ENDPOINT``), without any credentials written into the address."""
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
 
 
-def ask(place: Place) -> Answer:
-    """Ask the hub for ``place``; the library's own retries would take 23 seconds to find that there is no network.
+def revision(place: Place) -> str | None:
+    """The commit whose ``config.json`` lies in the local cache: the one that was loaded."""
+    file = try_to_load_from_cache(place.location, "config.json")
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def reachable(place: Place) -> bool:
+    """Whether the hub answers for ``place``; False where only its copy in the local cache can be used.
+
+    Asked once and without retries: the library's own would take 23 seconds to find that there is no network.
 
     Raises:
         ModelLoadError: one line that names every place looked at and what to do.
     """
-    cached = isinstance(try_to_load_from_cache(place.location, "config.json"), str)
+    cached = revision(place) is not None
     try:
-        info = HfApi().model_info(place.location, timeout=_TIMEOUT)
+        HfApi().model_info(place.location, timeout=_TIMEOUT)
     except GatedRepoError as error:
         raise _not_found(place, "access to it must be granted first", "ask for access on its page, log in") from error
     except RepositoryNotFoundError as error:
         raise _not_found(place, "no such model, or a private one", "check the name, or log in") from error
     except OfflineModeIsEnabled as error:
         if cached:
-            return Answer(cached_only=True)
+            return False
         raise _not_found(place, "HF_HUB_OFFLINE is set and it is not in the cache", "unset HF_HUB_OFFLINE") from error
     except Exception as error:  # the client's transport errors have no common public base
         if cached:
             log.warning("%s cannot be reached: %s is taken from the local cache", endpoint(), place.name)
-            return Answer(cached_only=True)
+            return False
         what = _status(error) or "it cannot be reached and the model is not in the cache"
         raise _not_found(place, what, "check the network, or set HF_ENDPOINT to a mirror") from error
-    return Answer(cached_only=False, files=frozenset(s.rfilename for s in info.siblings or ()))
+    return True
 
 
 def _status(error: Exception) -> str | None:

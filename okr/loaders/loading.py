@@ -80,7 +80,7 @@ def load(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": place.is_local}
     register()
     if not place.is_local:
-        options["local_files_only"] = hub.ask(place).cached_only
+        options["local_files_only"] = not hub.reachable(place)
     with quiet(progress=place.kind != "embedded") as report:
         config = _config(place, options, report)
         if isinstance(config, DeepseekConfig):
@@ -97,7 +97,7 @@ def load(
     if isinstance(rows, int) and len(tokenizer) > rows:
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
     log.info("loaded %s (%s) as %s", place.name, config.model_type, model.dtype)
-    return Loaded(model.eval(), tokenizer, place.name, getattr(config, "_commit_hash", None))
+    return Loaded(model.eval(), tokenizer, place.name, None if place.is_local else hub.revision(place))
 
 
 def _config(place: Place, options: dict[str, Any], report: Report) -> PreTrainedConfig:

@@ -22,7 +22,13 @@ def serve(folder: Path | None, status: int = 404, error_code: str = "RepoNotFoun
         def do_GET(self) -> None:
             if folder is None:
                 return self.answer(status, b"", {"X-Error-Code": error_code} if error_code else {})
-            if self.path.startswith("/api/models/owner/name"):
+            path = self.path.split("?")[0]
+            if path.startswith("/api/models/owner/name/tree/"):
+                tree = [
+                    {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"} for f in folder.iterdir()
+                ]
+                return self.answer(200, json.dumps(tree if path.endswith(("/main", COMMIT)) else []).encode())
+            if path == "/api/models/owner/name":
                 files = [{"rfilename": f.name} for f in folder.iterdir()]
                 return self.answer(200, json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": files}).encode())
             file = folder / self.path.rsplit("/", 1)[-1]

@@ -70,8 +70,8 @@ def test_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HfApi", Offline)
     text = failure("owner/name")
     assert "(HF_HUB_OFFLINE is set and it is not in the cache). What to do: unset HF_HUB_OFFLINE, or give" in text
-    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args: "/cache/config.json")
-    assert hub.ask(sources.resolve("owner/name")).cached_only
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args: "/cache/snapshots/0/config.json")
+    assert not hub.reachable(sources.resolve("owner/name"))
 
 
 @pytest.mark.parametrize(
