@@ -76,7 +76,10 @@ def preference(
     choice: Float[Tensor, "tokens experts"], key_scores: Float[Tensor, "*keys tokens experts"], strength: float
 ) -> Float[Tensor, "*keys tokens experts"]:
     """What the pool is ranked by: the key score alone, or choice + strength * key score where strength is finite."""
-    return key_scores if strength == math.inf else choice + strength * key_scores
+    if strength == math.inf:
+        return key_scores
+    largest = torch.finfo(choice.dtype).max  # an overflowed sum must pass for neither locked nor outside (OKR-STR-005)
+    return (choice + min(strength, largest) * key_scores).clamp(-largest, largest)
 
 
 def select(

@@ -69,11 +69,25 @@ def epsilon_stays_the_hard_bound(subject: Subject, case: SelectCase) -> None:
             )
 
 
-@check("OKR-STR-005", lambda: st.tuples(strategies.distinct(), st.sampled_from((1e30, 1e37, 3e38, 1e39, 1e300))))
-def overflow_never_leaves_the_zone(subject: Subject, drawn: tuple[SelectCase, float]) -> None:
-    case, strength = drawn
-    setting = Setting(case.setting.top_k, case.setting.epsilon, case.setting.zone, strength)
-    judge.legal(subject, SelectCase(case.choice, case.key * np.float32(8), setting))
+@st.composite
+def _overflowing(draw: st.DrawFn) -> SelectCase:
+    """Outsiders, a pool at the cut and locked experts, in any order; key scores of one sign more often than not."""
+    levels = draw(st.permutations([-9.0, *draw(st.permutations([0.0, 0.25, 0.5, 0.75]))[:3], 9.0]))
+    key = [draw(st.sampled_from((2.0, 3.0, 16.0))) for _ in levels]
+    sign = draw(st.sampled_from(("all", "all negative", "mixed")))
+    if sign != "all":
+        flip = [sign == "all negative" or draw(st.booleans()) for _ in levels]
+        key = [-g if f else g for g, f in zip(key, flip, strict=True)]
+    if draw(st.booleans()):
+        key[draw(st.integers(0, 4))] = 0.0
+    strength = draw(st.sampled_from((3e38, 1e38, 1e37, 1e39, 1e300)))
+    setting = Setting(draw(st.integers(1, 4)), 1.0, draw(st.sampled_from(strategies.ZONES)), strength)
+    return SelectCase(np.array([levels], np.float32), np.array([key], np.float32), setting)
+
+
+@check("OKR-STR-005", _overflowing)
+def overflow_never_leaves_the_zone(subject: Subject, case: SelectCase) -> None:
+    judge.legal(subject, case)
 
 
 @check("OKR-STR-006", lambda: strategies.distinct(strength=2.0**-10))

@@ -96,6 +96,9 @@ def selections() -> Iterator[Entry]:
     yield "soft-precise", ("STR-003",), "16-bit sums", case([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
     yield "soft-bounded", ("STR-004",), "a finite strength that drops epsilon", case(c, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0)
     yield "overflow", ("STR-005",), "infinite sums displacing locked experts", case(c, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38)
+    low = [-9.0, 0.0, 0.25, 0.5, 9.0]
+    yield "overflow-locked", ("STR-005",), "+inf sums tied with locked experts", case(low, [2] * 5, 2, 1.0, "boundary", 3e38)
+    yield "overflow-outside", ("STR-005",), "-inf sums tied with outsiders", case(low, [-2] * 5, 2, 1.0, "boundary", 3e38)
     yield "beyond-float32", ("STR-005",), "inf * 0", case(c, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
     yield "weak", ("STR-006",), "key score times choice score", case(c, g, 2, INF, "max", 2**-10)
     yield "strong", ("STR-007",), "strength clipped", case(c, g, 2, INF, "max", 2**16)
