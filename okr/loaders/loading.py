@@ -26,6 +26,7 @@ from okr.loaders import hub
 from okr.loaders.deepseek import DeepseekConfig, register
 from okr.loaders.facts import expert_counts
 from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
+from okr.loaders.quantised import DeepseekLinearForCausalLM, quantised_share, register_linear
 from okr.loaders.reports import Report, quiet
 from okr.loaders.settings import as_dtype, as_quantization, check_devices
 from okr.loaders.sources import Place, resolve
@@ -93,6 +94,8 @@ def load(
         }
         given = {name: value for name, value in placing.items() if value is not None}
         model = _model(place, config, options | given | {"dtype": wanted}, report)
+    if quantised is not None:
+        log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * quantised_share(model), quantization)
     rows = model.get_input_embeddings().num_embeddings
     if isinstance(rows, int) and len(tokenizer) > rows:
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
@@ -140,6 +143,10 @@ def _has_tokenizer(folder: str) -> bool:
 
 def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], report: Report) -> PreTrainedModel:
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if "quantization_config" in options and isinstance(config, DeepseekConfig):
+        register_linear()
+        auto = DeepseekLinearForCausalLM
+        options = {name: value for name, value in options.items() if name != "trust_remote_code"}
     with _failures(place, "weights", report):
         model, info = auto.from_pretrained(
             place.location,

@@ -1,5 +1,6 @@
 """Checking the arguments of :func:`okr.load` before anything is looked up or downloaded."""
 
+import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -45,6 +46,7 @@ def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
             "pip install 'okr-watermark[quant]'"
         )
     if quantization == "8bit":
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns at every product
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTISED)
     return BitsAndBytesConfig(
         load_in_4bit=True,
