@@ -78,6 +78,7 @@ def run_clause(subject: Subject, clause: Clause, profile: Profile) -> Result:
     if clause.level not in subject.levels:
         return Result(clause, "not applicable", note=f"{clause.level} clauses do not apply to a pure router")
     start = time.perf_counter()
+    subject.last = None
     result = _vectors(subject, clause)
     for check in (c for c in all_checks() if c.clause == clause.id):
         if result.verdict != "pass":

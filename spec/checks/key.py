@@ -1,11 +1,23 @@
 """Chapter KEY, the schedule: what a secret expands to."""
 
+import base64
+import copy
+import hashlib
+import json
+import os
+import pickle
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 from hypothesis import strategies as st
 
 from spec import oracle, strategies
 from spec.cases import ProjectionCase
 from spec.checks import check
+from spec.strategies import secrets
 from spec.subject import Subject
 from spec.verdicts import Violation, require
 
@@ -32,7 +44,6 @@ def stream_is_shake256_of_the_header(subject: Subject, case: ProjectionCase) -> 
 
 @check("OKR-KEY-003", lambda: strategies.projections())
 def layout_is_row_major_msb_first(subject: Subject, case: ProjectionCase) -> None:
-    """Sorted by content first, so that a wrong layout shows as the same bits in other places."""
     _matches(subject, case)
 
 
@@ -64,3 +75,149 @@ def expansion_is_repeatable(subject: Subject, case: ProjectionCase) -> None:
     require(
         np.array_equal(subject.projection(case), subject.projection(case)), "a second call gave another projection"
     )
+
+
+# --- what the secret is kept in (system)
+
+
+@check("OKR-KEY-007", secrets)
+def key_id_is_the_tagged_hash(subject: Subject, secret: bytes) -> None:
+    from okr.routing import keys
+
+    expected = hashlib.sha256(b"okr-key-id\x00" + secret).hexdigest()[:16]
+    for got in (keys.Key(secret).id, keys.key_id(secret)):
+        require(got == expected, "key_id", expected=expected, got=got)
+
+
+@check("OKR-KEY-008", secrets)
+def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
+    from okr.routing import keys
+
+    key = keys.Key(secret)
+    shown = [repr(key), str(key), f"{key}", repr(vars(type(key)).get("__slots__")), str(hash(key))]
+    for spill in (pickle.dumps, copy.copy, lambda k: json.dumps(k, default=str)):
+        try:
+            shown.append(repr(spill(key)))
+        except Exception as error:
+            shown.append(f"{error!r} {error.__cause__!r}")
+    shown.append(_error(lambda: keys.Key(secret[:15])))
+    shown.append(_error(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
+    text = "\n".join(shown)
+    forms = {secret.hex(), base64.b64encode(secret).decode(), repr(secret)[2:-1], secret[:15].hex(), repr(secret[:15])[2:-1]}
+    leaked = [form for form in forms if form in text]
+    require(not leaked, "the secret shows", got=text if leaked else "")
+    require(not any(isinstance(s, bytes) for s in shown), "a key can be pickled")
+    try:
+        pickle.dumps(key)
+    except keys.InvalidKey:
+        pass
+    else:
+        raise Violation("a key can be pickled")
+    require(copy.deepcopy(key) == key and key != 1, "keys compare by content, and only with keys")
+
+
+def _error(call: Callable[[], object]) -> str:
+    """What a call that must be refused says, as one line of a known error."""
+    from okr.routing import keys
+
+    try:
+        call()
+    except keys.InvalidKey as error:
+        require("\n" not in str(error) and bool(str(error)), "the error is not one line", got=str(error))
+        require(error.__cause__ is None, "the error carries another one", got=repr(error.__cause__))
+        return str(error)
+    except Exception as error:
+        raise Violation(f"{type(error).__name__} instead of InvalidKey: {error}") from error
+    raise Violation("a bad key was accepted")
+
+
+@check("OKR-KEY-009", secrets, share=0.2)
+def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
+    from okr.routing.keys import Key
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.key"
+        before = os.umask(0)
+        try:
+            Key(secret).save(path)
+        finally:
+            os.umask(before)
+        require(stat.S_IMODE(path.stat().st_mode) == 0o600, "mode of a key file", got=oct(path.stat().st_mode))
+        content = path.read_bytes()
+        require("exists" in _error(lambda: Key(secret).save(path)), "overwriting is refused, but not for that reason")
+        require(path.read_bytes() == content, "a key file was overwritten")
+        for mode in (0o640, 0o604, 0o620, 0o602, 0o610, 0o601):
+            path.chmod(mode)
+            require("chmod" in _error(lambda: Key.load(path)), f"mode {mode:o} is not named as the reason")
+        path.chmod(0o600)
+        for bad in _damaged(json.loads(content)):
+            path.write_bytes(bad)
+            said = _error(lambda: Key.load(path))
+            require(secret.hex() not in said and base64.b64encode(secret).decode() not in said, "the error quotes the key")
+        _error(lambda: Key.load(Path(folder) / "absent.key"))
+        _error(lambda: Key(secret).save(Path(folder) / "no" / "such" / "folder.key"))
+
+
+def _damaged(document: dict[str, str]) -> Iterator[bytes]:
+    yield from (b"", b"{}", b"[]", b"\xff\xfe", b"null", json.dumps(document).encode()[:-9])
+    for change in (
+        {"format": "okr-key-2"},
+        {"key_id": "0" * 16},
+        {"secret": "not base64!"},
+        {"secret": base64.b64encode(b"\x5a" * 18).decode()},
+        {"secret": base64.b64encode(bytes(15)).decode()},
+        {"secret": " " + document["secret"]},
+        {"secret": 5},
+    ):
+        yield json.dumps({**document, **change}).encode()
+    for name in document:
+        yield json.dumps({n: v for n, v in document.items() if n != name}).encode()
+
+
+@check("OKR-KEY-010", secrets, share=0.2)
+def reloaded_keys_are_the_same(subject: Subject, secret: bytes) -> None:
+    from okr.routing.keys import Key
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.key"
+        Key(secret).save(path)
+        key, loaded = Key(secret), Key.load(str(path))
+        text = path.read_text("utf-8")
+        require(json.loads(text)["key_id"] == key.id and text.endswith("\n"), "the file does not name its key", got=key.id)
+    site = {"stack": "encoder", "layer": 3, "hidden_size": 6, "num_experts": 5}
+    require(loaded == key and hash(loaded) == hash(key) and loaded.id == key.id, "a reloaded key is another one")
+    expected = oracle.projection(secret, **site)  # type: ignore[arg-type]
+    for one in (key, loaded):
+        require(np.array_equal(one.projection(**site), expected), "a key object's projection is another one")
+
+
+@check("OKR-KEY-011", lambda: st.text(st.characters(codec="utf-8"), min_size=12, max_size=16), share=0.03)
+def passphrases_go_through_scrypt(subject: Subject, text: str) -> None:
+    from okr.routing.keys import Key
+
+    salt = b"okr-passphrase-v1"
+    secret = hashlib.scrypt(text.encode(), salt=salt, n=32768, r=8, p=1, maxmem=2**26, dklen=32)
+    require(Key.from_passphrase(text) == Key(secret), "the derived key differs")
+    said = _error(lambda: Key.from_passphrase(text[:11]))
+    require(text[:11] not in said, "the error quotes the passphrase")
+    _error(lambda: Key.from_passphrase(text.encode()))  # type: ignore[arg-type]
+
+
+@check("OKR-KEY-012")
+def generated_keys_are_random(subject: Subject) -> None:
+    """Two hundred keys: all different, 32 bytes long, bits balanced within 6 standard deviations."""
+    from okr.routing.keys import Key
+
+    bits, ids = [], set()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(200):
+            path = Path(folder) / str(number)
+            key = Key.generate()
+            key.save(path)
+            secret = base64.b64decode(json.loads(path.read_text("utf-8"))["secret"])
+            require(len(secret) == 32, "length of a generated secret", expected=32, got=len(secret))
+            bits.append(np.unpackbits(np.frombuffer(secret, np.uint8)).mean())
+            ids.add(key.id)
+    require(len(ids) == 200, "two generated keys are equal")
+    balance = abs(float(np.mean(bits)) - 0.5) / (0.5 / (200 * 256) ** 0.5)
+    require(balance < 6, "generated bits are not balanced", expected="< 6 standard deviations", got=balance)

@@ -1,0 +1,254 @@
+"""Chapter ATTACH: what a watermark does to a model, and what is left of it."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from hypothesis import strategies as st
+
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import Violation, require
+
+
+class _Interruption(Exception):
+    """Raised inside a block to see it cleaned up."""
+
+
+def _runs(model: Any) -> list[Any]:
+    import okr
+    from spec import system
+
+    return [
+        lambda: okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
+        lambda: okr.record(model),
+    ]
+
+
+@check("OKR-ATTACH-001")
+def leaving_restores_the_model(subject: Subject) -> None:
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        before, plain = system.fingerprint(model), system.logits(model)
+        for run in _runs(model):
+            for fail in (False, True):
+                try:
+                    with run():
+                        system.logits(model)
+                        if fail:
+                            raise _Interruption
+                except _Interruption:
+                    pass
+                changed = system.differences(before, system.fingerprint(model))
+                require(not changed, f"{type(model).__name__} after leaving", expected="nothing changed", got=changed)
+                require(torch.equal(plain, system.logits(model)), f"{type(model).__name__}: other logits after leaving")
+
+
+@check("OKR-ATTACH-002")
+def the_state_dict_stays(subject: Subject) -> None:
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for run in _runs(model):
+            with run():
+                system.logits(model)
+                during = model.state_dict()
+                require(list(before) == list(during), "names of the state dict change while attached")
+                changed = [name for name, value in before.items() if not torch.equal(value, during[name])]
+                require(not changed, "parameters change while attached", got=changed)
+
+
+@check("OKR-ATTACH-003")
+def a_second_attachment_is_refused(subject: Subject) -> None:
+    import okr
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        for outer in _runs(model):
+            with outer():
+                inside = system.logits(model)
+                for inner in _runs(model):
+                    try:
+                        with inner():
+                            raise Violation("a second attachment was accepted")
+                    except okr.AlreadyAttached:
+                        pass
+                require(torch.equal(inside, system.logits(model)), "a refused attachment changed the first one")
+
+
+@check("OKR-ATTACH-004")
+def recording_changes_nothing(subject: Subject) -> None:
+    import okr
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        plain = system.logits(model)
+        with okr.record(model):
+            require(torch.equal(plain, system.logits(model)), f"{type(model).__name__}: recording changes the logits")
+
+
+@check("OKR-ATTACH-005")
+def a_model_without_routers_is_refused(subject: Subject) -> None:
+    import okr
+
+    from spec import system
+
+    for run in _runs_of_dense(system.dense_model()):
+        try:
+            with run():
+                raise Violation("a model without routers was accepted")
+        except okr.RouterNotFound as error:
+            require(bool(str(error)) and "\n" not in str(error), "the error is not one clear line", got=str(error))
+
+
+def _runs_of_dense(model: Any) -> list[Any]:
+    import okr
+    from spec import system
+
+    return [lambda: okr.watermark(model, system.key(), epsilon=1.0), lambda: okr.record(model)]
+
+
+@check("OKR-ATTACH-006")
+def copies_are_plain(subject: Subject) -> None:
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        plain = system.logits(model)
+        with _runs(model)[0]():
+            copy = system.copied(model)
+        require(torch.equal(plain, system.logits(copy)), f"a copy of the attached {type(model).__name__} is keyed")
+        changed = [n for (n, t), (_, u) in zip(_classes(model), _classes(copy), strict=True) if t is not u]
+        require(not changed, "modules of the copy have other classes", got=changed)
+
+
+def _classes(model: Any) -> list[tuple[str, type]]:
+    return [(name, type(module)) for name, module in model.named_modules()]
+
+
+_STEPS = st.lists(
+    st.sampled_from(("watermark", "record", "leave", "fail", "forward", "generate", "copy", "verify")), max_size=10
+)
+
+
+@check("OKR-ATTACH-007", lambda: st.tuples(st.sampled_from((0, 1)), _STEPS), share=0.2)
+def any_sequence_keeps_the_contract(subject: Subject, drawn: tuple[int, list[str]]) -> None:
+    """A walk through the states free and attached; after each step the model behaves as its state demands."""
+    from spec import system
+
+    model = system.models()[drawn[0]]
+    before, plain = system.fingerprint(model), system.logits(model)
+    walk = _Walk(model, plain)
+    for step in drawn[1]:
+        getattr(walk, step)()
+        walk.look(step)
+    walk.leave()
+    changed = system.differences(before, system.fingerprint(model))
+    require(not changed, f"after {drawn[1]}", expected="nothing changed", got=changed)
+
+
+class _Walk:
+    """The state machine: at most one run is in force; ``keyed`` are the logits its key gives."""
+
+    def __init__(self, model: Any, plain: Any) -> None:
+        from spec import system
+
+        self.evidence = system.traces(system.models().index(model))  # made while the model is free
+        self.model, self.plain, self.stack = model, plain, ExitStack()
+        self.state, self.session = "free", None
+
+    def _enter(self, index: int, state: str) -> None:
+        import okr
+
+        try:
+            session = self.stack.enter_context(_runs(self.model)[index]())
+        except okr.AlreadyAttached:
+            require(self.state != "free", "a free model says it is attached")
+            return
+        require(self.state == "free", "a second attachment was accepted")
+        self.state, self.session = state, session
+
+    def watermark(self) -> None:
+        self._enter(0, "watermark")
+
+    def record(self) -> None:
+        self._enter(1, "record")
+
+    def leave(self) -> None:
+        self.stack.close()
+        self.state, self.session = "free", None
+
+    def fail(self) -> None:
+        error = _Interruption()
+        self.stack.__exit__(type(error), error, None)
+        self.stack, self.state, self.session = ExitStack(), "free", None
+
+    def forward(self) -> None:
+        from spec import system
+
+        system.logits(self.model)
+
+    def generate(self) -> None:
+        from spec import system
+
+        source: Any = self.model if self.session is None else self.session
+        source.generate(input_ids=system.tokens(1, 4), max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+    def copy(self) -> None:
+        import torch
+
+        from spec import system
+
+        require(torch.equal(self.plain, system.logits(system.copied(self.model))), "a copy is keyed")
+
+    def verify(self) -> None:
+        """Replay needs the model for itself: refused while attached."""
+        import okr
+
+        from spec import system
+
+        try:
+            okr.verify(self.model, self.evidence, system.key(), decoys=9, alpha=0.1)
+        except okr.AlreadyAttached:
+            require(self.state != "free", "a free model says it is attached")
+
+    def look(self, step: str) -> None:
+        import torch
+
+        from spec import system
+
+        same = torch.equal(self.plain, system.logits(self.model))
+        require(same == (self.state != "watermark"), f"after {step}: state {self.state}, native logits {same}")
+
+
+@check("OKR-ATTACH-008")
+def a_router_that_changed_is_an_error(subject: Subject) -> None:
+    import okr
+
+    from spec import system
+
+    model = system.copied(system.softmax_model())
+    (site, module), *_ = system.routers(model)
+    native = type(module)
+    original = native.forward
+    with okr.watermark(model, system.key(), epsilon=1.0):
+        native.forward = lambda self, hidden: (None, hidden[..., :2], hidden[..., :2].long())
+        try:
+            system.logits(model)
+        except okr.UnsupportedRouter:
+            return
+        except Exception as error:
+            raise Violation(f"{site.path}: {type(error).__name__} instead of UnsupportedRouter") from error
+        finally:
+            native.forward = original
+    raise Violation(f"{site.path}: a router that ranks no experts any more went unnoticed")

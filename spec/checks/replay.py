@@ -1,0 +1,93 @@
+"""Chapter REPLAY."""
+
+from typing import Any
+
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import Violation, require
+
+
+def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
+    """By site path: the choice scores and states that a replay shows."""
+    from okr.attach import replay
+
+    shown: dict[str, tuple[Any, Any]] = {}
+
+    def observe(site: Any, choice: Any, hidden: Any, experts: Any) -> None:
+        shown[site.path] = (choice.clone(), hidden.clone())
+
+    replay(model, trace, observe)
+    return shown
+
+
+@check("OKR-REPLAY-001")
+def replay_runs_the_recorded_experts(subject: Subject) -> None:
+    from spec import system
+
+    for index, model in enumerate(system.models()):
+        for keyed in (True, False):
+            trace = system.traces(index, keyed=keyed)[0]
+            with system.outputs_of(model) as seen:
+                _replayed(model, trace)
+            for position, (site, _) in enumerate(system.routers(model)):
+                ran = seen[site.path][-1][1][2].tolist()
+                expected = trace.site_experts(position).tolist()
+                require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
+
+
+@check("OKR-REPLAY-002")
+def replay_recovers_the_states(subject: Subject) -> None:
+    """Router inputs of a greedy, cached generation against those of one forced pass."""
+    import okr
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        with (
+            system.outputs_of(model) as seen,
+            okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm,
+        ):
+            made = wm.generate(
+                input_ids=system.tokens(1), max_new_tokens=16, do_sample=False, pad_token_id=0, eos_token_id=None
+            )
+        shown = _replayed(model, made.traces[0])
+        for site, _ in system.routers(model):
+            states = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
+            off = float((shown[site.path][1] - states).abs().max() / states.abs().max())
+            require(off <= 1e-4, f"{site.path}: states differ", expected="<= 1e-4 of the largest", got=off)
+
+
+@check("OKR-REPLAY-003")
+def another_model_is_refused(subject: Subject) -> None:
+    import okr
+    import torch
+
+    from spec import system
+
+    trace = system.traces(0)[0]
+    changed = system.copied(system.softmax_model())
+    with torch.no_grad():
+        system.routers(changed)[0][1].weight.mul_(-1)
+    for model in (system.sigmoid_model(), changed):
+        try:
+            okr.verify(model, trace, system.key(), decoys=9, alpha=0.1)
+        except okr.InvalidTrace:
+            continue
+        raise Violation(f"a trace of another model was replayed by {type(model).__name__}")
+
+
+@check("OKR-REPLAY-004")
+def replay_leaves_no_mark(subject: Subject) -> None:
+    from spec import system
+
+    for index, model in enumerate(system.models()):
+        for training in (False, True):
+            model.train(training)
+            try:
+                before = system.fingerprint(model)
+                _replayed(model, system.traces(index)[0])
+                changed = system.differences(before, system.fingerprint(model))
+            finally:
+                model.eval()
+            require(not changed, "a replay changed the model", expected="nothing changed", got=changed)

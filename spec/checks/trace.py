@@ -1,0 +1,132 @@
+"""Chapter TRACE."""
+
+import base64
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import Violation, require
+
+
+def _saved(trace: Any) -> tuple[bytes, Any]:
+    """A trace's file and what loads from it."""
+    import okr
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "one.trace"
+        trace.save(path)
+        return path.read_bytes(), okr.Trace.load(path)
+
+
+def _all() -> list[Any]:
+    from spec import system
+
+    return [t for index in (0, 1) for keyed in (True, False) for t in system.traces(index, keyed=keyed)]
+
+
+@check("OKR-TRACE-001")
+def traces_hold_what_ran(subject: Subject) -> None:
+    """Compared with what the routers themselves put out, call by call, over a batch with left padding."""
+    import okr
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        ids = system.tokens(2, 6, seed=5)
+        mask = torch.ones_like(ids)
+        ids[1, :2], mask[1, :2] = 0, 0
+        with (
+            system.outputs_of(model) as seen,
+            okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm,
+        ):
+            made = wm.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False, pad_token_id=0, eos_token_id=None
+            )
+        for row, skip in ((0, 0), (1, 2)):
+            trace = made.traces[row]
+            expected_ids = made.sequences[row, skip:].tolist()
+            require(trace.token_ids.tolist() == expected_ids, "token ids", expected=expected_ids, got=trace.token_ids)
+            for index, (site, _) in enumerate(system.routers(model)):
+                calls = [output[2].reshape(2, -1, site.top_k)[row] for _, output in seen[site.path]]
+                ran = torch.cat(calls)[skip:].tolist()
+                got = trace.site_experts(index).tolist()
+                require(got == ran, f"{site.path}: experts of sequence {row}", expected=ran, got=got)
+
+
+@check("OKR-TRACE-002")
+def saved_traces_load_the_same(subject: Subject) -> None:
+    for trace in _all():
+        loaded = _saved(trace)[1]
+        require(loaded.header == trace.header, "the header changed", expected=trace.header, got=loaded.header)
+        same = (loaded.token_ids == trace.token_ids).all() and (loaded.experts == trace.experts).all()
+        require(bool(same) and loaded.digest() == trace.digest(), "tokens or experts changed")
+
+
+@check("OKR-TRACE-003")
+def headers_say_how_they_were_made(subject: Subject) -> None:
+    import okr
+
+    from spec import system
+
+    for index, model in enumerate(system.models()):
+        keyed, native = (system.traces(index, keyed=k)[0].header for k in (True, False))
+        expected = (okr.SPEC_VERSION, system.key().id, "boundary", system.epsilon_of(model), float("inf"), "float32")
+        got = (keyed.spec_version, keyed.key_id, keyed.zone, keyed.epsilon, keyed.strength, keyed.dtype)
+        require(got == expected, "header of a keyed trace", expected=expected, got=got)
+        none = (native.key_id, native.zone, native.epsilon, native.strength)
+        require(none == (None,) * 4, "header of a native trace", expected="no key, no setting", got=none)
+        require(keyed.model == native.model and keyed.model is not None, "the model's identity")
+        sites = [(s.path, s.num_experts, s.top_k) for s in keyed.sites]
+        expected_sites = [(s.path, s.num_experts, s.top_k) for s, _ in system.routers(model)]
+        require(sites == expected_sites, "the recorded sites", expected=expected_sites, got=sites)
+
+
+@check("OKR-TRACE-004")
+def the_secret_is_not_in_a_trace(subject: Subject) -> None:
+    from spec import system
+
+    secret = system.SECRET
+    forms = (secret, secret[::-1], secret.hex().encode(), secret.hex().upper().encode(), base64.b64encode(secret)[:-4])
+    for trace in _all():
+        content = _saved(trace)[0] + repr(trace).encode() + trace.header.model_dump_json().encode()
+        require(not any(form in content for form in forms), "the secret is in a trace")
+
+
+@check("OKR-TRACE-005", lambda: st.tuples(st.integers(0, 10**6), st.integers(0, 255), st.booleans()))
+def damaged_files_are_refused(subject: Subject, damage: tuple[int, int, bool]) -> None:
+    """One byte replaced, or the file cut there."""
+    import okr
+
+    from spec import system
+
+    content = bytearray(_saved(system.traces(0)[0])[0])
+    place = damage[0] % len(content)
+    if damage[2]:
+        content = content[:place]
+    else:
+        content[place] = damage[1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "damaged.trace"
+        path.write_bytes(bytes(content))
+        try:
+            trace = okr.Trace.load(path)
+        except okr.InvalidTrace as error:
+            require("\n" not in str(error), "the error is more than one line", got=str(error))
+            return
+        except Exception as error:
+            raise Violation(f"byte {place}: {type(error).__name__} instead of InvalidTrace: {error}") from error
+    sites = len(trace.header.sites)
+    require(trace.experts.shape[:2] == (len(trace.token_ids) - 1, sites), "an inconsistent trace was loaded")
+
+
+@check("OKR-TRACE-006")
+def traces_are_small(subject: Subject) -> None:
+    for trace in _all():
+        size = len(_saved(trace)[0])
+        bound = 2 * trace.experts.size + 4 * trace.token_ids.size + 16 * 1024
+        require(size <= bound, "the file is too large", expected=f"<= {bound} bytes", got=size)

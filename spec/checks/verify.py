@@ -1,0 +1,132 @@
+"""Chapter VERIFY. Statistical checks fix their seeds; their bounds are stated beside them."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import Violation, require
+
+
+def _verdict(index: int, evidence: Any, key: Any = None, **options: Any) -> Any:
+    import okr
+
+    from spec import system
+
+    given = {"decoys": 99, "alpha": 0.01, **options}
+    return okr.verify(system.models()[index], evidence, system.key() if key is None else key, **given)
+
+
+def _setting(index: int) -> dict[str, Any]:
+    from spec import system
+
+    epsilon = system.epsilon_of(system.models()[index])
+    return {"epsilon": epsilon, "zone": "boundary", "strength": float("inf")}
+
+
+@check("OKR-VERIFY-001", lambda: st.tuples(st.integers(1, 60), st.integers(0, 200)), share=0.2)
+def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
+    import okr
+
+    from spec import system
+
+    decoys, number = drawn
+    key = okr.Key(number.to_bytes(16, "big"))
+    verdict = _verdict(0, system.traces(0, keyed=False), key, decoys=decoys, alpha=0.999, **_setting(0))
+    rank = verdict.p_value * (decoys + 1)
+    require(abs(rank - round(rank)) < 1e-9 and 1 <= round(rank) <= decoys + 1, "p is no rank", got=verdict.p_value)
+    require(verdict.watermarked == (verdict.p_value <= verdict.alpha), "watermarked is not p <= alpha")
+
+
+@check("OKR-VERIFY-002")
+def own_traces_match(subject: Subject) -> None:
+    from spec import system
+
+    for index in (0, 1):
+        for zone, strength in (("boundary", float("inf")), ("max", float("inf")), ("boundary", 1.0)):
+            verdict = _verdict(index, system.traces(index, zone=zone, strength=strength))
+            name = f"model {index}, {zone}, strength {strength}"
+            require(verdict.opportunities > 20, f"{name}: too few opportunities to tell", got=verdict.opportunities)
+            require(verdict.hit_rate >= 0.99, f"{name}: hit rate of the own key", expected=">= 0.99", got=verdict.hit_rate)
+            require(verdict.outside_zone == 0, f"{name}: slots outside the zone", expected=0, got=verdict.outside_zone)
+            require(verdict.watermarked, f"{name}: not found watermarked", expected="p <= 0.01", got=verdict.p_value)
+
+
+@check("OKR-VERIFY-003")
+def other_keys_get_uniform_p_values(subject: Subject) -> None:
+    """300 keys on traces made natively and under another key, 19 decoys each.
+
+    A correct test gives P(p <= x) <= x; more than the counts below happen with probability under 1e-6 (binomial tail).
+    """
+    import okr
+
+    from spec import system
+
+    for keyed in (True, False):
+        evidence = system.traces(0, keyed=keyed)[0]
+        p_values = [
+            _verdict(0, evidence, okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")), decoys=19, alpha=0.05, **_setting(0)).p_value
+            for n in range(300)
+        ]
+        for level, most in ((0.05, 36), (0.25, 115), (0.5, 192)):
+            count = sum(p <= level + 1e-9 for p in p_values)
+            require(count <= most, f"p <= {level} for {count} of 300 wrong keys", expected=f"<= {most}", got=count)
+        low = sum(p > 0.5 for p in p_values)
+        require(low <= 199, "p > 0.5 too often: the decoys match better than a key does", expected="<= 199", got=low)
+
+
+@check("OKR-VERIFY-004")
+def verdicts_repeat(subject: Subject) -> None:
+    from spec import system
+
+    for index in (0, 1):
+        first, second = (_verdict(index, system.traces(index)) for _ in range(2))
+        require(first == second, "the same question has two verdicts", expected=first, got=second)
+
+
+@check("OKR-VERIFY-005")
+def no_opportunity_no_evidence(subject: Subject) -> None:
+    from spec import system
+
+    for index in (0, 1):
+        verdict = _verdict(index, system.traces(index), **{**_setting(index), "epsilon": 0.0})
+        require(verdict.opportunities == 0, "opportunities at epsilon = 0", got=verdict.opportunities)
+        require(verdict.p_value == 1 and not verdict.watermarked, "evidence from nothing", expected="p = 1", got=verdict)
+
+
+@check("OKR-VERIFY-006")
+def slots_outside_the_zone_are_reported(subject: Subject) -> None:
+    from spec import system
+
+    for index, model in enumerate(system.models()):
+        narrow = {**_setting(index), "epsilon": system.epsilon_of(model) / 8}
+        verdict = _verdict(index, system.traces(index), **narrow)
+        require(verdict.outside_zone > 0, "a trace made with a wider zone shows nothing outside the narrow one")
+
+
+@check("OKR-VERIFY-007")
+def several_traces_are_one_test(subject: Subject) -> None:
+    from spec import system
+
+    for index in (0, 1):
+        both = system.traces(index)
+        together, parts = _verdict(index, both), [_verdict(index, trace) for trace in both]
+        for field in ("opportunities", "free_slots", "outside_zone", "routed"):
+            total = sum(getattr(part, field) for part in parts)
+            require(getattr(together, field) == total, f"{field} do not add", expected=total, got=getattr(together, field))
+        matched = sum(part.hit_rate * part.free_slots for part in parts)
+        require(abs(together.hit_rate * together.free_slots - matched) < 1e-6, "matches do not add")
+
+
+@check("OKR-VERIFY-008")
+def too_few_decoys_are_refused(subject: Subject) -> None:
+    import okr
+
+    from spec import system
+
+    try:
+        _verdict(0, system.traces(0), decoys=98, alpha=0.01)
+    except okr.InvalidSetting:
+        return
+    raise Violation("98 decoys cannot reach alpha = 0.01, yet were accepted")

@@ -1,0 +1,130 @@
+"""Chapter WEIGHT, and the attached router as an implementation of the algorithm."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from spec import oracle
+from spec.cases import Setting
+from spec.checks import check
+from spec.subject import Subject
+from spec.verdicts import require
+
+
+@check("OKR-WEIGHT-001")
+def native_selection_gives_native_output(subject: Subject) -> None:
+    import okr
+    import torch
+
+    from spec import system
+
+    for model in system.models():
+        plain = system.logits(model)
+        with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"):
+            keyed = system.logits(model)
+        require(torch.equal(plain, keyed), f"{type(model).__name__}: epsilon = 0 changes the logits")
+
+
+@check("OKR-WEIGHT-002")
+def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
+    """Recomputed from the router's own published parameters, for a softmax and a sigmoid family."""
+    import okr
+    import torch
+
+    from spec import system
+
+    for model, formula in zip(system.models(), (_softmax_weights, _sigmoid_weights), strict=True):
+        with (
+            system.outputs_of(model) as seen,
+            okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
+        ):
+            system.logits(model)
+        for site, module in system.routers(model):
+            hidden, (_, weights, experts) = seen[site.path][0]
+            expected = formula(model, module, hidden.reshape(-1, site.hidden_size), experts)
+            require(
+                torch.allclose(weights.float(), expected.float(), rtol=1e-5, atol=1e-6),
+                f"{site.path}: weights differ from the family's formula",
+                expected=expected[0].tolist(),
+                got=weights[0].tolist(),
+            )
+
+
+def _softmax_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
+    chosen = (hidden @ module.weight.T).softmax(-1).gather(-1, experts)
+    return chosen / chosen.sum(-1, keepdim=True)
+
+
+def _sigmoid_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
+    chosen = (hidden.float() @ module.weight.T.float()).sigmoid().gather(-1, experts)
+    return chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * model.config.routed_scaling_factor
+
+
+_SETTINGS = st.builds(
+    Setting,
+    top_k=st.just(0),
+    epsilon=st.sampled_from((0.0, 0.1, 0.5, 1.0, 2.0, float("inf"))),
+    zone=st.sampled_from(("max", "boundary")),
+    strength=st.sampled_from((float("inf"), 0.1, 1.0)),
+)
+
+
+@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1)), _SETTINGS, st.integers(0, 1000)), share=0.2)
+def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
+    """Choice scores as the family computes them; scores closer than 1e-5 to each other's order stay open."""
+    import okr
+
+    from spec import system
+
+    index, setting, seed = drawn
+    model = system.models()[index]
+    options = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
+    with system.outputs_of(model) as seen, okr.watermark(model, system.key(), **options):
+        system.logits(model, system.tokens(1, 6, seed))
+    for site, module in system.routers(model):
+        hidden, (_, _, experts) = seen[site.path][0]
+        rows = hidden.reshape(-1, site.hidden_size)
+        signs = oracle.projection(
+            system.SECRET, stack=site.stack, layer=site.layer, hidden_size=site.hidden_size, num_experts=site.num_experts
+        )
+        choice = _choice(index, model, module, rows)
+        key, _ = oracle.key_scores(rows.numpy(), signs)
+        here = Setting(site.top_k, setting.epsilon, setting.zone, setting.strength)
+        for token in range(len(rows)):
+            taken = experts[token].tolist()
+            fair = _legal_nearby(choice[token].tolist(), key[token].tolist(), here, taken)
+            require(fair, f"{site.path}, token {token}: illegal selection", got=sorted(taken))
+
+
+def _choice(index: int, model: Any, module: Any, rows: Any) -> Any:
+    """c as chapter 0 defines it: log-probabilities, or biased sigmoid scores with the barred groups at -inf."""
+    import torch
+
+    logits = rows.float() @ module.weight.T.float()
+    if index == 0:
+        return logits.log_softmax(-1)
+    scores = logits.sigmoid() + module.e_score_correction_bias
+    groups = scores.view(len(rows), model.config.n_group, -1)
+    best = groups.topk(2, -1).values.sum(-1).topk(model.config.topk_group, -1).indices
+    allowed = torch.zeros(groups.shape[:2], dtype=torch.bool).scatter_(1, best, True)
+    return groups.masked_fill(~allowed[..., None], -torch.inf).flatten(1)
+
+
+def _legal_nearby(choice: list[float], key: list[float], setting: Setting, taken: list[int]) -> bool:
+    """Whether the selection is legal for these scores, or for such as differ from them by rounding.
+
+    Here c and g are recomputed, not given, so each may be off by ``off``. A selection is accepted if raising the
+    scores of what was taken, or moving the edges, by that much makes it legal.
+    """
+    off = 1e-5
+    order = sorted(taken, key=lambda e: (-choice[e], e))
+    for shift in (0.0, off, -off):
+        epsilon = max(0.0, setting.epsilon + shift)
+        near = Setting(setting.top_k, epsilon, setting.zone, setting.strength)
+        nudged = [g + (off if e in taken else 0.0) for e, g in enumerate(key)]
+        for scores in (key, nudged):
+            if not oracle.illegal(choice, scores, near, order):
+                return True
+    return False
+
+
