@@ -1,0 +1,249 @@
+"""The ``okr`` command. Nothing heavy is imported until a command has something to do (``--help`` stays instant)."""
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from okr.conform_cli import conform
+from okr.errors import InvalidConfig, InvalidKey, OKRError, RouterNotFound
+
+DONE, NOT_WATERMARKED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Opportunistic Keyed Routing: a watermark in the router of Mixture-of-Experts language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen).")]
+Epsilon = Annotated[float | None, typer.Option(help="Width of the zone, in the unit of each site; inf is allowed.")]
+Zone = Annotated[str | None, typer.Option(help="Which experts may change places: max or boundary.")]
+Strength = Annotated[float | None, typer.Option(help="Weight of the key score; inf: the key alone decides.")]
+Remote = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code from the checkpoint.")]
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="Where to write the key file (never overwritten).")],
+    passphrase: Annotated[bool, typer.Option("--passphrase", help="Derive it from a passphrase, asked for.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a secret key and save it in a file that only you can read."""
+    from okr.routing.keys import Key
+
+    if passphrase:
+        try:
+            text = typer.prompt("passphrase", hide_input=True, confirmation_prompt=sys.stdin.isatty(), err=True)
+        except click.Abort:
+            raise InvalidKey("no passphrase was given") from None
+        key = Key.from_passphrase(text)
+    else:
+        key = Key.generate()
+    key.save(path)
+    _say({"key_id": key.id, "path": str(path)}, as_json, f"key {key.id} saved in {path}")
+
+
+@app.command("discover")
+def discover_(
+    model: Annotated[str, typer.Argument(help="Embedded name, preset, folder or hub id.")],
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the routers of a model, and which of them can be keyed."""
+    from okr.discovery import discover
+    from okr.loaders import load
+
+    sites = discover(load(model, trust_remote_code=trust_remote_code).model)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(site) for site in sites], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(sites)} router sites of {model}", title_justify="left")
+    for name in ("path", "stack", "layer", "class", "experts", "top-k", "hidden", "epsilon in", "keyable"):
+        table.add_column(name, justify="right" if name in ("layer", "experts", "top-k", "hidden") else "left")
+    for site in sites:
+        figures = map(str, (site.layer, site.router_class, site.num_experts, site.top_k, site.hidden_size))
+        table.add_row(site.path, site.stack, *figures, site.unit, "yes" if site.keyable else f"no: {site.reason}")
+    Console().print(table)
+
+
+@app.command()
+def run(
+    preset: Annotated[str | None, typer.Argument(help="tiny, tiny-switch, switch or deepseek-moe.")] = None,
+    output_dir: Annotated[str | None, typer.Option(help="Folder of the results.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Watermarked samples; as many controls are made.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="New tokens per sample.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples generated at once.")] = None,
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key file; without it a fresh key is made.")] = None,
+    model: Annotated[str | None, typer.Option(help="Embedded name, preset, folder or hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="8bit or 4bit.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Most memory used on the card, such as 70GiB.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="File with a prompt a line (text or .jsonl).")] = None,
+    decoys: Annotated[int | None, typer.Option(help="Decoy keys of every verification.")] = None,
+    config: Annotated[str | None, typer.Option(help="JSON or TOML file of settings.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watermark a model, prove it against a control group, and write results.json and report.html.
+
+    A flag goes before the configuration file, the file before the environment (OKR_SAMPLES, ..., QUICK_TEST), the
+    environment before the preset.
+    """
+    given = dict(locals())
+    preset, file, again, machine = (given.pop(name) for name in ("preset", "config", "resume", "as_json"))
+    from okr.experiment.config import resolve
+
+    resolved = resolve(preset, given | {"trust_remote_code": trust_remote_code or None}, file=file)
+    from okr.experiment.command import run_command
+
+    run_command(resolved, resume=again, as_json=machine)
+
+
+@app.command("verify")
+def verify_(
+    model: Annotated[str, typer.Argument(help="The model that made the traces.")],
+    traces: Annotated[list[Path], typer.Argument(help="Trace files; several are one pooled test.")],
+    key: KeyFile,
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
+    decoys: Annotated[int, typer.Option(help="Decoy keys.")] = 999,
+    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.001,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether traces were made under a key. Exit code 0: watermarked, 1: not."""
+    _check_setting(epsilon, zone, strength)
+    from okr.detection import verify
+    from okr.loaders import load
+    from okr.routing import Key
+    from okr.traces import Trace
+
+    secret = Key.load(key)
+    items = [Trace.load(path) for path in traces]
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    verdict = verify(
+        loaded.model, items, secret, decoys=decoys, alpha=alpha, epsilon=epsilon, zone=zone, strength=strength
+    )
+    _say(verdict.as_dict(), as_json, str(verdict))
+    if not verdict.watermarked:
+        raise typer.Exit(NOT_WATERMARKED)
+
+
+def _check_setting(epsilon: float | None, zone: str | None, strength: float | None) -> None:
+    """Refuse a bad setting before anything is loaded."""
+    if epsilon is not None and not epsilon >= 0:
+        raise InvalidConfig(f"--epsilon must be a number >= 0 (inf is allowed), got {epsilon}")
+    if strength is not None and not strength > 0:
+        raise InvalidConfig(f"--strength must be a number > 0 (inf is allowed), got {strength}")
+    if zone not in (None, "max", "boundary"):
+        raise InvalidConfig(f"--zone must be max or boundary, got {zone!r}")
+
+
+app.command()(conform)
+
+
+@app.command()
+def validate(
+    results: Annotated[Path, typer.Argument(help="A results.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a results.json: its form, and that its figures agree with each other."""
+    from okr.experiment.results import Results
+
+    found = Results.load(results)
+    _say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The output folder of a run.")]) -> None:
+    """Make report.html again from the results.json in a folder."""
+    from okr.experiment.folder import REPORT, RESULTS, write_atomically
+    from okr.experiment.report import render
+    from okr.experiment.results import Results
+
+    write_atomically(folder / REPORT, render(Results.load(folder / RESULTS)))
+    print(folder / REPORT)
+
+
+def _say(document: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(_safe(document), indent=2) if as_json else text)
+
+
+def _safe(value: Any) -> Any:
+    """JSON has no infinity and no NaN."""
+    if isinstance(value, dict):
+        return {name: _safe(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code; no traceback for anything the user can put right."""
+    logging.getLogger("okr").addHandler(_warnings_to_stderr())
+    sys.exit(_main(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    try:
+        outcome = typer.main.get_command(app).main(list(arguments), prog_name="okr", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except RouterNotFound as error:
+        for line in error.log:
+            print(line, file=sys.stderr)
+        return _fail(str(error))
+    except OKRError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # whoever read it is gone: nothing left to flush
+        return DONE
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _fail("internal error: this is a bug in okr, please report the lines above")
+        return INTERNAL
+    return outcome if isinstance(outcome, int) else DONE
+
+
+def _fail(message: str) -> int:
+    print(f"okr: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _warnings_to_stderr() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("okr: %(message)s"))
+    return handler
+
+
+if __name__ == "__main__":
+    main()

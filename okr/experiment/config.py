@@ -1,0 +1,185 @@
+"""The configuration of a run and where each of its values came from. Imports nothing heavy."""
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import model_validator as validator
+from pydantic.json_schema import WithJsonSchema
+
+from okr.errors import InvalidConfig
+from okr.experiment.presets import PRESETS, Preset
+
+ENVIRONMENT_PREFIX = "OKR_"
+Origin = Literal["flag", "file", "environment", "preset", "default"]
+
+
+def _read_infinity(value: Any) -> Any:
+    return math.inf if value in ("inf", "Infinity") else value
+
+
+def _not_nan(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("must be a number, got nan")
+    return value
+
+
+Extended = Annotated[
+    float,
+    BeforeValidator(_read_infinity),
+    AfterValidator(_not_nan),
+    PlainSerializer(lambda value: "inf" if value == math.inf else value, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": "inf"}]}),
+]
+"""A float that may be infinite; "inf" in JSON."""
+
+
+class RunConfig(BaseModel):
+    """Every value that shapes a run. Strict: unknown names and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    preset: str = Field(default="tiny", description="name of the preset the other values started from")
+    model: str = Field(min_length=1, description="embedded name, preset, folder or hub id")
+    samples: int = Field(default=24, ge=1, le=100_000, description="watermarked samples; as many controls are made")
+    max_length: int = Field(default=80, ge=2, le=100_000, description="new tokens per sample")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="samples generated at once")
+    epsilon: Extended = Field(ge=0, description="width of the zone, in the unit of each site")
+    zone: Literal["max", "boundary"] = Field(description="which experts may change places")
+    strength: Extended = Field(default=math.inf, gt=0, description="weight of the key score; inf: it alone decides")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the run; every batch derives its own from it")
+    key: str | None = Field(default=None, description="key file; none: a fresh key is made")
+    device: str = Field(
+        default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto fills cards"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
+    quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
+    max_memory: str | None = Field(
+        default=None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="most memory used on GPU 0, such as 70GiB"
+    )
+    prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
+    prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")
+    decoys: int = Field(default=999, ge=1, le=1_000_000, description="decoy keys of every verification")
+    alpha: float = Field(default=0.001, gt=0, lt=1, description="significance level of a verdict")
+    temperature: float = Field(default=1.0, gt=0, le=100, description="temperature of sampling")
+    quality_passages: int = Field(default=64, ge=2, le=200, description="shipped passages that the cost is measured on")
+    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; none: torch decides")
+    trust_remote_code: bool = Field(default=False, description="run Python code from the checkpoint")
+    output_dir: str = Field(min_length=1, description="folder of the results")
+
+    @validator(mode="after")
+    def _alpha_within_reach(self) -> Self:
+        if (self.decoys + 1) * self.alpha < 1 - 1e-9:
+            raise ValueError(f"alpha {self.alpha:g} needs at least {math.ceil(1 / self.alpha - 1e-9) - 1} decoys")
+        return self
+
+    def setting(self) -> dict[str, Any]:
+        """The watermark's setting, as keyword arguments of okr.watermark and okr.verify."""
+        return {"epsilon": self.epsilon, "zone": self.zone, "strength": self.strength}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration, where each of its values came from, and the preset it started from."""
+
+    config: RunConfig
+    sources: dict[str, Origin]
+    preset: Preset
+
+
+def resolve(
+    preset: str | None,
+    flags: Mapping[str, Any],
+    *,
+    file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Flag > configuration file > environment > preset > default. Raises InvalidConfig with one line."""
+    from_file = _read_file(Path(file)) if file is not None else {}
+    name = preset if preset is not None else from_file.get("preset", "tiny")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InvalidConfig(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
+    chosen = PRESETS[name]
+    variables = os.environ if environment is None else environment
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    layers: list[tuple[Origin, Mapping[str, Any]]] = [
+        ("default", {"output_dir": f"okr-runs/{name}-{stamp}"}),
+        ("preset", chosen.values),
+        ("environment", _from_environment(chosen, variables)),
+        ("file", from_file),
+        ("flag", {key: value for key, value in flags.items() if value is not None} | {"preset": name}),
+    ]
+    values: dict[str, Any] = {}
+    sources: dict[str, Origin] = dict.fromkeys(RunConfig.model_fields, "default")
+    for origin, layer in layers:
+        values |= layer
+        sources |= dict.fromkeys(layer, origin)
+    if preset is None:
+        sources["preset"] = "file" if "preset" in from_file else "default"
+    try:
+        config = RunConfig(**values)
+    except ValidationError as error:
+        raise InvalidConfig(_complaint(error, sources)) from None
+    return Resolved(config, sources, chosen)
+
+
+def _from_environment(preset: Preset, variables: Mapping[str, str]) -> dict[str, Any]:
+    """OKR_<FIELD> for every field, and QUICK_TEST for presets that have a quick and a full configuration."""
+    values: dict[str, Any] = {}
+    if preset.quick_test:
+        quick = variables.get("QUICK_TEST", "1")
+        if quick not in ("0", "1"):
+            raise InvalidConfig(f"QUICK_TEST must be 1 (quick configuration) or 0 (full), got {quick!r}")
+        values |= preset.full if quick == "0" else {}
+    for name, field in RunConfig.model_fields.items():
+        text = variables.get(ENVIRONMENT_PREFIX + name.upper())
+        if text:
+            values[name] = text if field.annotation in (str, str | None) else _number_or_text(text)
+    return values
+
+
+def _number_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise InvalidConfig(f"cannot read configuration file {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise InvalidConfig(f"configuration file {path} is not valid {kind}: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidConfig(f"configuration file {path} must hold one table of settings")
+    return values
+
+
+def _complaint(error: ValidationError, sources: Mapping[str, Origin]) -> str:
+    """The first problem of a configuration, on one line, with the name and origin of the value."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    name = str(problem["loc"][0]) if problem["loc"] else ""
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}: the settings are {', '.join(RunConfig.model_fields)}"
+    if not name:
+        return message
+    origin = sources.get(name, "default")
+    label = {
+        "flag": f"--{name.replace('_', '-')}",
+        "environment": f"{name} (from the environment, {ENVIRONMENT_PREFIX}{name.upper()})",
+        "file": f"{name} (from the configuration file)",
+    }.get(origin, name)
+    got = "" if "got" in message else f", got {problem['input']!r}"
+    return " ".join(f"{label}: {message}{got}".split())

@@ -1,0 +1,152 @@
+"""The folder of a run: opened once, locked, with a journal that survives being killed at any point."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from okr.errors import InvalidConfig
+
+JOURNAL, RESULTS, REPORT, KEY, TRACES = "journal.jsonl", "results.json", "report.html", "key.json", "traces"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) so that it is whole at every moment. Raises InvalidConfig."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InvalidConfig(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def output_folder(path: Path, *, resume: bool) -> Iterator[Path]:
+    """Create ``path`` for a run, or open it to resume; folders made here vanish again if they are left empty.
+
+    Raises InvalidConfig when the folder cannot be written, or holds something and ``resume`` is False.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
+            pass
+        occupied = any(path.iterdir())
+    except OSError as error:
+        _remove_empty(made)
+        raise InvalidConfig(
+            f"cannot write to the output folder {path} ({error.strerror}): choose another with --output-dir"
+        ) from None
+    if occupied and not resume:
+        raise InvalidConfig(
+            f"the output folder {path} is not empty: add --resume to continue the run in it, or choose another folder"
+        )
+    if occupied and not (path / JOURNAL).exists() and not (path / KEY).exists():
+        raise InvalidConfig(f"there is no run to resume in {path}: it has no {JOURNAL}")
+    try:
+        yield path
+    finally:
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # not empty, or never made
+        for folder in folders:
+            folder.rmdir()
+
+
+class Journal:
+    """Lines of JSON, each on disk before the next step of a run begins. A torn last line is dropped.
+
+    The first line is the header; ``records`` are the lines after it, oldest first. Holds a lock on the file: two
+    runs never write one folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise InvalidConfig(f"cannot write {path}: {error.strerror}") from None
+        try:
+            self._lock()
+            lines = self._whole_lines()
+        except BaseException:
+            self._file.close()
+            raise
+        self.header: dict[str, Any] | None = lines[0] if lines else None
+        self.records: list[dict[str, Any]] = lines[1:]
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidConfig(f"another run is writing to {self.path.parent}") from None
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines: list[dict[str, Any]] = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict) or "kind" not in record:
+                raise InvalidConfig(f"{self.path} is damaged in line {number}: start again in another folder")
+            lines.append(record)
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        return lines
+
+    def begin(self, header: dict[str, Any]) -> None:
+        """Write the first line."""
+        assert self.header is None
+        self.header = header
+        self._write(header)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append one record; it is on disk when this returns."""
+        self.records.append(record)
+        self._write(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Close the file and give up the lock; a journal in which nothing was written is removed."""
+        if self.header is None:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

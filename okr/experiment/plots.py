@@ -1,0 +1,144 @@
+"""The report's figures as inline SVG. Text and axes take the page's colour, so that they suit light and dark."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from okr.experiment.results import Results, SiteResult
+
+KEYED, CONTROL = "#2f7ed8", "#e07b39"  # told apart by every common kind of colour vision, on light and dark
+_INK = "#010203"  # stands for the page's text colour and becomes it
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "okr",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")
+
+
+def _axes(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_subplot()
+    axes.set(**labels)
+    return figure, axes
+
+
+def figures(results: Results) -> dict[str, str]:
+    """Every figure of the report by name."""
+    with mpl.rc_context(_STYLE):
+        return {
+            "p_values": _p_values(results),
+            "hit_rates": _hit_rates(results),
+            "layers": _layers(results),
+            "load": _load(results),
+        }
+
+
+def _p_values(results: Results) -> str:
+    figure, axes = _axes(5.6, 3.4, xlabel="p-value (log scale)", ylabel="share of samples with this p-value or less")
+    floor = 1 / (results.config.decoys + 1)
+    grid = np.geomspace(floor / 1.6, 1, 200)
+    axes.plot(grid, grid, color=_INK, linewidth=1, linestyle=":", label="uniform: no key")
+    for name, colour, style, p_values in (
+        ("watermarked", KEYED, "-", [sample.p_value for sample in results.detailed_results]),
+        ("control", CONTROL, "-", [sample.p_value for sample in results.control_results]),
+        ("control, unrelated keys", CONTROL, "--", [sample.unrelated_p_value for sample in results.control_results]),
+    ):
+        shares = np.arange(1, len(p_values) + 1) / len(p_values)
+        x = [floor / 1.6, *sorted(p_values), 1.0]
+        axes.step(x, [0, *shares, 1], where="post", color=colour, linestyle=style, linewidth=2, label=name)
+    axes.axvline(results.summary.detection_threshold, color=_INK, linewidth=1, linestyle="--", label="threshold")
+    axes.set(xscale="log", ylim=(-0.02, 1.04), xlim=(floor / 1.6, 1.05))
+    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.62), fontsize=9)
+    return _svg(figure)
+
+
+def _hit_rates(results: Results) -> str:
+    figure, axes = _axes(5.6, 3.4, xlabel="hit rate (share of free slots)", ylabel="samples")
+    bins = np.linspace(0, 1, 41)
+    for name, colour, samples in (
+        ("watermarked", KEYED, results.detailed_results),
+        ("control", CONTROL, results.control_results),
+    ):
+        rates = [sample.hit_rate for sample in samples if sample.hit_rate is not None]
+        axes.hist(rates, bins=bins.tolist(), color=colour, alpha=0.8, label=name)
+    chance = [s.verdict.chance_rate for s in results.control_results if s.verdict.chance_rate is not None]
+    if chance:
+        axes.axvline(float(np.mean(chance)), color=_INK, linestyle="--", linewidth=1, label="chance, control")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlim=(0, 1.02))
+    axes.legend(loc="upper left", fontsize=9)
+    return _svg(figure)
+
+
+def _short(site: SiteResult) -> str:
+    return f"{site.stack} {site.layer}"
+
+
+def _layers(results: Results) -> str:
+    sites = [site for site in results.router_sites if site.keyable]
+    figure, axes = _axes(5.6, 3.4, xlabel="router (stack and layer)", ylabel="hit rate, all samples")
+    place = np.arange(len(sites))
+    series: list[tuple[str, str, str, Sequence[float | None]]] = [
+        ("watermarked", KEYED, "o", [site.hit_rate for site in sites]),
+        ("its chance level", KEYED, "_", [site.chance_rate for site in sites]),
+        ("control", CONTROL, "o", [site.control_hit_rate for site in sites]),
+        ("its chance level", CONTROL, "_", [site.control_chance_rate for site in sites]),
+    ]
+    for name, colour, marker, rates in series:
+        values = [np.nan if rate is None else rate for rate in rates]
+        axes.plot(place, values, marker=marker, linestyle="", markersize=9 if marker == "o" else 16,
+                  markeredgewidth=2, color=colour, label=name)  # fmt: skip
+    step = -(-len(sites) // 14)
+    axes.set_xticks(place[::step], [_short(site) for site in sites[::step]], rotation=45 if len(sites) > 4 else 0)
+    axes.set(ylim=(0, 1.05), xlim=(-0.6, len(sites) - 0.4))
+    axes.legend(loc="lower right", fontsize=9, ncols=2)
+    return _svg(figure)
+
+
+def _load(results: Results) -> str:
+    sites = [site for site in results.router_sites if site.keyable]
+    widest = max(site.num_experts for site in sites)
+    grids = {name: _shares(sites, widest, name) for name in ("load", "control_load")}
+    top = max(2.0, float(np.nanquantile(np.concatenate([g.ravel() for g in grids.values()]), 0.99)))
+    figure = Figure(figsize=(11.4, 1.3 + 0.28 * min(len(sites), 30)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, grid, title in zip(panels, grids.values(), ("watermarked", "control"), strict=True):
+        image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=top)
+        axes.set(title=title, xlabel="expert (index)")
+        image.set_rasterized(True)
+    step = -(-len(sites) // 28)
+    panels[0].set_yticks(range(0, len(sites), step), [_short(site) for site in sites[::step]])
+    bar: Any = figure.colorbar(image, ax=panels, shrink=0.9)
+    bar.set_label("load / even load")
+    return _svg(figure)
+
+
+def _shares(sites: Sequence[SiteResult], widest: int, name: str) -> np.ndarray:
+    """[sites, widest]: each expert's share of its site's load over that of an even load; NaN beyond its experts."""
+    grid = np.full((len(sites), widest), np.nan)
+    for row, site in enumerate(sites):
+        counts = np.asarray(getattr(site, name), float)
+        grid[row, : len(counts)] = counts / max(counts.sum(), 1) * len(counts)
+    return grid

@@ -1,0 +1,44 @@
+"""What samples are started from: shipped passages, or a file."""
+
+import json
+from pathlib import Path
+
+from okr.errors import InvalidConfig
+from okr.experiment.config import RunConfig
+
+
+def read_prompts(config: RunConfig) -> list[str]:
+    """``config.samples`` prompts; where there are fewer different ones they start over.
+
+    A file holds one prompt a line, plain or (``.jsonl``) as ``{"text": ...}``; empty lines do not count. Raises
+    InvalidConfig.
+    """
+    if config.prompts is None:
+        from okr.loaders import passages  # the package behind it imports torch
+
+        found = [" ".join(passage.text.split()[: config.prompt_words]) for passage in passages()]
+    else:
+        found = _from_file(Path(config.prompts))
+    return [found[index % len(found)] for index in range(config.samples)]
+
+
+def _from_file(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InvalidConfig(f"cannot read prompt file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidConfig(f"prompt file {path} is not UTF-8 text") from None
+    if path.suffix == ".jsonl":
+        lines = [_text(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise InvalidConfig(f"prompt file {path} holds no prompt: write one a line")
+    return found
+
+
+def _text(path: Path, number: int, line: str) -> str:
+    try:
+        return str(json.loads(line)["text"])
+    except (ValueError, KeyError, TypeError):
+        raise InvalidConfig(f'prompt file {path}, line {number}: expected {{"text": "..."}}') from None

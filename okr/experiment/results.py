@@ -1,0 +1,252 @@
+"""results.json: every field, its meaning and unit. The JSON Schema beside this file is generated from here."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import model_validator as validator
+
+from okr.errors import InvalidConfig
+from okr.experiment.config import Origin, RunConfig
+
+SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
+KeyId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PValue = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class SampleVerdict(_Record):
+    """The verdict on one sample, as okr.verify gives it, without its share by site."""
+
+    key_id: KeyId
+    watermarked: bool = Field(description="p_value <= alpha")
+    p_value: PValue = Field(description="exact; at least 1 / (decoys + 1)")
+    exact: bool
+    alpha: float
+    decoys: Count
+    z: float = Field(description="distance from the decoys in their standard deviations; an approximation")
+    normal_p: float = Field(ge=0, le=1, description="normal tail beyond z; an approximation")
+    hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without opportunities")
+    chance_rate: Rate | None = Field(description="the decoys' mean hit rate")
+    opportunities: Count = Field(description="(token, site) pairs where the key could decide")
+    free_slots: Count = Field(description="expert slots that the key decided on there")
+    outside_zone: Count = Field(description="expert slots there that the setting does not allow")
+    routed: Count = Field(description="(token, site) pairs with recorded routing")
+
+
+class _Sample(_Record):
+    sample_id: Count
+    prompt: str
+    hit_rate: Rate | None = Field(description="share of free slots at opportunities that hold what the key prefers")
+    p_value: PValue
+    opportunities: Count
+    new_tokens: Count
+    trace: str = Field(description="path of the trace, relative to the folder of results.json")
+    verdict: SampleVerdict
+
+
+class WatermarkedSample(_Sample):
+    """One watermarked sample beside its control: the same prompt, the same seed, no key."""
+
+    original_text: str = Field(description="the control: text from the same prompt and seed without a key")
+    watermarked_text: str
+
+
+class ControlSample(_Sample):
+    """One unwatermarked sample, verified against the same key and setting."""
+
+    text: str
+    unrelated_p_value: PValue = Field(
+        description="the same test under a key unrelated to any sample, another one for each: independent of the others"
+    )
+
+
+class Summary(_Record):
+    """The outcome in one object."""
+
+    total_samples: Count = Field(description="watermarked samples made")
+    watermarked_samples: Count = Field(description="of those, how many were found watermarked")
+    average_hit_rate: Rate | None = Field(description="mean over watermarked samples with opportunities")
+    average_chance_rate: Rate | None = Field(description="the decoys' mean hit rate on the same samples")
+    detection_threshold: float = Field(description="a sample counts as watermarked if its p-value is at most this")
+    largest_p_value: PValue = Field(description="of the watermarked samples")
+    control_samples: Count
+    control_watermarked_samples: Count = Field(description="false positives")
+    control_average_hit_rate: Rate | None
+    control_smallest_p_value: PValue
+
+
+class Uniformity(_Record):
+    """Whether the control group's unrelated p-values look uniform, as they must when the test is exact."""
+
+    test: str
+    statistic: float
+    p_value: float = Field(ge=0, le=1)
+    samples: Count
+    note: str
+
+
+class Quality(_Record):
+    """Held-out loss of human text in nats per token, keyed and unkeyed, on the same passages."""
+
+    unit: Literal["nats per token"] = "nats per token"
+    passages: Count
+    tokens: Count
+    loss_unkeyed: float
+    loss_keyed: float
+    cost: float = Field(description="mean over passages of keyed - unkeyed")
+    cost_low: float = Field(description="lower end of its 95% interval")
+    cost_high: float = Field(description="upper end of its 95% interval")
+
+
+class SiteResult(_Record):
+    """One router site: what it is, how well it matched, and how often each expert ran (tokens of all samples)."""
+
+    path: str
+    stack: str
+    layer: Count
+    router_class: str
+    num_experts: Count
+    top_k: Count
+    hidden_size: Count
+    unit: Literal["logit", "score"]
+    keyable: bool
+    reason: str
+    hit_rate: Rate | None
+    chance_rate: Rate | None
+    control_hit_rate: Rate | None
+    control_chance_rate: Rate | None
+    opportunities: Count = Field(description="of the watermarked samples")
+    load: list[Count] = Field(description="times each expert ran in the watermarked group")
+    control_load: list[Count]
+
+
+class ModelInfo(_Record):
+    """Which model: where it came from and how to know it again."""
+
+    source: str
+    revision: str | None
+    class_name: str
+    parameters: Count
+    dtype: str
+    structure: str = Field(description="digest of class and router sites")
+    routers: str | None = Field(description="digest of the router weights; null where they were offloaded")
+
+
+class Environment(_Record):
+    """What the run ran on."""
+
+    device: str
+    threads: Count
+    platform: str
+    versions: dict[str, str]
+    git_commit: str | None = Field(description="of the source tree, where the package runs from one")
+    git_dirty: bool | None
+
+
+class Seeds(_Record):
+    """The run's seed and the seeds derived from it, one a batch, shared by both groups."""
+
+    run: Count
+    batches: list[Count]
+
+
+class GroupSpeed(_Record):
+    """Generation of one group, prompts included, verification not."""
+
+    tokens: Count = Field(description="new tokens")
+    seconds: float
+    tokens_per_second: float
+
+
+class Timings(_Record):
+    """Everything that differs between two otherwise equal runs."""
+
+    started: str = Field(description="UTC, ISO 8601")
+    finished: str
+    load_seconds: float
+    verify_seconds: float
+    quality_seconds: float
+    watermarked: GroupSpeed
+    control: GroupSpeed
+
+
+class Results(_Record):
+    """The outcome of one experiment."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    spec_version: str
+    experiment_name: str
+    key_id: KeyId
+    config: RunConfig
+    config_sources: dict[str, Origin] = Field(description="where each value of config came from")
+    summary: Summary
+    detailed_results: list[WatermarkedSample]
+    control_results: list[ControlSample]
+    control_uniformity: Uniformity
+    quality: Quality
+    router_sites: list[SiteResult]
+    model: ModelInfo
+    environment: Environment
+    seeds: Seeds
+    notes: list[str]
+    timings: Timings
+
+    @validator(mode="after")
+    def _consistent(self) -> Self:
+        found = sum(sample.verdict.watermarked for sample in self.detailed_results)
+        wrong = sum(sample.verdict.watermarked for sample in self.control_results)
+        summary = self.summary
+        counts = (summary.total_samples, summary.watermarked_samples)
+        controls = (summary.control_samples, summary.control_watermarked_samples)
+        if counts != (len(self.detailed_results), found) or controls != (len(self.control_results), wrong):
+            raise ValueError("summary: its counts are not those of the samples")
+        for sample in (*self.detailed_results, *self.control_results):
+            verdict = sample.verdict
+            copies = (sample.p_value, sample.hit_rate, sample.opportunities)
+            if copies != (verdict.p_value, verdict.hit_rate, verdict.opportunities):
+                raise ValueError(f"sample {sample.sample_id}: its figures are not those of its verdict")
+            if verdict.watermarked != (verdict.p_value <= summary.detection_threshold):
+                raise ValueError(f"sample {sample.sample_id}: its verdict does not follow from p and the threshold")
+            if verdict.key_id != self.key_id:
+                raise ValueError(f"sample {sample.sample_id}: its verdict is about another key")
+        return self
+
+    def to_json(self) -> str:
+        """The file's content: strict JSON, infinities as "inf"."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Read and check a results.json. Raises InvalidConfig with the first problem on one line."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_context=False)[0]
+            place = ".".join(map(str, problem["loc"]))
+            message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+            raise InvalidConfig(f"{path} is not valid: {place + ': ' if place else ''}{message}") from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of results.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Results.model_json_schema(mode="serialization")
+
+
+def schema_text() -> str:
+    """The schema as it is stored in results.schema.json."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")

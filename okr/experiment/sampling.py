@@ -1,0 +1,156 @@
+"""Making and verifying one batch of samples. Any batch can be made again alone: its seed is its own."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from okr.attach import Recorder, record, watermark
+from okr.attach.replay import input_device
+from okr.detection import Verdict, verify
+from okr.errors import InvalidConfig, InvalidTrace
+from okr.experiment.config import RunConfig
+from okr.experiment.folder import TRACES
+from okr.loaders import Loaded, generation_defaults
+from okr.routing import Key
+from okr.traces import Trace
+
+Group = Literal["watermarked", "control"]
+GROUPS: tuple[Group, ...] = ("watermarked", "control")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an experiment is done to, and with which key."""
+
+    loaded: Loaded
+    key: Key
+    config: RunConfig
+
+
+def batch_seed(seed: int, index: int) -> int:
+    """The seed of batch ``index``, the same for both groups."""
+    return int.from_bytes(hashlib.sha256(f"okr-batch {seed} {index}".encode()).digest()[:8], "big") >> 1
+
+
+def trace_path(group: str, sample: int) -> str:
+    """Where a sample's trace lies, relative to the folder of the run."""
+    return f"{TRACES}/{group}-{sample:04d}.safetensors"
+
+
+def generation_arguments(subject: Subject, new_tokens: int) -> dict[str, Any]:
+    """Plain sampling from the model's own distribution, exactly ``new_tokens`` long."""
+    return generation_defaults(subject.loaded.model) | {
+        "do_sample": True,
+        "temperature": subject.config.temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": new_tokens,
+        "min_new_tokens": new_tokens,
+        "max_length": None,
+    }
+
+
+def encode(subject: Subject, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Prompts as padded ``input_ids`` and ``attention_mask`` on the model's device, cut to what the model can hold."""
+    model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
+    encoder_decoder = model.config.is_encoder_decoder
+    tokenizer.padding_side = "right" if encoder_decoder else "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and not encoder_decoder:
+        room -= subject.config.max_length
+        if room < 1:
+            raise InvalidConfig(
+                f"max_length {subject.config.max_length} leaves no room for a prompt: the model has "
+                f"{model.config.max_position_embeddings} positions"
+            )
+    # Special tokens come first or last; a prompt that is too long loses its beginning only where it must.
+    encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, truncation=room is not None, max_length=room)
+    device = input_device(model)
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def session(subject: Subject, group: Group) -> Any:
+    """The model under the key, or recorded natively: a context manager."""
+    if group == "watermarked":
+        return watermark(subject.loaded.model, subject.key, **subject.config.setting())
+    return record(subject.loaded.model)
+
+
+def synchronise() -> None:
+    """Wait until every card has finished, so that clocks mean something."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts: Sequence[str]) -> dict[str, Any]:
+    """Generate, verify and save batch ``index`` of ``group``; returns its journal record.
+
+    ``prompts`` are those of this batch. Traces are on disk when this returns.
+    """
+    config = subject.config
+    inputs = encode(subject, prompts)
+    with session(subject, group) as recorder:
+        assert isinstance(recorder, Recorder)
+        torch.manual_seed(batch_seed(config.seed, index))
+        synchronise()
+        started = time.perf_counter()
+        traces = recorder.generate(**inputs, **generation_arguments(subject, config.max_length)).traces
+        synchronise()
+        generated = time.perf_counter()
+    first = index * config.batch_size
+    samples = [
+        _sample(subject, folder, group, first + offset, trace, prompt)
+        for offset, (trace, prompt) in enumerate(zip(traces, prompts, strict=True))
+    ]
+    return {
+        "kind": "batch",
+        "group": group,
+        "index": index,
+        "seed": batch_seed(config.seed, index),
+        "samples": samples,
+        "seconds": {"generate": generated - started, "verify": time.perf_counter() - generated},
+    }
+
+
+def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Trace, prompt: str) -> dict[str, Any]:
+    path = trace_path(group, sample)
+    trace.save(folder / path)
+    new = trace.token_ids[trace.prompt_length :].tolist()
+    described = {
+        "sample_id": sample,
+        "prompt": prompt,
+        "text": str(subject.loaded.tokenizer.decode(new, skip_special_tokens=True)).strip(),
+        "new_tokens": trace.new_tokens,
+        "trace": path,
+        "digest": trace.digest().hex(),
+        "verdict": _verify(subject, trace, subject.key).as_dict(),
+    }
+    if group == "control":
+        described["unrelated_p_value"] = _verify(subject, trace, unrelated_key(subject.config.seed, sample)).p_value
+    return described
+
+
+def _verify(subject: Subject, trace: Trace, key: Key) -> Verdict:
+    config = subject.config
+    return verify(subject.loaded.model, trace, key, decoys=config.decoys, alpha=config.alpha, **config.setting())
+
+
+def unrelated_key(seed: int, sample: int) -> Key:
+    """A key that no sample was made under, another one for each control sample. No secret: anyone can derive it."""
+    return Key(hashlib.sha256(f"okr-unrelated-key {seed} {sample}".encode()).digest())
+
+
+def is_whole(folder: Path, batch: dict[str, Any]) -> bool:
+    """Whether the traces of a journalled batch are on disk as they were made."""
+    try:
+        return all(Trace.load(folder / s["trace"]).digest().hex() == s["digest"] for s in batch["samples"])
+    except InvalidTrace:
+        return False

@@ -1,0 +1,8 @@
+"""``python -m okr.run [PRESET] [options]`` is ``okr run [PRESET] [options]``."""
+
+import sys
+
+from okr.cli import main
+
+if __name__ == "__main__":
+    main(["run", *sys.argv[1:]])
