@@ -260,6 +260,7 @@ def main() -> None:
     recipe = RECIPES[arguments.name]
     if arguments.steps:
         recipe = Recipe(**{**recipe.__dict__, "steps": arguments.steps})
+    torch.set_flush_denormal(True)  # rare tokens' optimizer state decays into denormals, which are many times slower
     register()
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True)

@@ -73,7 +73,11 @@ def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments:
     finally:
         journal.stop()
     mask = arguments["attention_mask"].to("cpu").bool()
-    ends = _Ends(arguments.get("eos_token_id", config.eos_token_id), arguments.get("pad_token_id", config.pad_token_id))
+    other_stop = bool(arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria"))
+    ends = _Ends(
+        eos=arguments.get("eos_token_id", config.eos_token_id),
+        pad=arguments.get("pad_token_id", config.pad_token_id) if other_stop else None,
+    )
     return Generation(sequences, _traces(model, header, recorded, sequences.cpu(), prompt.cpu(), mask, ends, arguments))
 
 
@@ -92,7 +96,8 @@ def _mask(prompt: Tensor, pad: int | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Where a generated row ends: at its first end-of-sequence token, or before the padding behind it."""
+    """Where a generated row ends: at its first end-of-sequence token; where other stopping rules are in force
+    (``pad`` is given), before the padding behind it."""
 
     eos: int | list[int] | None
     pad: int | None
@@ -103,7 +108,7 @@ class _Ends:
         stops = torch.isin(new, torch.tensor(ids, dtype=new.dtype)).nonzero() if ids else new[:0]
         if len(stops):
             return prompt_length + int(stops[0]) + 1
-        if self.pad is not None:  # another stopping rule ended this row early
+        if self.pad is not None:
             kept = (new != self.pad).nonzero()
             return prompt_length + (int(kept[-1]) + 1 if len(kept) else 0)
         return len(row)

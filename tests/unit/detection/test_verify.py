@@ -1,0 +1,147 @@
+"""Verification: exact under the null hypothesis, certain under the alternative, and honest about what it cannot tell."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+import okr
+from okr import InvalidSetting, InvalidTrace, Key
+from okr.detection.verify import Decoys, matches
+from okr.routing import find_zone, select
+
+
+def generated(model, key, **setting):
+    ids = torch.randint(3, 256, (2, 6))
+    with okr.watermark(model, key, **setting) as wm:
+        return wm.generate(input_ids=ids, max_new_tokens=30, do_sample=True).traces
+
+
+@pytest.mark.parametrize("zone", ["max", "boundary"])
+@pytest.mark.parametrize("strength", [math.inf, 1.0])
+def test_the_statistic_counts_the_selection_of_the_spec(zone, strength):
+    """Matched slots, computed by thresholds, against the selection itself for every key."""
+    choice, images = torch.randn(40, 12), torch.randn(5, 40, 12)
+    found = find_zone(choice, top_k=3, epsilon=1.0, zone=zone)
+    here = found.opportunity
+    ran = torch.stack([torch.randperm(12)[:3] for _ in range(40)])
+    got = matches(choice[here], images[:, here], ran[here], found.pool[here], found.free[here], strength)
+    for image, count in zip(images, got, strict=True):
+        target = select(choice, image, top_k=3, epsilon=1.0, zone=zone, strength=strength)
+        expected = 0
+        for t in here.nonzero().flatten().tolist():
+            pool = set(found.pool[t].nonzero().flatten().tolist())
+            hits = len(set(ran[t].tolist()) & set(target.indices[t].tolist()) & pool)
+            expected += min(hits, int(found.free[t]))
+        assert int(count) == expected
+
+
+def test_decoys_are_signed_permutations_with_the_claimed_key_first():
+    decoys = Decoys.draw(50, 9, b"seed of the test")
+    claimed = torch.randn(4, 9)
+    scores = decoys.scores(claimed, 0, 51)
+    assert torch.equal(scores[0], claimed)
+    assert torch.equal(scores.abs().sort(-1).values, claimed.abs().sort(-1).values.expand(51, -1, -1))
+    assert len({tuple(row) for row in decoys.columns.tolist()}) > 45
+    assert torch.equal(decoys.scores(claimed, 7, 9), scores[7:9])
+
+
+def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):
+    """One strongly repetitive native text, 400 random keys: P(p <= 0.05) = 0.05 exactly, so more than 47 of 400
+    happen with probability below 1e-6 (20 expected), fewer than 3 likewise."""
+    ids = torch.tensor([[5, 6, 5, 6, 5, 6, 5, 6]])
+    with okr.record(deepseek) as recorder:
+        trace = recorder.generate(input_ids=ids, max_new_tokens=24, do_sample=False).traces[0]
+    setting = {"epsilon": 1.0, "zone": "boundary", "strength": math.inf}
+    p = [
+        okr.verify(deepseek, trace, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, **setting).p_value
+        for i in range(400)
+    ]
+    significant = sum(value <= 0.05 for value in p)
+    assert binom.sf(46, 400, 0.05) < 1e-6
+    assert binom.cdf(2, 400, 0.05) < 1e-6
+    assert significant <= 46
+    assert np.mean(p) > 0.4
+
+
+def test_the_verdict_repeats_and_pools(moe, key, other_key):
+    traces = generated(moe, key, epsilon=2.0)
+    assert okr.verify(moe, traces[0], key) == okr.verify(moe, traces[0], key)
+    single = [okr.verify(moe, trace, key, decoys=19, alpha=0.05) for trace in traces]
+    pooled = okr.verify(moe, traces, key)
+    assert pooled.free_slots == sum(verdict.free_slots for verdict in single)
+    assert pooled.watermarked
+    assert "watermarked under key " + key.id in str(pooled)
+    assert str(okr.verify(moe, traces, other_key)).startswith("not watermarked")
+
+
+def test_other_settings_show_outside_the_zone(deepseek, key):
+    traces = generated(deepseek, key, epsilon=4.0)
+    verdict = okr.verify(deepseek, traces, key, epsilon=0.5)
+    assert verdict.outside_zone > 0
+
+
+def test_a_native_trace_needs_settings(deepseek, key):
+    with okr.record(deepseek) as recorder:
+        trace = recorder.generate(input_ids=torch.tensor([[3, 4]]), max_new_tokens=4, do_sample=False).traces[0]
+    with pytest.raises(InvalidSetting, match="say which epsilon"):
+        okr.verify(deepseek, trace, key)
+    assert okr.verify(deepseek, trace, key, epsilon=1.0, zone="max", strength=math.inf).p_value > 0.001
+
+
+def test_no_opportunity_cannot_tell(deepseek, key):
+    trace = generated(deepseek, key, epsilon=0.0)[0]
+    verdict = okr.verify(deepseek, trace, key)
+    assert verdict.p_value == 1.0
+    assert not verdict.watermarked
+    assert verdict.hit_rate is None
+    assert "cannot tell" in str(verdict)
+
+
+@pytest.mark.parametrize("arguments", [{"decoys": 0}, {"decoys": 98, "alpha": 0.01}, {"alpha": 0.0}, {"alpha": 1.5}])
+def test_tests_that_cannot_decide_are_refused(deepseek, key, arguments):
+    trace = generated(deepseek, key, epsilon=1.0)[0]
+    with pytest.raises(InvalidSetting, match="decoys"):
+        okr.verify(deepseek, trace, key, **arguments)
+
+
+def test_no_traces_are_refused(deepseek, key):
+    with pytest.raises(InvalidTrace, match="no trace"):
+        okr.verify(deepseek, [], key)
+
+
+def test_a_trace_of_another_model_is_refused(deepseek, switch, key):
+    trace = generated(deepseek, key, epsilon=1.0)[0]
+    with pytest.raises(InvalidTrace, match="another model"):
+        okr.verify(switch, trace, key)
+    with torch.no_grad():
+        deepseek.model.layers[1].mlp.gate.weight[0, 0] += 1
+    with pytest.raises(InvalidTrace, match="another model"):
+        okr.verify(deepseek, trace, key)
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused(deepseek, key):
+    trace = generated(deepseek, key, epsilon=1.0)[0]
+    tokens = trace.token_ids.copy()
+    tokens[0] = 256
+    with pytest.raises(InvalidTrace, match="256 tokens"):
+        okr.verify(deepseek, dataclasses.replace(trace, token_ids=tokens), key)
+
+
+def test_a_float32_trace_verifies_in_bfloat16(deepseek, key):
+    traces = generated(deepseek, key, epsilon=2.0)
+    verdict = okr.verify(deepseek.to(torch.bfloat16), traces, key)
+    assert verdict.watermarked
+    assert verdict.hit_rate > 0.9
+
+
+def test_verification_leaves_no_mark_on_the_model(moe, key):
+    traces = generated(moe, key, epsilon=1.0)
+    moe.train()
+    capacities = [vars(module).get("expert_capacity") for module in moe.modules()]
+    okr.verify(moe, traces[0], key, decoys=19, alpha=0.05)
+    assert moe.training
+    assert [vars(module).get("expert_capacity") for module in moe.modules()] == capacities
