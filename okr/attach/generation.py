@@ -73,11 +73,10 @@ def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments:
     finally:
         journal.stop()
     mask = arguments["attention_mask"].to("cpu").bool()
-    other_stop = bool(arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria"))
-    ends = _Ends(
-        eos=arguments.get("eos_token_id", config.eos_token_id),
-        pad=arguments.get("pad_token_id", config.pad_token_id) if other_stop else None,
-    )
+    eos = arguments.get("eos_token_id", config.eos_token_id)
+    other_stop = arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria")
+    padded = other_stop and eos is not None  # transformers pads no finished row where there is no such token
+    ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
     return Generation(sequences, _traces(model, header, recorded, sequences.cpu(), prompt.cpu(), mask, ends, arguments))
 
 

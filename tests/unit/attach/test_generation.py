@@ -106,7 +106,8 @@ def test_a_stop_rule_ends_the_trace_before_the_padding(deepseek, key):
             **prompts(deepseek, [4, 4]),
             max_new_tokens=8,
             do_sample=False,
-            eos_token_id=None,
+            eos_token_id=2,
+            suppress_tokens=[0, 2],  # transformers pads finished rows only where there is an end-of-sequence token
             pad_token_id=0,
             stopping_criteria=StoppingCriteriaList([first_row_stops]),
         )
