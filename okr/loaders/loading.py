@@ -171,7 +171,16 @@ def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], repo
         log.warning(
             "%s: %d weights in the files have no place in the model, such as %s", place.name, len(extra), extra[0]
         )
+    _check_cache(model)
     return model  # type: ignore[no-any-return]
+
+
+def _check_cache(model: PreTrainedModel) -> None:
+    """Generate without a cache where transformers would size the decoder's by a shorter encoder and then fail."""
+    decoder = getattr(model.config, "num_decoder_layers", None)
+    if model.config.is_encoder_decoder and decoder is not None and decoder > model.config.num_hidden_layers:
+        log.info("generating without a cache: the decoder has more layers than the encoder")
+        model.generation_config.use_cache = False
 
 
 @contextmanager

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import edit_config
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    PreTrainedTokenizerFast,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
+)
 
 import okr
 from okr.loaders import EMBEDDED, PRESETS, generation_defaults, loading, sources
@@ -125,6 +129,19 @@ def test_the_class_comes_from_the_configuration(switch_checkpoint: Path, deepsee
     assert okr.load(switch_checkpoint).model.config.is_encoder_decoder
     assert type(okr.load(switch_checkpoint).model).__name__ == "SwitchTransformersForConditionalGeneration"
     assert type(okr.load(deepseek_checkpoint).model).__name__ == "DeepseekForCausalLM"
+
+
+def test_an_encoder_decoder_with_a_deeper_decoder_generates(switch_checkpoint: Path, tmp_path: Path) -> None:
+    config = SwitchTransformersConfig.from_pretrained(
+        switch_checkpoint, num_decoder_layers=4, num_sparse_decoder_layers=2
+    )
+    shutil.copytree(switch_checkpoint, tmp_path / "deep")
+    SwitchTransformersForConditionalGeneration(config).save_pretrained(tmp_path / "deep")
+    for folder, cached in ((switch_checkpoint, True), (tmp_path / "deep", False)):
+        model = okr.load(folder).model
+        assert model.generation_config.use_cache is cached
+        out = model.generate(torch.tensor([[5, 6, 1]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+        assert out.shape == (1, 5)
 
 
 @pytest.mark.parametrize(
