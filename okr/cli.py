@@ -203,10 +203,11 @@ def _safe(value: Any) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code; no traceback for anything the user can put right."""
     logging.getLogger("okr").addHandler(_warnings_to_stderr())
-    sys.exit(_main(sys.argv[1:] if arguments is None else list(arguments)))
+    sys.exit(execute(sys.argv[1:] if arguments is None else list(arguments)))
 
 
-def _main(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; messages go to stderr, results to stdout."""
     try:
         outcome = typer.main.get_command(app).main(list(arguments), prog_name="okr", standalone_mode=False)
     except click.exceptions.Exit as stop:

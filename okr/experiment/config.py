@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
     quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
     max_memory: str | None = Field(
-        default=None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="most memory used on GPU 0, such as 70GiB"
+        default=None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="most memory used on the card, such as 70GiB"
     )
     prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
     prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")
@@ -87,11 +87,12 @@ class RunConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration, where each of its values came from, and the preset it started from."""
+    """A configuration, where each of its values came from, the preset it started from, and what to say of it."""
 
     config: RunConfig
     sources: dict[str, Origin]
     preset: Preset
+    notes: tuple[str, ...] = ()
 
 
 def resolve(
@@ -123,11 +124,15 @@ def resolve(
         sources |= dict.fromkeys(layer, origin)
     if preset is None:
         sources["preset"] = "file" if "preset" in from_file else "default"
+    notes: tuple[str, ...] = ()
+    if chosen.quick_test:
+        quick = variables.get("QUICK_TEST", "1") == "1"
+        notes = ("quick configuration (QUICK_TEST=1)" if quick else "full configuration (QUICK_TEST=0)",)
     try:
         config = RunConfig(**values)
     except ValidationError as error:
         raise InvalidConfig(_complaint(error, sources)) from None
-    return Resolved(config, sources, chosen)
+    return Resolved(config, sources, chosen, notes)
 
 
 def _from_environment(preset: Preset, variables: Mapping[str, str]) -> dict[str, Any]:
@@ -171,6 +176,8 @@ def _complaint(error: ValidationError, sources: Mapping[str, Origin]) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     name = str(problem["loc"][0]) if problem["loc"] else ""
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if problem["type"] == "string_pattern_mismatch":
+        message = f"expected {RunConfig.model_fields[name].description}"
     if problem["type"] == "extra_forbidden":
         return f"unknown setting {name!r}: the settings are {', '.join(RunConfig.model_fields)}"
     if not name:

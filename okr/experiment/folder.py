@@ -137,6 +137,11 @@ class Journal:
         except OSError as error:
             raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from None
 
+    def discard(self) -> None:
+        """Forget everything; closing then removes the file."""
+        self._file.truncate(0)
+        self.header, self.records = None, []
+
     def close(self) -> None:
         """Close the file and give up the lock; a journal in which nothing was written is removed."""
         if self.header is None:

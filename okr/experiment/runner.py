@@ -1,11 +1,10 @@
 """Running an experiment: load, discover, generate and verify both groups, measure the cost, write the results."""
 
 import logging
-import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +12,12 @@ import torch
 
 from okr.attach.engine import keyable_sites
 from okr.discovery import RouterSite, discover
-from okr.errors import InvalidConfig, InvalidTrace
-from okr.experiment import environment, quality
+from okr.errors import InvalidConfig, InvalidTrace, OKRError
+from okr.experiment import quality
 from okr.experiment.assemble import assemble
 from okr.experiment.config import Resolved, RunConfig
 from okr.experiment.folder import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
+from okr.experiment.header import check_same_run, describe_run
 from okr.experiment.logfile import log_to
 from okr.experiment.prompts import read_prompts
 from okr.experiment.results import Results
@@ -31,15 +31,10 @@ from okr.experiment.sampling import (
     make_batch,
     session,
 )
-from okr.loaders import Loaded, check_declared, load, memory_guard
+from okr.loaders import Loaded, load, memory_guard
 from okr.routing import Key, check_setting
-from okr.traces import ModelIdentity
 
 log = logging.getLogger("okr")
-
-SITE_FIELDS = (
-    "path", "stack", "layer", "router_class", "num_experts", "top_k", "hidden_size", "unit", "keyable", "reason"
-)  # fmt: skip
 
 
 class Progress(Protocol):
@@ -77,14 +72,30 @@ def run(resolved: Resolved, *, resume: bool, progress: Progress) -> Results:
         sites = _check(loaded, config)
         key = key or _own_key(folder, journal)
         subject = Subject(loaded, key, config)
-        header = _header(subject, resolved, sites, prompts) | {"load_seconds": seconds}
+        header = describe_run(subject, resolved, sites, prompts) | {"load_seconds": seconds}
         encode(subject, prompts[:1])  # a max_length the model cannot hold is found out before anything is written
         logfile.open()
-        _begin(folder, journal, header, key, config)
-        _finish_batches(subject, folder, journal, prompts, progress)
-        _finish_quality(subject, journal, progress)
-        progress.stage("writing results and report")
-        return _write(folder, journal, config)
+        fresh = journal.header is None
+        try:
+            _begin(folder, journal, header, key, config)
+            _finish_batches(subject, folder, journal, prompts, progress)
+            _finish_quality(subject, journal, progress)
+            progress.stage("writing results and report")
+            return _write(folder, journal, config)
+        except BaseException as error:
+            log.info("stopped: %s", str(error) or type(error).__name__)
+            if fresh and isinstance(error, OKRError) and not journal.records:
+                _discard(folder, journal, resolved)
+            raise
+
+
+def _discard(folder: Path, journal: Journal, resolved: Resolved) -> None:
+    """Take back everything that a run wrote which failed before its first batch was done."""
+    journal.discard()
+    shutil.rmtree(folder / TRACES, ignore_errors=True)
+    (folder / resolved.preset.log_file).unlink(missing_ok=True)
+    if resolved.config.key is None:
+        (folder / KEY).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -138,49 +149,10 @@ def _own_key(folder: Path, journal: Journal) -> Key:
     return Key.generate()
 
 
-def _header(
-    subject: Subject, resolved: Resolved, sites: Sequence[RouterSite], prompts: Sequence[str]
-) -> dict[str, Any]:
-    loaded, config = subject.loaded, resolved.config
-    keyable = [site for site in sites if site.keyable]
-    return {
-        "kind": "header",
-        "config": config.model_dump(mode="json"),
-        "config_sources": resolved.sources,
-        "key_id": subject.key.id,
-        "key_source": KEY if config.key is None else "file",
-        "prompts": list(prompts),
-        "model": {
-            "source": loaded.source,
-            "revision": loaded.revision,
-            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            **ModelIdentity.of(loaded.model, keyable).model_dump(),
-        },
-        "sites": [{name: getattr(site, name) for name in SITE_FIELDS} for site in sites],
-        "environment": environment.describe(loaded.model),
-        "notes": _notes(loaded, resolved, sites),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _notes(loaded: Loaded, resolved: Resolved, sites: Sequence[RouterSite]) -> list[str]:
-    config, notes = resolved.config, []
-    if resolved.sources["model"] == "preset":
-        notes += check_declared(loaded.model.config, **resolved.preset.declared)
-    if config.max_memory is not None and not torch.cuda.is_available():
-        notes.append(f"max_memory {config.max_memory} has no effect: torch sees no CUDA card")
-    if resolved.preset.quick_test:
-        quick = os.environ.get("QUICK_TEST", "1") == "1"
-        notes.append("quick configuration (QUICK_TEST=1)" if quick else "full configuration (QUICK_TEST=0)")
-    notes += [f"router {site.path} is not keyed: {site.reason}" for site in sites if not site.keyable]
-    return notes
-
-
 def _begin(folder: Path, journal: Journal, header: dict[str, Any], key: Key, config: RunConfig) -> None:
     """Write the journal's header, or check that it is this run's."""
     if journal.header is not None:
-        _check_same_run(folder, journal.header, header)
+        check_same_run(folder, journal.header, header)
         return
     if config.key is None and not (folder / KEY).exists():
         key.save(folder / KEY)
@@ -192,22 +164,6 @@ def _begin(folder: Path, journal: Journal, header: dict[str, Any], key: Key, con
     for note in header["notes"]:
         log.info("note: %s", note)
     journal.begin(header)
-
-
-def _check_same_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    exempt = {"output_dir", "key"}  # the folder may be named differently, the key is compared by its id
-    names = [name for name in new["config"] if name not in exempt and old["config"].get(name) != new["config"][name]]
-    differing = [f"{name} (was {old['config'].get(name)}, now {new['config'][name]})" for name in names]
-    if old["prompts"] != new["prompts"] and not differing:
-        differing.append("the prompts")
-    if differing:
-        raise InvalidConfig(f"the run in {folder} had another configuration: {', '.join(differing)}")
-    if old["key_id"] != new["key_id"]:
-        raise InvalidConfig(f"the run in {folder} was made under key {old['key_id']}, not {new['key_id']}")
-    if (old["model"]["structure"], old["model"]["routers"]) != (new["model"]["structure"], new["model"]["routers"]):
-        raise InvalidConfig(f"the run in {folder} was made with another model than the one in {new['model']['source']}")
-    if old["environment"] != new["environment"]:
-        log.warning("versions, device or source differ from when this run began; results.json names the earlier ones")
 
 
 def _batches(config: RunConfig) -> list[tuple[int, Group]]:

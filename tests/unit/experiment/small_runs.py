@@ -1,0 +1,43 @@
+"""What the tests of experiments share: small settings, a tokenizer, progress that nobody sees."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from okr.loaders import passages
+
+PASSPHRASE = "a passphrase for tests only"
+# 5 samples in batches of 2: the last batch is not full.
+SMALL = {"samples": 5, "max_length": 12, "batch_size": 2, "decoys": 199, "alpha": 0.01, "quality_passages": 3}
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def total(self, task: str, count: int) -> None:
+        pass
+
+    def advance(self, task: str, count: int = 1) -> None:
+        pass
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level BPE of 384 entries that puts <bos> first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([passage.text for passage in passages(10)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    ).save_pretrained(folder)

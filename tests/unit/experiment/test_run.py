@@ -1,0 +1,173 @@
+"""A whole run on small untrained models: what it finds, and what it leaves behind."""
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import SMALL, Silent
+
+from okr.detection import verify
+from okr.errors import InvalidConfig
+from okr.experiment.config import resolve
+from okr.experiment.results import Results
+from okr.experiment.runner import run
+from okr.experiment.sampling import batch_seed, unrelated_key
+from okr.loaders import load
+from okr.routing import Key
+from okr.traces import Trace
+
+Experiment = Callable[..., Results]
+
+
+def test_every_watermarked_sample_carries_the_key_and_the_control_does_not_look_like_it(finished: Path) -> None:
+    results = Results.load(finished / "results.json")
+    assert [sample.verdict.watermarked for sample in results.detailed_results] == [True] * SMALL["samples"]
+    assert results.summary.average_hit_rate == 1.0
+    assert results.summary.largest_p_value == 1 / (SMALL["decoys"] + 1)
+    assert results.summary.control_average_hit_rate < 0.9
+    assert all(sample.new_tokens == SMALL["max_length"] for sample in results.detailed_results)
+
+
+def test_the_run_leaves_these_files_and_no_other(finished: Path) -> None:
+    traces = {f"traces/{g}-{i:04d}.safetensors" for g in ("watermarked", "control") for i in range(SMALL["samples"])}
+    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert found == {"results.json", "report.html", "journal.jsonl", "experiment.log", *traces}
+
+
+def test_each_verdict_is_what_verify_says_of_the_saved_trace(
+    finished: Path, deepseek_folder: Path, key_file: Path
+) -> None:
+    results, model = Results.load(finished / "results.json"), load(deepseek_folder).model
+    options = {"decoys": SMALL["decoys"], "alpha": SMALL["alpha"], **results.config.setting()}
+    for sample in (results.detailed_results[3], results.control_results[4]):
+        trace = Trace.load(finished / sample.trace)
+        verdict = verify(model, trace, Key.load(key_file), **options).as_dict()
+        assert sample.verdict.model_dump() == {name: verdict[name] for name in sample.verdict.model_dump()}
+    control = results.control_results[4]
+    unrelated = verify(model, Trace.load(finished / control.trace), unrelated_key(0, 4), **options)
+    assert control.unrelated_p_value == unrelated.p_value
+
+
+def test_expert_loads_are_those_of_the_traces(finished: Path) -> None:
+    results = Results.load(finished / "results.json")
+    for group, name in (("watermarked", "load"), ("control", "control_load")):
+        traces = [Trace.load(path) for path in sorted((finished / "traces").glob(f"{group}-*"))]
+        for index, site in enumerate(results.router_sites):
+            experts = torch.cat([torch.from_numpy(trace.site_experts(index).copy()).flatten() for trace in traces])
+            assert getattr(site, name) == experts.long().bincount(minlength=site.num_experts).tolist()
+            assert sum(getattr(site, name)) > 0
+
+
+def test_both_groups_start_from_the_same_prompts_and_seeds(finished: Path) -> None:
+    journal = [json.loads(line) for line in (finished / "journal.jsonl").read_text().splitlines()]
+    batches = {(record["group"], record["index"]): record for record in journal if record["kind"] == "batch"}
+    for index in range(3):
+        keyed, control = batches["watermarked", index], batches["control", index]
+        assert keyed["seed"] == control["seed"] == batch_seed(0, index)
+        assert [s["prompt"] for s in keyed["samples"]] == [s["prompt"] for s in control["samples"]]
+
+
+def test_a_seed_repeats_a_run_and_another_seed_does_not(
+    finished: Path, deepseek_folder: Path, experiment: Experiment, tmp_path: Path
+) -> None:
+    first = Results.load(finished / "results.json")
+    again = experiment(deepseek_folder, tmp_path / "again")
+    assert again.detailed_results == first.detailed_results
+    assert again.quality == first.quality
+    other = experiment(deepseek_folder, tmp_path / "other", seed=1, samples=1)
+    assert other.detailed_results[0].watermarked_text != first.detailed_results[0].watermarked_text
+
+
+def test_an_encoder_decoder_runs_from_its_own_configuration(
+    switch_folder: Path, experiment: Experiment, tmp_path: Path
+) -> None:
+    results = experiment(switch_folder, tmp_path / "run", preset="tiny-switch", samples=3)
+    assert results.summary.watermarked_samples == 3
+    assert results.summary.average_hit_rate == 1.0
+    assert {site.stack for site in results.router_sites} == {"encoder", "decoder"}
+    assert results.quality.tokens > 0
+
+
+def test_a_fresh_key_is_saved_for_its_owner_only_and_used_again(
+    deepseek_folder: Path, experiment: Experiment, tmp_path: Path
+) -> None:
+    first = experiment(deepseek_folder, tmp_path, key=None, samples=1)
+    path = tmp_path / "key.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Key.load(path).id == first.key_id
+    again = experiment(deepseek_folder, tmp_path, key=None, samples=1, resume=True)
+    assert again.key_id == first.key_id
+    path.unlink()
+    with pytest.raises(InvalidConfig, match=r"key\.json is gone"):
+        experiment(deepseek_folder, tmp_path, key=None, samples=1, resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, deepseek_folder: Path, experiment: Experiment) -> None:
+    before = json.loads((finished / "results.json").read_text())
+    experiment(deepseek_folder, finished, resume=True)
+    after = json.loads((finished / "results.json").read_text())
+    assert {n: v for n, v in before.items() if n != "timings"} == {n: v for n, v in after.items() if n != "timings"}
+
+
+def test_a_damaged_trace_is_made_again(deepseek_folder: Path, experiment: Experiment, tmp_path: Path) -> None:
+    first = experiment(deepseek_folder, tmp_path, samples=3)
+    trace = tmp_path / "traces" / "control-0001.safetensors"
+    whole = trace.read_bytes()
+    trace.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "traces" / "watermarked-0002.safetensors").unlink()
+    again = experiment(deepseek_folder, tmp_path, samples=3, resume=True)
+    assert trace.read_bytes() == whole
+    assert again.detailed_results == first.detailed_results
+    assert again.control_results == first.control_results
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"samples": 6}, r"another configuration: samples \(was 5, now 6\)"),
+        ({"epsilon": 1.0}, r"epsilon \(was inf, now 1.0\)"),
+        ({"key": "other"}, r"was made under key \w{16}, not \w{16}"),
+        ({"key": None}, r"was made under key \w{16}: add --key"),
+        ({"model": "other"}, r"model \(was"),
+    ],
+)
+def test_a_run_is_resumed_only_as_it_was(
+    finished: Path,
+    switch_folder: Path,
+    deepseek_folder: Path,
+    experiment: Experiment,
+    tmp_path: Path,
+    change: dict,
+    complaint: str,
+) -> None:
+    other = tmp_path / "other.json"
+    Key.generate().save(other)
+    change = dict(change)
+    if change.get("key") == "other":
+        change["key"] = str(other)
+    model = switch_folder if change.pop("model", None) else deepseek_folder
+    journal = (finished / "journal.jsonl").read_bytes()
+    with pytest.raises(InvalidConfig, match=complaint):
+        experiment(model, finished, resume=True, **change)
+    assert (finished / "journal.jsonl").read_bytes() == journal
+
+
+def test_the_declared_expert_count_never_wins(deepseek_folder: Path, experiment: Experiment, tmp_path: Path) -> None:
+    resolved = resolve(
+        "deepseek-moe",
+        SMALL | {"output_dir": str(tmp_path / "run"), "device": "cpu", "samples": 1, "batch_size": 1},
+        environment={"QUICK_TEST": "1"},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPSEEK_MOE_LOCAL_PATH", str(deepseek_folder))
+        results = run(resolved, resume=False, progress=Silent())
+    assert any("declared 64 routed experts" in note and "16 is used" in note for note in results.notes)
+    assert any("declared top-8" in note and "4" in note for note in results.notes)
+    assert "quick configuration (QUICK_TEST=1)" in results.notes
+    assert results.config.epsilon == 2.0
+    assert results.config.zone == "max"
+    assert results.model.dtype == "bfloat16"
+    assert (tmp_path / "run" / "deepseek_moe_experiment.log").read_text()
