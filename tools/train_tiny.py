@@ -57,7 +57,7 @@ class Recipe:
 
 RECIPES = {
     "tiny-deepseek-moe": Recipe(steps=1600, batch=12, context=0, target=512, learning_rate=4e-3),
-    "tiny-switch": Recipe(steps=2200, batch=16, context=128, target=256, learning_rate=5e-3),
+    "tiny-switch": Recipe(steps=1600, batch=16, context=128, target=256, learning_rate=4e-3),
 }
 
 
@@ -101,8 +101,8 @@ def build(name: str) -> PreTrainedModel:
             **special,
         )
     )
-    # The embedding is also the output matrix; its default deviation of 1 makes the first logits enormous.
-    nn.init.normal_(model.shared.weight, std=0.05)
+    # The embedding is also the output matrix, behind a factor 1/sqrt(d_model): deviation 1 learns too slowly.
+    nn.init.normal_(model.shared.weight, std=0.02 * model.config.d_model**0.5)
     return model
 
 
@@ -203,14 +203,32 @@ def bits_per_byte(model: PreTrainedModel, stream: Tensor, tail_tokens: int, tail
     return total / math.log(2) / tail_bytes
 
 
+def parameter_groups(model: PreTrainedModel, recipe: Recipe) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors without; steps in proportion to what a matrix does.
+
+    Switch folds attention's 1/sqrt(d_kv) into its query matrices (smaller steps) and divides its logits by
+    sqrt(d_model) (larger steps of the shared embedding).
+    """
+    scale = {}
+    if isinstance(model.config, SwitchTransformersConfig):
+        scale = {"q.weight": model.config.d_kv**-0.5, "shared.weight": model.config.d_model**0.5}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = next((f for end, f in scale.items() if name.endswith(end)), 1.0)
+        groups.setdefault((parameter.dim() >= 2, factor), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay / factor if matrix else 0.0,  # AdamW multiplies it by the rate
+            "lr": recipe.learning_rate * factor,
+        }
+        for (matrix, factor), parameters in groups.items()
+    ]
+
+
 def train(model: PreTrainedModel, streams: list[Tensor], recipe: Recipe) -> None:
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.95),
-        fused=True,
+        parameter_groups(model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
