@@ -52,12 +52,13 @@ class Recipe:
     balance: float = 0.01  # weight of the load-balancing loss
     warmup: int = 100
     weight_decay: float = 0.1
+    flush_denormals: bool = False  # Switch's optimizer state decays into them, and they are many times slower
     seed: int = 0
 
 
 RECIPES = {
     "tiny-deepseek-moe": Recipe(steps=1600, batch=12, context=0, target=512, learning_rate=4e-3),
-    "tiny-switch": Recipe(steps=1600, batch=16, context=128, target=256, learning_rate=4e-3),
+    "tiny-switch": Recipe(steps=1600, batch=16, context=128, target=256, learning_rate=4e-3, flush_denormals=True),
 }
 
 
@@ -271,14 +272,16 @@ def evaluate(directory: Path, texts: dict[str, str], recipe: Recipe) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=RECIPES)
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with " + ", ".join(f"{n}.txt" for n in CORPUS))
+    parser.add_argument(
+        "--corpus", type=Path, required=True, help="folder with " + ", ".join(f"{n}.txt" for n in CORPUS)
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--steps", type=int, help="train for fewer steps (a trial run)")
     arguments = parser.parse_args()
     recipe = RECIPES[arguments.name]
     if arguments.steps:
         recipe = Recipe(**{**recipe.__dict__, "steps": arguments.steps})
-    torch.set_flush_denormal(True)  # rare tokens' optimizer state decays into denormals, which are many times slower
+    torch.set_flush_denormal(recipe.flush_denormals)
     register()
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True)
