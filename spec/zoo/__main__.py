@@ -1,0 +1,20 @@
+"""``python -m spec.zoo [PROFILE] [NAME...]``: every member of the zoo against the clauses it declares."""
+
+import sys
+
+from spec.profiles import PROFILES, Profile
+from spec.zoo import members
+
+if __name__ == "__main__":
+    names = sys.argv[2:]
+    chosen = PROFILES[sys.argv[1]] if len(sys.argv) > 1 else PROFILES["ci"]
+    profile = Profile(chosen.name, chosen.cases, chosen.random, shrink=False)
+    wrong = 0
+    for member in members():
+        if names and member.name not in names:
+            continue
+        answers = member.judge(profile)
+        surprises = [f"{clause} {result.verdict}" for clause, (fine, result) in answers.items() if not fine]
+        wrong += bool(surprises)
+        print(f"{member.name:<20} {'as declared' if not surprises else 'NOT AS DECLARED: ' + ', '.join(surprises)}", flush=True)
+    sys.exit(1 if wrong else 0)

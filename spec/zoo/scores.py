@@ -1,0 +1,97 @@
+"""Bugs of the key scores."""
+
+import numpy as np
+
+from spec.implementations.numpy_router import Array, NumpyRouter
+from spec.strategies import bfloat16
+from spec.zoo import seeded
+
+REST = ("KEY", "ZONE", "STR", "SEL", "TIE", "FAIL")
+
+
+@seeded("no normalisation", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+class NotNormalised(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        return self.dot(hidden, projection.astype(np.float32))
+
+
+@seeded("divided by sqrt(d)", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+class RootOfSize(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        return self.dot(hidden, projection.astype(np.float32)) / np.float32(np.sqrt(hidden.shape[1]))
+
+
+@seeded("sum of absolute values as the norm", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", *REST))
+class OtherNorm(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        norm = np.abs(hidden).sum(axis=1, keepdims=True)
+        return self.dot(hidden / np.where(norm > 0, norm, 1), projection.astype(np.float32))
+
+
+@seeded("h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-003", "SCORE-004", "SCORE-006", "SCORE-008", *REST))
+class ZeroByZero(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True)
+        return self.dot((hidden / norm).astype(np.float32), projection.astype(np.float32))
+
+
+@seeded("a constant added to the norm", fails=("SCORE-003",), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+class PaddedNorm(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True) + 1e-6
+        return self.dot((hidden / norm).astype(np.float32), projection.astype(np.float32))
+
+
+@seeded("states rounded to bfloat16 once more", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST))
+class RoundedStates(NumpyRouter):
+    def dot(self, unit: Array, signs: Array) -> Array:
+        finite = np.isfinite(unit).all(axis=1, keepdims=True)
+        return np.where(finite, bfloat16(np.where(finite, unit, 0)) @ signs, np.nan).astype(np.float32)
+
+
+@seeded("accumulated in float16", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST))
+class HalfSums(NumpyRouter):
+    def dot(self, unit: Array, signs: Array) -> Array:
+        total = np.zeros((len(unit), signs.shape[1]), np.float16)
+        for i in range(unit.shape[1]):
+            total += unit[:, i, None].astype(np.float16) * signs[i].astype(np.float16)
+        return total.astype(np.float32)
+
+
+@seeded("normalised by the norm of the batch", fails=("SCORE-005",), passes=("SCORE-008", *REST))
+class BatchNorm(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        norm = np.linalg.norm(hidden.astype(np.float64))
+        return self.dot((hidden / (norm if norm > 0 else 1)).astype(np.float32), projection.astype(np.float32))
+
+
+@seeded("NaN replaced by 0", fails=("SCORE-006",), passes=("SCORE-001", "SCORE-002", "SCORE-003", "SCORE-008", *REST))
+class NoNan(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        return np.nan_to_num(super().key_scores(hidden, projection))
+
+
+@seeded("centred over the experts", fails=("SCORE-001", "SCORE-007"), passes=("SCORE-002", "SCORE-008", *REST))
+class Centred(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        scores = super().key_scores(hidden, projection)
+        return scores - scores.mean(axis=1, keepdims=True)
+
+
+@seeded("scores returned as float16", fails=("SCORE-001", "SCORE-008"), passes=REST)
+class HalfScores(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        return super().key_scores(hidden, projection).astype(np.float16)
+
+
+@seeded("scores transposed", fails=("SCORE-001",), passes=REST)
+class Transposed(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        return super().key_scores(hidden, projection).T
+
+
+@seeded("writes the normalised state back", fails=("SCORE-001",), passes=REST)
+class NormalisesInPlace(NumpyRouter):
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        hidden /= np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)
+        return self.dot(hidden, projection.astype(np.float32))

@@ -1,0 +1,89 @@
+"""Bugs of the preference."""
+
+import math
+
+import numpy as np
+
+from spec.implementations.numpy_router import Array, NumpyRouter
+from spec.zoo import seeded
+from spec.zoo.zones import _bfloat16
+
+REST = ("KEY", "SCORE", "SEL-001", "SEL-003", "SEL-004", "SEL-012", "TIE-002", "TIE-003", "FAIL", "ZONE-008")
+HARD = ("STR-001", "SEL-010", "SEL-013", "TIE-001", "TIE-006", "ZONE-002", "ZONE-005")
+
+
+@seeded("a moderate number in place of infinite strength", fails=("STR-001",), passes=(*REST, "STR-002", "STR-004"))
+class NearlyInfinite(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return super().preference(c, g, 8.0 if math.isinf(strength) else strength)
+
+
+@seeded("g + lambda c", fails=("STR-002", "STR-006"), passes=(*REST, *HARD, "STR-004"))
+class WrongWayRound(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return g if math.isinf(strength) else g + np.float32(min(strength, 1e30)) * c
+
+
+@seeded("strength ignored", fails=("STR-002", "STR-006"), passes=(*REST, *HARD, "STR-004", "STR-005", "STR-007"))
+class IgnoresStrength(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return g
+
+
+@seeded("lambda taken as its inverse", fails=("STR-002", "STR-006", "STR-007"), passes=(*REST, *HARD, "STR-004"))
+class Inverse(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return g if math.isinf(strength) else c + g / np.float32(min(strength, 1e30))
+
+
+@seeded("sums in bfloat16", fails=("STR-003",), passes=(*REST, *HARD, "STR-004"))
+class RoughSums(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        value = super().preference(c, g, strength)
+        return value if math.isinf(strength) else _bfloat16(np.clip(value, -1e38, 1e38))
+
+
+@seeded("sums in float16", fails=("STR-003",), passes=(*REST, *HARD))
+class HalfSums(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        value = super().preference(c, g, strength)
+        return value if math.isinf(strength) else np.clip(value, -6e4, 6e4).astype(np.float16).astype(np.float32)
+
+
+@seeded("pool and lock as a finite bonus", fails=("STR-004",), passes=(*REST, "STR-001", "STR-006", "TIE-001"))
+class FiniteBonus(NumpyRouter):
+    def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
+        bonus = np.where(locked, np.float32(2e3), np.where(pool, np.float32(0), np.float32(-1e3)))
+        members = np.zeros_like(pool)
+        finite = np.where(np.isfinite(preference), preference, 0)
+        np.put_along_axis(members, self.argsort(-(finite + bonus))[:, :top_k], True, axis=1)
+        return members
+
+
+@seeded("a finite strength drops epsilon", fails=("STR-004",), passes=(*REST, *HARD, "STR-002"))
+class DropsEpsilon(NumpyRouter):
+    def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
+        soft = self.soft
+        return super().members(preference, pool | soft, locked & ~soft, top_k)
+
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        self.soft = (c > -math.inf) & math.isfinite(strength)
+        return super().preference(c, g, strength)
+
+
+@seeded("overflow ties with locked experts", fails=("STR-005",), passes=(*REST, *HARD, "STR-002", "STR-004", "STR-006"))
+class Overflows(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return g if math.isinf(strength) else c + np.float32(strength) * g
+
+
+@seeded("strength clipped to 1", fails=("STR-007",), passes=(*REST, *HARD, "STR-004", "STR-005", "STR-006"))
+class Clipped(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return g if math.isinf(strength) else super().preference(c, g, min(strength, 1.0))
+
+
+@seeded("the smallest key scores win", fails=("STR-001", "SEL-002", "SEL-010"), passes=REST)
+class Smallest(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return super().preference(c, -g, strength)

@@ -1,0 +1,93 @@
+"""Bugs with numbers that tie, or nearly."""
+
+import math
+
+import numpy as np
+
+from spec.implementations.numpy_router import Array, NumpyRouter
+from spec.zoo import seeded
+from spec.zoo.zones import _bfloat16
+
+REST = ("KEY", "SCORE", "ZONE-008", "SEL-003", "SEL-012")
+CLEAR = ("ZONE-002", "ZONE-003", "ZONE-004", "ZONE-005", "STR-001", "SEL-007", "SEL-010")
+
+
+def _last_first(values: Array) -> Array:
+    """Ascending, ties to the higher index."""
+    width = values.shape[1]
+    return width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable")
+
+
+@seeded("equal preferences go to the higher index", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003"))
+class HigherPreference(NumpyRouter):
+    def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
+        rank = np.where(locked, math.inf, np.where(pool, preference, -math.inf))
+        members = np.zeros_like(pool)
+        np.put_along_axis(members, _last_first(-rank)[:, :top_k], True, axis=1)
+        return members
+
+
+@seeded("native ties go to the higher index", fails=("TIE-002", "SEL-001"), passes=(*REST[:2], *CLEAR, "TIE-001", "TIE-003"))
+class HigherNative(NumpyRouter):
+    def native(self, c: Array, top_k: int) -> Array:
+        best = _last_first(-c)[:, :top_k]
+        return np.take_along_axis(best, np.argsort(-np.take_along_axis(c, best, 1), axis=1, kind="stable"), 1)
+
+
+@seeded("output ties in descending index order", fails=("TIE-003", "SEL-002"), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+class HigherOutput(NumpyRouter):
+    def ordered(self, c: Array, members: Array, top_k: int) -> Array:
+        return _last_first(np.where(members, -c, math.inf))[:, :top_k]
+
+
+@seeded("-0 sorted below +0", fails=("TIE-004",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003", "TIE-006"))
+class SignedZeros(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        value = super().preference(c, g, strength)
+        return np.where((value == 0) & np.signbit(value), np.float32(-1e-40), value)
+
+
+@seeded("equal sums go to the higher choice score", fails=("TIE-005",), passes=(*REST, *CLEAR, "TIE-001", "TIE-004"))
+class ByChoice(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        value = super().preference(c, g, strength)
+        return value if math.isinf(strength) else value + np.float32(1e-5) * c
+
+
+@seeded("equal preferences go to the higher choice score", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003"))
+class ByChoiceAlways(NumpyRouter):
+    def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
+        rank = np.where(locked, math.inf, np.where(pool, preference, -math.inf))
+        members = np.zeros_like(pool)
+        best = np.stack([np.lexsort((-c, -r)) for c, r in zip(self.c, rank, strict=True)]) if len(rank) else rank.astype(int)
+        np.put_along_axis(members, best[:, :top_k], True, axis=1)
+        return members
+
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        self.c = c
+        return super().preference(c, g, strength)
+
+
+@seeded("key scores rounded to bfloat16", fails=("TIE-006",), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+class RoughKeys(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return super().preference(c, _bfloat16(g), strength)
+
+
+@seeded("key scores within 1e-6 tie", fails=("TIE-006",), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+class Close(NumpyRouter):
+    def preference(self, c: Array, g: Array, strength: float) -> Array:
+        return super().preference(c, np.round(g.astype(np.float64), 6).astype(np.float32), strength)
+
+
+@seeded("choice scores rounded to bfloat16", fails=("TIE-007",), passes=("KEY", "SCORE", *CLEAR, "TIE-001", "TIE-002"))
+class RoughChoice(NumpyRouter):
+    def select(self, choice: Array, key_scores: Array, **setting: object) -> object:  # type: ignore[override]
+        return super().select(_bfloat16(choice), key_scores, **setting)  # type: ignore[arg-type]
+
+
+@seeded("an unstable sort", fails=("TIE-001",), passes=(*REST[:2], "ZONE-008", *CLEAR))
+class Unstable(NumpyRouter):
+    def argsort(self, values: Array) -> Array:
+        shuffled = np.random.default_rng(0).permutation(values.shape[1])
+        return shuffled[np.argsort(values[:, shuffled], axis=1, kind="stable")]

@@ -1,0 +1,164 @@
+"""Bugs of the zones."""
+
+import math
+
+import numpy as np
+
+from spec.implementations.numpy_router import Array, NumpyRouter, Selection
+from spec.strategies import bfloat16
+from spec.zoo import seeded
+
+REST = ("KEY", "SCORE")
+NATIVE = ("TIE-002", "FAIL-004", "SEL-012", "ZONE-008")
+
+
+def _bfloat16(values: Array) -> Array:
+    """Rounded where finite."""
+    return np.where(np.isfinite(values), bfloat16(np.where(np.isfinite(values), values, 0)), values).astype(np.float32)
+
+
+@seeded("NaN settings pass the check", fails=("ZONE-001",), passes=(*REST, "STR", "SEL", "TIE", "FAIL"))
+class LaxSettings(NumpyRouter):
+    def check(self, experts: int, top_k: int, epsilon: float, zone: str, strength: float) -> None:
+        if top_k < 1 or top_k > experts or epsilon < 0 or strength <= 0 or zone not in ("max", "boundary"):
+            raise ValueError("setting out of range")
+
+
+@seeded("unknown zones taken as boundary", fails=("ZONE-001",), passes=(*REST, "STR", "SEL", "TIE", "FAIL"))
+class AnyZone(NumpyRouter):
+    def check(self, experts: int, top_k: int, epsilon: float, zone: str, strength: float) -> None:
+        super().check(experts, top_k, epsilon, "max", strength)
+
+
+@seeded("the max zone measured from the k-th score", fails=("ZONE-002", "SEL-002"), passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE))
+class FromTheKth(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        if zone == "max":
+            kth = -np.sort(-c, axis=1)[:, top_k - 1, None]
+            return (c > -math.inf) & (c >= self.lower_edge(kth, epsilon)), np.zeros(c.shape, bool)
+        return super().zone(c, top_k, epsilon, zone)
+
+
+@seeded("the best expert locked in the max zone", fails=("ZONE-003", "SEL-010"), passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE))
+class KeepsTheBest(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        pool, locked = super().zone(c, top_k, epsilon, zone)
+        best = (c == c.max(axis=1, keepdims=True)) & (zone == "max")
+        return pool & ~best, locked | best
+
+
+@seeded("locked from the (k+2)-th score", fails=("ZONE-004",), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+class LocksTooMuch(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        pool, locked = super().zone(c, top_k, epsilon, zone)
+        if zone == "max" or math.isinf(epsilon):
+            return pool, locked
+        ranked = np.concatenate([-np.sort(-c, axis=1), np.full((len(c), 2), -math.inf, c.dtype)], axis=1)
+        more = (c > self.upper_edge(ranked[:, top_k + 1, None], epsilon)) & (c >= ranked[:, top_k - 1, None])
+        return pool & ~more, locked | more
+
+
+@seeded("nothing locked in the boundary zone", fails=("ZONE-004", "SEL-009"), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+class LocksNothing(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        pool, locked = super().zone(c, top_k, epsilon, zone)
+        return pool | locked, np.zeros_like(locked)
+
+
+@seeded("reach measured from b_out", fails=("ZONE-005",), passes=(*REST, "ZONE-002", "ZONE-003", "ZONE-004", *NATIVE))
+class ReachesTooFar(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        pool, locked = super().zone(c, top_k, epsilon, zone)
+        if zone == "max":
+            return pool, locked
+        ranked = np.concatenate([-np.sort(-c, axis=1), np.full((len(c), 1), -math.inf, c.dtype)], axis=1)
+        return (c > -math.inf) & (c >= self.lower_edge(ranked[:, top_k, None], epsilon)) & ~locked, locked
+
+
+@seeded("barred experts compete", fails=("ZONE-006", "ZONE-009"), passes=(*REST, "TIE-001", "SEL-012"))
+class LetsInTheBarred(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        pool, locked = super().zone(c, top_k, epsilon, zone)
+        return pool | ((c == -math.inf) & math.isinf(epsilon)), locked
+
+
+@seeded("locked experts forgotten in the count of slots", fails=("ZONE-007",), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+class CountsWrong(NumpyRouter):
+    def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
+        return np.asarray(pool.sum(axis=1) > top_k)
+
+
+@seeded("infinite epsilon taken as none", fails=("ZONE-009", "STR-001"), passes=(*REST, "ZONE-011", *NATIVE))
+class NoInfinity(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        return super().zone(c, top_k, 0.0 if math.isinf(epsilon) else epsilon, zone)
+
+
+@seeded("zones capped at epsilon = 2", fails=("ZONE-009",), passes=(*REST, "ZONE-010", "ZONE-011", *NATIVE))
+class Capped(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        return super().zone(c, top_k, min(epsilon, 2.0), zone)
+
+
+@seeded("epsilon taken modulo 2", fails=("ZONE-010",), passes=(*REST, *NATIVE))
+class Wraps(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        return super().zone(c, top_k, epsilon if math.isinf(epsilon) else epsilon % 2, zone)
+
+
+@seeded("the lower edge left outside", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001"))
+class OpenEdge(NumpyRouter):
+    def lower_edge(self, base: Array, epsilon: float) -> Array:
+        return np.nextafter(super().lower_edge(base, epsilon), np.float32(math.inf))
+
+
+@seeded("the lock's edge locked", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001"))
+class ClosedLock(NumpyRouter):
+    def upper_edge(self, base: Array, epsilon: float) -> Array:
+        return np.nextafter(super().upper_edge(base, epsilon), np.float32(-math.inf))
+
+
+@seeded("edges with a tolerance", fails=("ZONE-012", "TIE-007"), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005"))
+class Tolerant(NumpyRouter):
+    def lower_edge(self, base: Array, epsilon: float) -> Array:
+        edge = super().lower_edge(base, epsilon)
+        return np.where(np.isfinite(edge), edge - np.float32(1e-5) * np.abs(edge), edge)
+
+    def upper_edge(self, base: Array, epsilon: float) -> Array:
+        edge = super().upper_edge(base, epsilon)
+        return np.where(np.isfinite(edge), edge + np.float32(1e-5) * np.abs(edge), edge)
+
+
+@seeded("edges in bfloat16", fails=("ZONE-012",), passes=(*REST, "STR-001", *NATIVE))
+class RoughEdges(NumpyRouter):
+    def lower_edge(self, base: Array, epsilon: float) -> Array:
+        return _bfloat16(super().lower_edge(base, epsilon))
+
+    def upper_edge(self, base: Array, epsilon: float) -> Array:
+        return _bfloat16(super().upper_edge(base, epsilon))
+
+
+@seeded("the zone reported before soundness", fails=("ZONE-013",), passes=(*REST, "SEL", "TIE", "STR"))
+class ReportsTooMuch(NumpyRouter):
+    def select(
+        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> Selection:
+        setting = {"top_k": top_k, "epsilon": epsilon, "zone": zone, "strength": strength}
+        answer = super().select(choice, key_scores, **setting)  # type: ignore[arg-type]
+        pool, locked = self.zone(choice, top_k, epsilon, zone)
+        return answer._replace(pool=pool, locked=locked)
+
+
+@seeded("as many competitors as slots counted", fails=("ZONE-013",), passes=(*REST, "ZONE-007", "SEL", "TIE", "STR"))
+class CountsTheForced(NumpyRouter):
+    def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
+        free = top_k - locked.sum(axis=1)
+        return np.asarray((pool.sum(axis=1) >= free) & (free > 0))
+
+
+@seeded("the (k+1)-th score read at k = E", fails=("ZONE-008",), passes=(*REST, "ZONE-002", "ZONE-003", "SEL-012"))
+class CrashesAtE(NumpyRouter):
+    def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
+        if zone == "boundary":
+            np.sort(c, axis=1)[:, -top_k - 1]
+        return super().zone(c, top_k, epsilon, zone)
