@@ -1,7 +1,6 @@
 """Fixtures shared by every test: small models of both structures, random and embedded; Hypothesis profiles."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,12 +15,11 @@ settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     """Every test starts from one seed, whatever ran before it."""
     import torch
 
     torch.manual_seed(0)
-    yield
 
 
 def random_deepseek(**changes):

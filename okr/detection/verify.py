@@ -9,19 +9,19 @@ uniform, however dependent the tokens are: a randomisation test (Hemerik and Goe
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.stats import norm
 from torch import Tensor, nn
 
 from okr.attach import Setting, replay
 from okr.attach.routings import Projector
+from okr.detection.decoys import Decoys, matches
 from okr.detection.verdict import SiteScore, Verdict
 from okr.discovery import RouterSite
 from okr.errors import InvalidSetting, InvalidTrace
-from okr.routing import Key, check_setting, find_zone, preference
+from okr.routing import Key, check_setting, find_zone
 from okr.traces import Trace
 
 _CHUNK = 2**22  # scores held at once: keys x tokens x experts
@@ -77,34 +77,6 @@ def _setting(trace: Trace, epsilon: float | None, zone: str | None, strength: fl
     return Setting(epsilon, zone, strength)
 
 
-@dataclass(frozen=True)
-class Decoys:
-    """``count`` random images of a site's projection: columns permuted, signs changed. Shapes [count + 1, E].
-
-    Image 0 is the identity, the claimed key itself.
-    """
-
-    columns: Int[Tensor, "keys experts"]
-    signs: Float[Tensor, "keys experts"]
-
-    @classmethod
-    def draw(cls, count: int, experts: int, seed: bytes) -> "Decoys":
-        """Drawn from ``seed`` on the CPU, so that every device sees the same."""
-        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
-        columns = torch.rand(count + 1, experts, generator=generator).argsort(-1)
-        signs = torch.randint(0, 2, (count + 1, experts), generator=generator).float() * 2 - 1
-        columns[0], signs[0] = torch.arange(experts), 1.0
-        return cls(columns, signs)
-
-    def scores(
-        self, claimed: Float[Tensor, "tokens experts"], first: int, last: int
-    ) -> Float[Tensor, "keys tokens experts"]:
-        """Key scores of the images ``first`` to ``last`` - 1, given the claimed key's."""
-        columns = self.columns[first:last].to(claimed.device)
-        signs = self.signs[first:last].to(claimed.device)
-        return claimed[:, columns].transpose(0, 1) * signs[:, None]
-
-
 class _Tally:
     """Counts of one site over any number of traces, for the claimed key and all its decoys."""
 
@@ -138,30 +110,8 @@ class _Tally:
             step = max(1, _CHUNK // choice.numel())
             for first in range(0, len(self.matched), step):
                 scores = self.decoys.scores(claimed, first, first + step)
-                self.matched[first : first + step] += matches(
-                    choice, scores, experts, pool, free, setting.strength
-                ).cpu()
-
-
-def matches(
-    choice: Float[Tensor, "tokens experts"],
-    scores: Float[Tensor, "keys tokens experts"],
-    experts: Int[Tensor, "tokens top_k"],
-    pool: Bool[Tensor, "tokens experts"],
-    free: Int[Tensor, " tokens"],
-    strength: float,
-) -> Float[Tensor, " keys"]:
-    """For every key, how many free slots hold an expert that the key prefers: the statistic of the test.
-
-    An expert of the pool is preferred if its preference is among the ``free`` largest of the pool.
-    """
-    rank = preference(choice, scores, strength).masked_fill_(~pool, -math.inf)
-    best = rank.topk(experts.shape[-1], dim=-1).values
-    index = (free - 1).expand(rank.shape[:-1])[..., None]
-    threshold = best.gather(-1, index)
-    ran = rank.gather(-1, experts.expand(len(rank), -1, -1))
-    hits = ((ran >= threshold) & pool.gather(-1, experts)).sum(-1)
-    return torch.minimum(hits, free).sum(-1).double()
+                hits = matches(choice, scores, experts, pool, locked, setting.strength)
+                self.matched[first : first + step] += hits.cpu()
 
 
 def _verdict(tallies: Sequence[_Tally], key: Key, decoys: int, alpha: float) -> Verdict:

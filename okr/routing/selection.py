@@ -73,8 +73,8 @@ def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: f
 
 
 def preference(
-    choice: Float[Tensor, "tokens experts"], key_scores: Float[Tensor, "*keys tokens experts"], strength: float
-) -> Float[Tensor, "*keys tokens experts"]:
+    choice: Float[Tensor, "tokens *#keys experts"], key_scores: Float[Tensor, "tokens *keys experts"], strength: float
+) -> Float[Tensor, "tokens *keys experts"]:
     """What the pool is ranked by: the key score alone, or choice + strength * key score where strength is finite."""
     if strength == math.inf:
         return key_scores

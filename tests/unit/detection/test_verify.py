@@ -1,4 +1,4 @@
-"""Verification: exact under the null hypothesis, certain under the alternative, and honest about what it cannot tell."""
+"""Verification: exact under the null hypothesis, certain under the alternative, honest otherwise."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 import okr
 from okr import InvalidSetting, InvalidTrace, Key
-from okr.detection.verify import Decoys, matches
+from okr.detection.decoys import Decoys, matches
 from okr.routing import find_zone, select
 
 
@@ -24,12 +24,12 @@ def generated(model, key, **setting):
 @pytest.mark.parametrize("strength", [math.inf, 1.0])
 def test_the_statistic_counts_the_selection_of_the_spec(zone, strength):
     """Matched slots, computed by thresholds, against the selection itself for every key."""
-    choice, images = torch.randn(40, 12), torch.randn(5, 40, 12)
+    choice, images = torch.randn(40, 12), torch.randn(40, 5, 12)
     found = find_zone(choice, top_k=3, epsilon=1.0, zone=zone)
     here = found.opportunity
     ran = torch.stack([torch.randperm(12)[:3] for _ in range(40)])
-    got = matches(choice[here], images[:, here], ran[here], found.pool[here], found.free[here], strength)
-    for image, count in zip(images, got, strict=True):
+    got = matches(choice[here], images[here], ran[here], found.pool[here], found.locked[here], strength)
+    for image, count in zip(images.unbind(1), got, strict=True):
         target = select(choice, image, top_k=3, epsilon=1.0, zone=zone, strength=strength)
         expected = 0
         for t in here.nonzero().flatten().tolist():
@@ -43,10 +43,10 @@ def test_decoys_are_signed_permutations_with_the_claimed_key_first():
     decoys = Decoys.draw(50, 9, b"seed of the test")
     claimed = torch.randn(4, 9)
     scores = decoys.scores(claimed, 0, 51)
-    assert torch.equal(scores[0], claimed)
-    assert torch.equal(scores.abs().sort(-1).values, claimed.abs().sort(-1).values.expand(51, -1, -1))
+    assert torch.equal(scores[:, 0], claimed)
+    assert torch.equal(scores.abs().sort(-1).values, claimed.abs().sort(-1).values[:, None].expand(-1, 51, -1))
     assert len({tuple(row) for row in decoys.columns.tolist()}) > 45
-    assert torch.equal(decoys.scores(claimed, 7, 9), scores[7:9])
+    assert torch.equal(decoys.scores(claimed, 7, 9), scores[:, 7:9])
 
 
 def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):

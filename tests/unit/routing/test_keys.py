@@ -16,6 +16,7 @@ from okr import InvalidKey, Key
 from okr.routing import key_id, projection
 
 SECRET = b"a secret of 23 bytes..."
+ENCODED = base64.b64encode(SECRET).decode()
 
 
 def test_key_id_is_the_published_hash():
@@ -65,8 +66,8 @@ def test_file_that_others_may_read_is_refused(tmp_path):
         b"[]",
         b"{}",
         b'{"format": "okr-key-1"}',
-        json.dumps({"format": "okr-key-2", "secret": base64.b64encode(SECRET).decode(), "key_id": key_id(SECRET)}).encode(),
-        json.dumps({"format": "okr-key-1", "secret": base64.b64encode(SECRET).decode(), "key_id": "0" * 16}).encode(),
+        json.dumps({"format": "okr-key-2", "secret": ENCODED, "key_id": key_id(SECRET)}).encode(),
+        json.dumps({"format": "okr-key-1", "secret": ENCODED, "key_id": "0" * 16}).encode(),
         json.dumps({"format": "okr-key-1", "secret": "AAAA", "key_id": "0" * 16}).encode(),
         json.dumps({"format": "okr-key-1", "secret": 5, "key_id": key_id(SECRET)}).encode(),
     ],
@@ -78,7 +79,7 @@ def test_damaged_file_is_refused_without_showing_it(tmp_path, content):
     with pytest.raises(InvalidKey, match="not an OKR key file") as caught:
         Key.load(path)
     shown = "".join(traceback.format_exception(caught.value))
-    assert base64.b64encode(SECRET).decode() not in shown
+    assert ENCODED not in shown
 
 
 @pytest.mark.parametrize("path", ["missing.json", "."])
@@ -108,7 +109,7 @@ def test_generated_keys_differ():
 def test_secret_is_in_no_representation():
     key = Key(SECRET)
     shown = repr(key) + str(key) + f"{key}" + repr(vars(type(key)))
-    for form in (SECRET.decode(), SECRET.hex(), base64.b64encode(SECRET).decode(), repr(SECRET)):
+    for form in (SECRET.decode(), SECRET.hex(), ENCODED, repr(SECRET)):
         assert form not in shown
     assert copy.deepcopy(key) is key
     for refuse in (pickle.dumps, copy.copy):

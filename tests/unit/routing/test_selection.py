@@ -5,6 +5,7 @@ The executable spec judges the same functions much harder; these are the propert
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 import torch
@@ -156,6 +157,6 @@ def test_a_zone_never_shrinks_as_epsilon_grows():
     for kind in ("max", "boundary"):
         zones = [find_zone(choice, top_k=4, epsilon=e, zone=kind) for e in (0.1, 0.5, 1.0, 3.0, INF)]
         members = [z.pool | z.locked for z in zones]
-        for i, (small, large) in enumerate(zip(members, members[1:], strict=False)):
+        for i, (small, large) in enumerate(pairwise(members)):
             here = zones[i].opportunity
             assert (large[here] | ~small[here]).all()
