@@ -2,7 +2,8 @@
 
 from okr.routing.keys import Key, key_id, projection
 from okr.routing.scores import key_scores
-from okr.routing.selection import ZONES, Selection, Zone, check_setting, find_zone, preference, select
+from okr.routing.selection import Selection, Zone, find_zone, preference, select
+from okr.routing.settings import ZONES, check_setting
 
 __all__ = [
     "ZONES",
