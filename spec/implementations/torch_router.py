@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from okr.routing import keys, scores, selection
+from okr.routing import check_setting, keys, scores, selection
 
 Array = NDArray[Any]
 
@@ -27,7 +27,7 @@ class TorchRouter:
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
     ) -> Any:
         """See okr.routing.selection.select."""
-        selection.check_setting(top_k, choice.shape[1], epsilon, zone, strength)
+        check_setting(top_k, choice.shape[1], epsilon, zone, strength)
         answer = self.selected(torch.tensor(choice), torch.tensor(key_scores), top_k, epsilon, zone, strength)
         return selection.Selection(*(part.numpy() for part in answer))
 
