@@ -1,0 +1,79 @@
+"""False alarms: correct implementations on many generated cases, in float32 and bfloat16 numbers."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spec import oracle, strategies
+from spec.adapters import load
+from spec.cases import FloatArray, ScoreCase, SelectCase
+from spec.profiles import Profile
+from spec.subject import Subject
+
+CORRECT = ("numpy", "torch", "reordered", "float64")
+SCORES_SHARE = 0.1  # of the cases ask key_scores, the others select
+
+
+def rounded(values: FloatArray) -> FloatArray:
+    """To bfloat16 where finite."""
+    finite = np.isfinite(values)
+    return np.where(finite, strategies.bfloat16(np.where(finite, values, 0)), values).astype(np.float32)
+
+
+def upper_bound(trials: int, confidence: float = 0.95) -> float:
+    """Clopper-Pearson: the largest false alarm rate that ``trials`` cases without one leave credible."""
+    return float(1 - (1 - confidence) ** (1 / trials))
+
+
+def run(cases: int, names: tuple[str, ...] = CORRECT) -> list[dict[str, Any]]:
+    """For each implementation and number format: cases judged, and accusations."""
+    subjects = [Subject(load(name)) for name in names]
+    found = []
+    for numbers in ("float32", "bfloat16"):
+        alarms: dict[str, list[str]] = {name: [] for name in names}
+        change = rounded if numbers == "bfloat16" else np.asarray
+
+        def ask(case: SelectCase | ScoreCase, change: Any = change, alarms: dict[str, list[str]] = alarms) -> None:
+            for name, subject in zip(names, subjects, strict=True):
+                problem = _problem(subject, _changed(case, change))
+                if problem:
+                    alarms[name].append(problem)
+
+        scored = int(cases * SCORES_SHARE)
+        for strategy, count in ((_selects(), cases - scored), (strategies.score_cases(), scored)):
+            Profile("alarms", count, shrink=False).settings()(given(strategy)(ask))()
+        for name in names:
+            found.append(
+                {
+                    "implementation": name,
+                    "numbers": numbers,
+                    "cases": cases,
+                    "alarms": len(alarms[name]),
+                    "first": alarms[name][:1],
+                    "bound": upper_bound(cases),
+                }
+            )
+    return found
+
+
+def _selects() -> st.SearchStrategy[SelectCase]:
+    broken = st.sampled_from(("nan", "inf", "few", "key")).flatmap(strategies.unsound).map(lambda pair: pair[0])
+    plain = strategies.cases()
+    return st.one_of(plain, plain, plain, plain, broken)
+
+
+def _changed(case: SelectCase | ScoreCase, change: Any) -> SelectCase | ScoreCase:
+    if isinstance(case, SelectCase):
+        return SelectCase(change(case.choice), change(case.key), case.setting)
+    return ScoreCase(change(case.hidden), case.projection)
+
+
+def _problem(subject: Subject, case: SelectCase | ScoreCase) -> str:
+    if isinstance(case, SelectCase):
+        problem = oracle.problem(case, subject.select(case))
+        return "" if problem is None else f"{problem} in {case!r}"
+    exact, bound = oracle.key_scores(case.hidden, case.projection)
+    fine = (np.abs(subject.key_scores(case) - exact) <= bound + 1e-300).all()
+    return "" if fine else f"key scores of {case!r}"

@@ -1,0 +1,131 @@
+"""Mutants of a source file: one small change each, made on its syntax tree."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SWAPS: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+    ast.Add: (ast.Sub,),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Div,),
+    ast.Div: (ast.Mult,),
+    ast.FloorDiv: (ast.Mult,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+    ast.And: (ast.Or,),
+    ast.Or: (ast.And,),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``name`` is stable as long as the code it changes is: function, and the expression before and after."""
+
+    name: str
+    line: int
+    tree: ast.Module
+
+
+def mutants(source: str) -> list[Mutant]:
+    """All mutants of a module, in source order. Docstrings, annotations, imports and messages are left alone."""
+    tree = ast.parse(source)
+    sites = [*_sites(tree, "")]
+    found = []
+    for number, (owner, _) in enumerate(sites):
+        original = sites[number][1]
+        for change in _changes(original):
+            mutated = copy.deepcopy(tree)
+            target = [*_sites(mutated, "")][number][1]
+            before = ast.unparse(target)
+            _apply(target, change)
+            found.append(Mutant(f"{owner}: {before} -> {ast.unparse(target)}", target.lineno, ast.fix_missing_locations(mutated)))
+    names: dict[str, int] = {}
+    unique = []
+    for mutant in found:
+        names[mutant.name] = names.get(mutant.name, 0) + 1
+        suffix = f" (#{names[mutant.name]})" if names[mutant.name] > 1 else ""
+        unique.append(Mutant(mutant.name + suffix, mutant.line, mutant.tree))
+    return unique
+
+
+def _sites(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.expr | ast.stmt]]:
+    """Every expression and statement that may be changed, with the function it stands in."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "bases", "exc", "msg"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                continue  # a docstring
+            inner = owner
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                inner = f"{owner}.{child.name}" if owner else child.name
+            elif isinstance(child, ast.Assign) and not owner and isinstance(child.targets[0], ast.Name):
+                inner = child.targets[0].id
+            if inner == "__all__" or isinstance(child, ast.JoinedStr):
+                continue  # what a name exports or a message says is no behaviour of the algorithm
+            if inner and isinstance(child, ast.expr | ast.Raise):
+                yield inner, child
+            yield from _sites(child, inner)
+
+
+def _changes(node: ast.AST) -> list[object]:
+    match node:
+        case ast.Compare():
+            return [(i, swap) for i, op in enumerate(node.ops) for swap in _SWAPS.get(type(op), ())]
+        case ast.BinOp() | ast.BoolOp():
+            return list(_SWAPS.get(type(node.op), ()))
+        case ast.UnaryOp():
+            return ["drop"] if isinstance(node.op, ast.Not | ast.Invert | ast.USub) else []
+        case ast.Constant(value=bool()):
+            return [not node.value]
+        case ast.Constant(value=int()):
+            return [node.value + 1, node.value - 1]
+        case ast.Constant(value=str()):
+            return [node.value + "x"] if node.value and not node.value.startswith("cannot") else []
+        case ast.Constant(value=bytes()):
+            return [node.value + b"x"]
+        case ast.IfExp():
+            return ["drop"]
+        case ast.Raise():
+            return ["pass"]
+    return []
+
+
+def _apply(node: ast.AST, change: object) -> None:
+    """Change ``node`` in place."""
+    match node:
+        case ast.Compare():
+            assert isinstance(change, tuple)
+            node.ops[change[0]] = change[1]()
+        case ast.BinOp() | ast.BoolOp():
+            assert isinstance(change, type)
+            node.op = change()
+        case ast.UnaryOp():
+            _become(node, node.operand)
+        case ast.IfExp():
+            node.body, node.orelse = node.orelse, node.body
+        case ast.Constant():
+            node.value = change  # type: ignore[assignment]
+        case ast.Raise():
+            _become(node, ast.copy_location(ast.Pass(), node))
+
+
+def _become(node: ast.AST, other: ast.AST) -> None:
+    for name in node._fields:
+        if hasattr(node, name):
+            delattr(node, name)
+    node.__class__ = other.__class__  # type: ignore[assignment]
+    node.__dict__.update(other.__dict__)

@@ -1,0 +1,100 @@
+"""Runs the mutants of okr.routing against the clauses, each in a process of its own.
+
+Only a clause that is violated (an assertion) kills a mutant; crashes and hangs are counted apart. A mutant lives on if
+every clause of the routing level and of the key chapter passes.
+"""
+
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spec.adapters import load
+from spec.adequacy.mutants import Mutant, mutants
+from spec.profiles import Profile
+from spec.registry import Clause
+from spec.runner import chosen, run_clause
+from spec.subject import Subject
+
+MODULES = ("okr.routing.keys", "okr.routing.scores", "okr.routing.selection")
+FIRST = {"keys": "key", "scores": "score", "selection": "zone"}  # the chapter that is asked first
+PROFILE = Profile("mutation", 60, shrink=False)
+LIMIT = 240.0  # seconds for one mutant
+
+
+def clauses(module: str) -> list[Clause]:
+    """The clauses that may kill, likely killers first."""
+    first = FIRST[module.rpartition(".")[2]]
+    able = [c for c in chosen([]) if c.level == "routing" or c.room == "key"]
+    return sorted(able, key=lambda c: c.room != first)
+
+
+def run(module: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Each mutant of ``module`` with its fate: killed, crash, timeout or survived, and by which clause."""
+    source = Path(importlib.import_module(module).__file__ or "").read_text("utf-8")
+    found = []
+    for mutant in mutants(source):
+        if only and mutant.name not in only:
+            continue
+        fate = _in_child(module, mutant)
+        found.append({"module": module, "line": mutant.line, "mutant": mutant.name, **fate})
+        print(f"{fate['fate']:<9} {fate['clause']:<14} {module.rpartition('.')[2]}:{mutant.line} {mutant.name[:90]}", file=sys.stderr)
+    return found
+
+
+def _in_child(module: str, mutant: Mutant) -> dict[str, str]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(_fate(module, mutant), pipe)
+        os._exit(0)
+    os.close(writer)
+    content = b""
+    while select.select([reader], [], [], LIMIT)[0]:
+        chunk = os.read(reader, 1 << 16)
+        if not chunk:
+            break
+        content += chunk
+    else:
+        os.kill(child, signal.SIGKILL)
+    os.close(reader)
+    _, status = os.waitpid(child, 0)
+    if content:
+        return dict(json.loads(content))
+    hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return {"fate": "timeout" if hung else "crash", "clause": "", "what": "the process"}
+
+
+def _fate(module: str, mutant: Mutant) -> dict[str, str]:
+    """Patch the module in place and ask the clauses. Clauses in which the mutant only crashes are remembered."""
+    apart = {"fate": "", "clause": "", "what": ""}
+    try:
+        target = importlib.import_module(module)
+        exec(compile(mutant.tree, target.__file__ or module, "exec"), target.__dict__)
+        _share(module, target)
+        subject = Subject(load("okr"), timeout=10)
+        for clause in clauses(module):
+            result = run_clause(subject, clause, PROFILE)
+            if result.verdict == "fail" and result.failure is not None:
+                return {"fate": "killed", "clause": clause.id, "what": result.failure.what[:120]}
+            if result.verdict not in ("pass", "not applicable") and not apart["fate"]:
+                fate = "timeout" if result.verdict == "timeout" else "crash"
+                apart = {"fate": fate, "clause": clause.id, "what": (result.note or str(result.failure))[:120]}
+    except Exception as error:
+        apart = {"fate": "crash", "clause": "", "what": f"{type(error).__name__}: {error}"[:120]}
+    return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
+
+
+def _share(module: str, target: Any) -> None:
+    """Names that the package re-exports must be the mutated ones."""
+    package = importlib.import_module(module.rpartition(".")[0])
+    for name in vars(package):
+        if hasattr(target, name) and not name.startswith("_"):
+            setattr(package, name, getattr(target, name))

@@ -1,0 +1,36 @@
+"""``pytest spec --okr-impl IMPL``: every clause a test, its id the test's name."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from spec import registry
+from spec.adapters import load
+from spec.profiles import PROFILES
+from spec.runner import smoke
+from spec.subject import Subject
+from spec.verdicts import BadImplementation, UsageError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--okr-impl", default="okr", help="the implementation to judge, as okr conform takes it")
+    parser.addoption("--okr-profile", default="ci", choices=sorted(PROFILES), help="how hard to look")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "clause" in metafunc.fixturenames:
+        metafunc.parametrize("clause", registry.load().values(), ids=lambda clause: clause.id)
+
+
+@pytest.fixture(scope="session")
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """The implementation, after a first simple call."""
+    try:
+        implementation = load(request.config.getoption("--okr-impl"))
+        found = Subject(implementation)
+        smoke(found)
+    except (UsageError, BadImplementation) as error:
+        pytest.exit(f"the adapter is broken: {error}", returncode=3)
+    yield found
+    if callable(getattr(implementation, "close", None)):
+        implementation.close()

@@ -1,0 +1,67 @@
+"""Implementations that misbehave as programs, not as routers."""
+
+import time
+
+import numpy as np
+
+from spec.implementations.numpy_router import NumpyRouter
+
+
+class Hangs(NumpyRouter):
+    """Never answers where a score is NaN."""
+
+    def sound(self, c, top_k):
+        while np.isnan(c).any():
+            time.monotonic()
+        return super().sound(c, top_k)
+
+
+class HangsAtOnce(NumpyRouter):
+    def zone(self, c, top_k, epsilon, zone):
+        while True:
+            time.monotonic()
+
+
+class Crashes(NumpyRouter):
+    def sound(self, c, top_k):
+        if np.isnan(c).any():
+            raise RuntimeError("no NaN please")
+        return super().sound(c, top_k)
+
+
+class CrashesAtOnce(NumpyRouter):
+    def zone(self, c, top_k, epsilon, zone):
+        raise RuntimeError("not today")
+
+
+class WrongShape(NumpyRouter):
+    def sound(self, c, top_k):
+        self.nan = np.isnan(c).any()
+        return super().sound(c, top_k)
+
+    def select(self, choice, key_scores, **setting):
+        answer = super().select(choice, key_scores, **setting)
+        return answer._replace(indices=answer.indices[:, :0]) if self.nan else answer
+
+
+class WrongDtype(WrongShape):
+    def select(self, choice, key_scores, **setting):
+        answer = NumpyRouter.select(self, choice, key_scores, **setting)
+        return answer._replace(indices=answer.indices.astype(float)) if self.nan else answer
+
+
+class Mutates(NumpyRouter):
+    def select(self, choice, key_scores, **setting):
+        answer = super().select(choice, key_scores, **setting)
+        if np.isnan(choice).any():
+            choice[:] = 0
+        return answer
+
+
+class OnlySelect:
+    name = "only select"
+    select = NumpyRouter().select
+
+
+class Nothing:
+    """Has no function at all."""

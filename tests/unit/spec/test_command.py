@@ -1,0 +1,167 @@
+"""okr conform: exit codes, verdicts, reports, and the same verdict through every adapter."""
+
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from spec.command import Request, run
+from spec.implementations import stdlib_vectors
+
+HERE = Path(__file__).parent
+IMPOSTORS = f"{HERE / 'impostors.py'}:"
+WORKER = f"cmd:{sys.executable} -m spec.adapters.worker "
+
+
+def conform(implementation, *clauses, tmp_path=None, **options):
+    """Exit code and JSON report."""
+    path = tmp_path / "report.json" if tmp_path else None
+    outputs = {"json": path} if path else None
+    code = run(Request(implementation, clauses, options.pop("profile", "smoke"), outputs, **options))
+    return code, json.loads(path.read_text("utf-8")) if path and path.exists() else None
+
+
+def test_a_correct_router_conforms(tmp_path):
+    code, report = conform("numpy", "OKR-KEY-00", "OKR-ZONE", "OKR-TIE", tmp_path=tmp_path)
+    assert code == 0
+    assert report["conforms"]
+    assert report["passed"] == report["applicable"] == sum(c["verdict"] == "pass" for c in report["clauses"])
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [("Hangs", "timeout"), ("Crashes", "crash"), ("WrongShape", "shape"), ("WrongDtype", "dtype"), ("Mutates", "mutated")],
+)
+def test_each_misbehaviour_has_its_own_verdict(name, verdict, tmp_path):
+    code, report = conform(IMPOSTORS + name, "OKR-FAIL-001", tmp_path=tmp_path, timeout=0.3)
+    assert code == 1
+    assert [c["verdict"] for c in report["clauses"]] == [verdict]
+
+
+@pytest.mark.parametrize("name", ["HangsAtOnce", "CrashesAtOnce", "Nothing"])
+def test_an_adapter_that_fails_the_first_call_is_broken(name, capsys):
+    assert conform(IMPOSTORS + name, "OKR-SEL-002", timeout=0.3)[0] == 3
+    assert "adapter is broken" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["no.such.module:router", "spec.implementations.numpy_router:absent", "cmd:/no/such/program", "vectors:absent.json"]
+)
+def test_an_adapter_that_cannot_be_loaded_is_broken(name, capsys):
+    assert conform(name, "OKR-SEL-002")[0] == 3
+    assert "adapter is broken" in capsys.readouterr().err
+
+
+def test_a_program_that_dies_is_broken(capsys):
+    assert conform(f"cmd:{sys.executable} -c 'raise SystemExit(7)'", "OKR-KEY-002")[0] == 3
+    assert "exit status 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("implementation", "clauses", "options"),
+    [
+        ("numpy", ["OKR-NO"], {}),
+        ("nonsense", [], {}),
+        ("absent.py:router", [], {}),
+        ("numpy", [], {"profile": "fast"}),
+        ("numpy", [], {"known_failures": Path("absent.txt")}),
+        ("numpy", ["OKR-TIE-001"], {"outputs": {"json": Path("/no/such/folder/report.json")}}),
+    ],
+)
+def test_wrong_usage_is_one_line(implementation, clauses, options, capsys):
+    assert run(Request(implementation, tuple(clauses), **{"profile": "smoke", **options})) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_missing_function_is_unsupported_and_never_passes(tmp_path):
+    code, report = conform(IMPOSTORS + "OnlySelect", "OKR-SCORE-001", "OKR-TIE-001", tmp_path=tmp_path)
+    assert code == 1
+    assert [c["verdict"] for c in report["clauses"]] == ["unsupported", "pass"]
+    assert (report["passed"], report["applicable"]) == (1, 2)
+
+
+def test_a_defect_of_the_suite_is_told_apart(monkeypatch, tmp_path):
+    from spec import oracle
+
+    monkeypatch.setattr(oracle, "native", None)
+    code, report = conform("numpy", "OKR-FAIL-005", tmp_path=tmp_path)
+    assert code == 4
+    assert report["clauses"][0]["verdict"] == "suite error"
+
+
+@pytest.mark.parametrize("router", ["spec.zoo.ties:HigherPreference", "spec.implementations.numpy_router:NumpyRouter"])
+def test_every_adapter_gives_the_same_verdicts(router, tmp_path):
+    clauses = ("OKR-TIE-001", "OKR-TIE-002", "OKR-KEY-002", "OKR-SCORE-002", "OKR-SEL-012")
+    script = tmp_path / "router.py"
+    module, name = router.split(":")
+    script.write_text(f"from {module} import {name} as Router\n")
+    found = []
+    for implementation in (router, f"{script}:Router", WORKER + router):
+        _, report = conform(implementation, *clauses, tmp_path=tmp_path)
+        found.append([(c["id"], c["verdict"], c["cases"], c.get("failure", {}).get("case")) for c in report["clauses"]])
+    assert found[0] == found[1] == found[2]
+    assert [verdict for _, verdict, _, _ in found[0]].count("fail") == (1 if "zoo" in router else 0)
+
+
+def test_answers_worked_out_elsewhere_are_judged_like_live_ones(tmp_path):
+    from spec import vectors
+
+    documents = [json.loads(path.read_text("utf-8")) for path in vectors.files()]
+    answers = {
+        v["id"]: stdlib_vectors.answer(v["function"], dict(v["input"])) for document in documents for v in document["vectors"]
+    }
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"answers": answers}))
+    code, _ = conform(f"vectors:{path}", "OKR-TIE", "OKR-STR", tmp_path=tmp_path)
+    assert code == 0
+    answers["selections/tied-keys"] = {"indices": [[1, 5]]}
+    path.write_text(json.dumps({"answers": answers}))
+    code, report = conform(f"vectors:{path}", "OKR-TIE", tmp_path=tmp_path)
+    assert code == 1
+    assert [c["id"] for c in report["clauses"] if c["verdict"] == "fail"] == ["OKR-TIE-001"]
+
+
+def test_known_failures_are_strict_and_need_reasons(tmp_path, capsys):
+    known = tmp_path / "known.txt"
+    router = "spec.zoo.ties:HigherPreference"
+    known.write_text("OKR-TIE-001 the kernel sorts backwards\n# a comment\n")
+    assert conform(router, "OKR-TIE-001", "OKR-TIE-002", known_failures=known)[0] == 0
+    assert "as expected" in capsys.readouterr().out
+    known.write_text("OKR-TIE-001 the kernel sorts backwards\nOKR-TIE-002 no longer true\n")
+    assert conform(router, "OKR-TIE-001", "OKR-TIE-002", known_failures=known)[0] == 1
+    assert "take it off the list" in capsys.readouterr().out
+    for text in ("OKR-TIE-001\n", "OKR-NO-001 a reason\n"):
+        known.write_text(text)
+        assert conform(router, "OKR-TIE-001", known_failures=known)[0] == 2
+
+
+def test_a_failure_fits_one_screen_and_can_be_repeated(capsys):
+    assert conform("spec.zoo.ties:HigherPreference", "OKR-TIE-001")[0] == 1
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 40
+    for part in ("Equal preferences go to the lower index", "expected", "got", "often", "reproduce", "okr conform"):
+        assert part in text
+    snippet = text[text.index("import numpy") : text.index("  again")]
+    namespace = {}
+    exec("\n".join(line.strip() for line in snippet.splitlines()), namespace)
+    assert "[" in capsys.readouterr().out
+
+
+def test_equal_runs_give_equal_reports(tmp_path):
+    texts = []
+    for _ in range(2):
+        _, report = conform("spec.zoo.ties:RoughKeys", "OKR-TIE", tmp_path=tmp_path, profile="ci")
+        del report["seconds"]
+        texts.append(json.dumps(report))
+    assert texts[0] == texts[1]
+
+
+def test_the_other_reports(tmp_path):
+    outputs = {kind: tmp_path / kind for kind in ("junit", "html", "badge")}
+    assert run(Request("spec.zoo.ties:HigherPreference", ("OKR-TIE",), "smoke", outputs)) == 1
+    suite = ElementTree.parse(outputs["junit"]).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("7", "1")
+    assert "6 of 7" in outputs["html"].read_text("utf-8")
+    assert ElementTree.parse(outputs["badge"]).getroot().get("aria-label") == "OKR conformance 6/7"

@@ -1,0 +1,37 @@
+"""The mutation driver changes what it says it changes."""
+
+import ast
+
+from spec.adequacy.mutants import mutants
+
+SOURCE = '''
+"""Docstring 1."""
+LIMIT = 16
+__all__ = ["f"]
+
+def f(a: int, b: int = 2) -> bool:
+    """Docstring 2."""
+    if not a:
+        raise ValueError(f"message {b}")
+    return a < b and a + 1 > 0
+'''
+
+
+def test_mutants_differ_from_the_source_and_compile():
+    original = ast.unparse(ast.parse(SOURCE))
+    found = mutants(SOURCE)
+    texts = [ast.unparse(mutant.tree) for mutant in found]
+    assert original not in texts
+    assert len(set(texts)) == len(texts)
+    assert len({mutant.name for mutant in found}) == len(found)
+    for mutant in found:
+        compile(mutant.tree, "mutant", "exec")
+
+
+def test_every_kind_of_change_is_made_and_words_are_left_alone():
+    names = [mutant.name for mutant in mutants(SOURCE)]
+    for part in ("LIMIT: 16 -> 17", "f: a < b -> a <= b", "f: a < b -> a > b", "a + 1 -> a - 1", "not a -> a", "-> pass", " and ", " 2 -> 3"):
+        assert any(part in name for name in names), part
+    assert not any("Docstring" in name and "Docstringx" in name for name in names)
+    assert not any("message" in name.split("->")[1] for name in names)
+    assert not any("__all__" in name for name in names)

@@ -1,0 +1,135 @@
+"""The generators really produce what the clauses are about, at stated minimum frequencies."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from spec import oracle, strategies
+
+CASES = 400
+
+
+def sample(strategy):
+    """CASES cases, always the same."""
+    drawn = []
+
+    @settings(max_examples=CASES, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def collect(case):
+        drawn.append(case)
+
+    collect()
+    return drawn
+
+
+def share(cases, label):
+    return sum(bool(label(case)) for case in cases) / len(cases)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return sample(strategies.cases())
+
+
+def rows(case):
+    return list(oracle.rows(case))
+
+
+def zones(case):
+    return [zone for c, g in rows(case) for zone in oracle.zones(c, g, case.setting)]
+
+
+def near(case):
+    """Two different scores of a token within 2^-20 of each other."""
+    for c, _ in rows(case):
+        finite = sorted({x for x in c if math.isfinite(x)})
+        if any(0 < b - a <= 2**-20 * max(1, abs(b)) for a, b in zip(finite, finite[1:], strict=False)):
+            return True
+    return False
+
+
+LABELS = {
+    "ties among choice scores": (0.3, lambda k: any(len(set(c)) < len(c) for c, _ in rows(k))),
+    "ties among key scores": (0.3, lambda k: any(len(set(g)) < len(g) for _, g in rows(k))),
+    "near-ties among choice scores": (0.05, near),
+    "barred experts": (0.2, lambda k: np.isneginf(k.choice).any()),
+    "whole groups barred": (0.05, lambda k: k.experts >= 16 and np.isneginf(k.choice).any()),
+    "k = E": (0.08, lambda k: k.setting.top_k == k.experts),
+    "k = 1": (0.15, lambda k: k.setting.top_k == 1),
+    "E = 1": (0.03, lambda k: k.experts == 1),
+    "E of 64 or more": (0.1, lambda k: k.experts >= 64),
+    "several tokens": (0.3, lambda k: k.tokens > 1),
+    "boundary zone": (0.25, lambda k: k.setting.zone == "boundary"),
+    "max zone": (0.25, lambda k: k.setting.zone == "max"),
+    "epsilon = 0": (0.03, lambda k: k.setting.epsilon == 0),
+    "epsilon = inf": (0.03, lambda k: math.isinf(k.setting.epsilon)),
+    "finite strength": (0.3, lambda k: math.isfinite(k.setting.strength)),
+    "infinite strength": (0.05, lambda k: math.isinf(k.setting.strength)),
+    "opportunities": (0.25, lambda k: any(z.opportunity for z in zones(k))),
+    "no opportunity": (0.25, lambda k: any(not z.opportunity for z in zones(k))),
+    "locked experts at an opportunity": (0.03, lambda k: any(z.locked for z in zones(k))),
+    "pools of 2 to 4": (0.1, lambda k: any(2 <= len(z.pool) <= 4 for z in zones(k))),
+    "pools above 8": (0.05, lambda k: any(len(z.pool) > 8 for z in zones(k))),
+    "numbers that are bfloat16": (0.2, lambda k: np.array_equal(k.key, strategies.bfloat16(k.key))),
+}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_cases_hold_enough_of(cases, label):
+    least, found = LABELS[label]
+    assert share(cases, found) >= least
+
+
+def test_some_zones_are_open_by_rounding():
+    drawn = sample(strategies.small(strength=math.inf))
+    assert share(drawn, lambda k: len(zones(k)) > k.tokens) >= 0.01
+
+
+def test_sound_cases_are_sound(cases):
+    for case in cases:
+        assert not np.isnan(case.choice).any()
+        assert not np.isposinf(case.choice).any()
+        assert np.isfinite(case.key).all()
+        assert 1 <= case.setting.top_k <= case.experts
+
+
+def test_distinct_cases_have_one_zone_and_no_ties():
+    for case in sample(strategies.distinct()):
+        for c, g in rows(case):
+            assert len(set(c)) == len(c)
+            assert len(set(g)) == len(g)
+            assert len(oracle.zones(c, g, case.setting)) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "spoilt"),
+    [
+        ("nan", lambda c, g, k: any(map(math.isnan, c))),
+        ("inf", lambda c, g, k: math.inf in c),
+        ("few", lambda c, g, k: sum(x > -math.inf for x in c) < k),
+        ("key", lambda c, g, k: not all(map(math.isfinite, g))),
+    ],
+)
+def test_unsound_cases_are_spoilt_as_told(what, spoilt):
+    for case, token in sample(strategies.unsound(what)):
+        assert [spoilt(c, g, case.setting.top_k) for c, g in rows(case)].index(True) == token
+        assert oracle.zones(*rows(case)[token], case.setting) == [oracle.Zone(frozenset(), frozenset(), False)]
+
+
+def test_score_cases_stay_in_the_promised_range():
+    drawn = sample(strategies.score_cases())
+    for case in drawn:
+        largest = np.abs(case.hidden[case.hidden != 0])
+        assert largest.size == 0 or 2.0**-30 <= largest.max() <= 2.0**31
+    assert share(drawn, lambda k: (k.hidden == 0).all(axis=1).any()) >= 0.01
+    assert share(drawn, lambda k: k.hidden.shape[1] >= 64) >= 0.2
+
+
+@given(st.floats(-1e6, 1e6, width=32))
+def test_bfloat16_rounds_to_the_nearest(value):
+    rounded = float(strategies.bfloat16([value])[0])
+    neighbours = [float(np.array([int(np.float32(rounded).view(np.uint32)) + d], np.uint32).view(np.float32)[0]) for d in (-65536, 65536)]
+    assert all(abs(value - rounded) <= abs(value - other) for other in neighbours if math.isfinite(other)) or rounded == 0
