@@ -6,9 +6,9 @@ from the chosen experts by itself, to the last bit. Names, parameters, state dic
 or pickle of an attached router is a plain, unattached one.
 """
 
-import copyreg
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MethodType
 from typing import Any, Protocol
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
 from okr.discovery import RouterSite, discover
-from okr.discovery.discover import router_input
 from okr.discovery.interception import Interception
+from okr.discovery.probe import example_arguments
 from okr.errors import AlreadyAttached, RouterNotFound, UnsupportedRouter
 
 
@@ -36,24 +36,62 @@ class SiteRouting(Protocol):
         """Told which experts ran [T, k]; NOTHING_RAN where the family's capacity dropped the token."""
 
 
+class Guard:
+    """Raises after a forward of the whole model in which no attached router ever ran: kernels may bypass them.
+
+    Hooked to the model; a copy or pickle of it is idle.
+    """
+
+    def __init__(self, idle: bool = False) -> None:
+        self.ran = idle
+
+    def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
+        if not self.ran:
+            raise UnsupportedRouter(
+                f"a forward of {type(model).__name__} ran none of its keyed routers: its experts are chosen elsewhere "
+                f"(by a kernel?), so nothing would be keyed"
+            )
+
+    def __reduce__(self) -> Any:
+        return Guard, (True,)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What an attached router needs at each call."""
+
+    site: RouterSite
+    routing: SiteRouting
+    family: Family
+    guard: Guard
+
+
+def _blank(native: Any) -> Any:
+    """An instance of ``native`` without state: what copies and pickles of an attached router start from."""
+    return native.__new__(native)
+
+
 class _Attached(nn.Module):
     """Mixin of every attached router class."""
 
-    _okr_native: type
+    _okr_native: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        site, routing, family = self.__dict__["_okr_attachment"]
-        hidden = (args[0] if args else next(iter(kwargs.values()))).reshape(-1, site.hidden_size)
+        attachment = self.__dict__["_okr_attachment"]
+        site, routing = attachment.site, attachment.routing
+        states = args[0] if args else next(iter(kwargs.values()))
+        hidden = states.reshape(-1, site.hidden_size)
         with Interception(
-            site.num_experts, site.top_k, lambda scores, native: routing.choose(scores, hidden, native)
+            site, states.shape[:-1], lambda scores, native: routing.choose(scores, hidden, native)
         ) as seen:
             output = self._okr_native.forward(self, *args, **kwargs)
-        if tuple(seen.calls) != site.calls or seen.chosen is None or len(seen.chosen) != len(hidden):
+        if not seen.complete(len(hidden)):
             raise UnsupportedRouter(
-                f"{site.path} ({site.router_class}) ranked experts by {seen.calls or 'no call'} instead of "
-                f"{list(site.calls)}: its forward changed since it was discovered"
+                f"{site.path} ({site.router_class}) ranked experts by {seen.seen or 'no call'} instead of "
+                f"{[name for name, _ in site.calls]}: in this mode its forward does not rank as it was proven to"
             )
-        output, experts = family.finish(output, seen.chosen, routing.dropped)
+        output, experts = attachment.family.finish(output, seen.chosen, routing.dropped)
+        attachment.guard.ran = True
         routing.ran(experts)
         return output
 
@@ -61,18 +99,18 @@ class _Attached(nn.Module):
         state = {name: value for name, value in self.__dict__.items() if name != "_okr_attachment"}
         if "_old_forward" in state:
             state["_old_forward"] = MethodType(self._okr_native.forward, self)
-        return copyreg.__newobj__, (self._okr_native,), state  # type: ignore[attr-defined]
+        return _blank, (self._okr_native,), state
 
 
 @cache
-def _attached_class(native: type) -> type:
+def _attached_class(native: Any) -> Any:
     namespace = {"_okr_native": native, "__module__": native.__module__, "__doc__": native.__doc__}
     return type(f"Attached{native.__name__}", (_Attached, native), namespace)
 
 
-def _swap_in(module: nn.Module, site: RouterSite, routing: SiteRouting, family: Family) -> None:
-    native = type(module)
-    module.__dict__["_okr_attachment"] = (site, routing, family)
+def _swap_in(module: nn.Module, attachment: Attachment) -> None:
+    native: Any = type(module)
+    module.__dict__["_okr_attachment"] = attachment
     module.__class__ = _attached_class(native)
     if "_old_forward" in module.__dict__:  # accelerate dispatched this module: its hook calls this instead of forward
         module.__dict__["_old_forward"] = MethodType(type(module).forward, module)
@@ -81,7 +119,7 @@ def _swap_in(module: nn.Module, site: RouterSite, routing: SiteRouting, family: 
 def _swap_out(module: nn.Module) -> None:
     if not isinstance(module, _Attached):
         return
-    native = module._okr_native
+    native: Any = module._okr_native
     module.__class__ = native
     module.__dict__.pop("_okr_attachment", None)
     if "_old_forward" in module.__dict__:
@@ -101,15 +139,19 @@ def attached(
         raise AlreadyAttached(
             f"this {type(model).__name__} already runs under a watermark, a recorder or a replay; leave that first"
         )
-    families = [family_of(module) for module in modules]
-    for module, site, family in zip(modules, sites, families, strict=True):
-        _prove(module, site, family)
-    undo = []
+    guard = Guard()
+    attachments = [
+        Attachment(site, routing, family_of(module), guard)
+        for module, site, routing in zip(modules, sites, routings, strict=True)
+    ]
+    for module, attachment in zip(modules, attachments, strict=True):
+        _prove(module, attachment)
+    undo: list[Callable[[], None]] = [model.register_forward_hook(guard).remove]
     try:
-        for module, site, routing, family in zip(modules, sites, routings, families, strict=True):
+        for module, attachment in zip(modules, attachments, strict=True):
             if replay:
-                undo.append(family.prepare_replay(module))
-            _swap_in(module, site, routing, family)
+                undo.append(attachment.family.prepare_replay(module))
+            _swap_in(module, attachment)
         yield
     finally:
         for module in modules:
@@ -121,7 +163,7 @@ def attached(
 class _Native:
     """Feeds a router's own choice back to it: the proof that interception changes nothing by itself."""
 
-    dropped = None
+    dropped: Tensor | None = None
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
         return native
@@ -131,20 +173,45 @@ class _Native:
 
 
 @torch.no_grad()
-def _prove(module: nn.Module, site: RouterSite, family: Family) -> None:
-    """Raise UnsupportedRouter unless the intercepted router, fed its own choice, repeats its output bit for bit."""
+def _prove(module: nn.Module, attachment: Attachment) -> None:
+    """Raise UnsupportedRouter unless the intercepted router, fed its own choice, repeats its output bit for bit.
+
+    On a few random states on the router's device, in a shape that it takes.
+    """
+    site = attachment.site
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if device is None:
+        device = "cpu" if parameter is None else parameter.device
+    dtype = torch.float32 if parameter is None else parameter.dtype
+    generator = torch.Generator().manual_seed(0)
     training = module.training
     module.eval()
     try:
-        hidden = router_input(module, site.hidden_size, sequence=False)
-        native = module(hidden)
-        _swap_in(module, site, _Native(), family)
-        intercepted = module(hidden)
+        for leading in ((2, 3), (6,)):
+            hidden = torch.randn(*leading, site.hidden_size, generator=generator).to(device=device, dtype=dtype)
+            problem = _difference(module, attachment, hidden)
+            if not problem:
+                return
+    finally:
+        module.train(training)
+    raise UnsupportedRouter(f"{site.path} ({site.router_class}) cannot be keyed: {problem}")
+
+
+def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> str:
+    """How the router's output for ``hidden`` changes when its own choice is fed back, or ""."""
+    try:
+        native = module(hidden.clone(), **example_arguments(module, hidden))
+        _swap_in(module, replace(attachment, routing=_Native(), guard=Guard()))
+        intercepted = module(hidden.clone(), **example_arguments(module, hidden))
+    except UnsupportedRouter as error:
+        return str(error)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        return f"its forward failed on random states ({type(error).__name__})"
     finally:
         _swap_out(module)
-        module.train(training)
-    if not all(map(torch.equal, _tensors(native), _tensors(intercepted))):
-        raise UnsupportedRouter(f"{site.path} ({site.router_class}): its native choice, fed back, changes its output")
+    same = all(map(torch.equal, _tensors(native), _tensors(intercepted)))
+    return "" if same else "its native choice, fed back, changes its output"
 
 
 def _tensors(output: Any) -> list[Tensor]:

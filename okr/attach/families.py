@@ -1,4 +1,4 @@
-"""The few families whose routers do more than choose and weigh, each with its reason."""
+"""What the engine does for routers that do more than choose and weigh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from okr.discovery.exceptions import EXCEPTIONS
 from okr.traces import NOTHING_RAN
 
 UNLIMITED = 2**31 - 1
@@ -44,10 +45,10 @@ class Capacity(Family):
         return (mask, weight, logits), torch.where(ran, chosen, NOTHING_RAN)
 
 
-FAMILIES: dict[str, Family] = {"SwitchTransformersTop1Router": Capacity()}
-"""Router class name -> how it differs."""
+_KINDS: dict[str, Family] = {"capacity": Capacity()}
 
 
 def family_of(module: nn.Module) -> Family:
-    """The family of a router module."""
-    return FAMILIES.get(type(module).__name__, Family())
+    """How a router module's family is handled; :data:`okr.discovery.exceptions.EXCEPTIONS` says which and why."""
+    exception = EXCEPTIONS.get(type(module).__name__)
+    return Family() if exception is None else _KINDS[exception.kind]

@@ -50,7 +50,7 @@ class Projector:
 class Native:
     """Routes natively and tells ``report`` which experts ran."""
 
-    dropped = None
+    dropped: Tensor | None = None
 
     def __init__(self, report: Callable[[Tensor], None] | None = None) -> None:
         self.report = report

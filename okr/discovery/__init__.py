@@ -1,6 +1,6 @@
 """What routers a model has: RouterSite records, found and proven, never guessed."""
 
-from okr.discovery.discover import discover
-from okr.discovery.sites import RouterSite
+from okr.discovery.discover import Search, discover, discover_config, search
+from okr.discovery.sites import RouterSite, table
 
-__all__ = ["RouterSite", "discover"]
+__all__ = ["RouterSite", "Search", "discover", "discover_config", "search", "table"]

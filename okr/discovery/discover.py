@@ -1,114 +1,211 @@
-"""Finding a model's routers: by what its classes say they record, by their shapes, and by a proof."""
+"""Finding a model's routers: candidates by evidence, each proven by what its own forward does."""
 
-import re
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from okr.discovery.candidates import Candidate, Tree, parent_of
+from okr.discovery.exceptions import BYPASSES, EXCEPTIONS
 from okr.discovery.probe import Finding, probe
 from okr.discovery.sites import RouterSite
 from okr.errors import RouterNotFound
 
-_NAMES = ("router", "gate")
-_CLASSES = re.compile(r"(Router|Gate|Gating|TopK)$")
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found, and its log: one line for every module looked at, with why it is or is not a router."""
+
+    sites: list[RouterSite]
+    log: tuple[str, ...]
 
 
 def discover(model: nn.Module) -> list[RouterSite]:
-    """Every router of ``model``, in the order in which its layers run.
+    """Every router of ``model``, encoder before decoder, in the order of its layers; those that cannot be keyed too.
 
+    Runs no forward of the model and touches no weights: it works on offloaded, quantised and ``meta`` models alike.
     Raises RouterNotFound, with a log of what was looked at, when there is none.
     """
-    log: list[str] = []
-    sites = [_site(model, path, router, log) for path, router in _candidates(model, log)]
-    found = [site for site in sites if site is not None]
-    if not found:
+    found = search(model)
+    if not found.sites:
         raise RouterNotFound(
             f"no router found in {type(model).__name__} (未找到任何gate层): is it a Mixture-of-Experts model? "
-            f"looked at {len(log)} modules, see the discovery log",
-            tuple(log),
+            f"looked at {len(found.log)} modules, see the discovery log",
+            found.log,
         )
-    return found
+    return found.sites
 
 
-def _candidates(model: nn.Module, log: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that the model's classes record as routers, or that sit beside experts under a router's name."""
-    recorded = tuple(_recorded_classes(model))
-    modules = dict(model.named_modules())
-    for path, module in modules.items():
-        parent, _, name = path.rpartition(".")
-        beside_experts = isinstance(getattr(modules.get(parent), "experts", None), nn.Module)
-        named = name in _NAMES and (beside_experts or _CLASSES.search(type(module).__name__))
-        if isinstance(module, recorded) or named:
-            yield path, module
-        elif beside_experts or name.startswith(_NAMES):
-            log.append(f"{path} ({type(module).__name__}): not a router by class or name")
-    if not log:
-        log.extend(f"{path} ({type(module).__name__}): no experts beside it" for path, module in modules.items())
+def search(model: nn.Module) -> Search:
+    """What :func:`discover` finds, with the log of the search; an empty list where there is no router."""
+    return _Searcher(model).run()
 
 
-def _recorded_classes(model: nn.Module) -> Iterator[type]:
-    for module in model.modules():
-        recorder = (getattr(type(module), "_can_record_outputs", None) or {}).get("router_logits")
-        for entry in recorder if isinstance(recorder, list | tuple) else [recorder]:
-            target = getattr(entry, "target_class", entry)
-            if isinstance(target, type):
-                yield target
+class _Searcher:
+    def __init__(self, model: nn.Module) -> None:
+        self.tree = Tree(model)
+        self.sites: dict[str, RouterSite] = {}
+        self.log: list[str] = []
+        self.proofs: dict[Any, tuple[Finding | None, str]] = {}
+
+    def run(self) -> Search:
+        for candidate in self.tree.candidates():
+            self._examine(candidate)
+        for path in self.tree.blocks_of_experts():
+            if not any(parent_of(site) == path or f"{site}.".startswith(f"{path}.") for site in self.sites):
+                self._block_without_router(path)
+        for path, module in self.tree.suspects():
+            if path not in self.sites:
+                self._note(path, module, "not a router: neither recorded by the model nor beside experts")
+        if not self.log:
+            for path, module in self.tree.modules.items():
+                self._note(path, module, "no experts in or beside it")
+        order = {path: index for index, path in enumerate(self.tree.modules)}
+        sites = sorted(self.sites.values(), key=lambda site: (site.stack != "encoder", order[site.path]))
+        return Search(_named_apart(sites), tuple(self.log))
+
+    def _note(self, path: str, module: nn.Module, what: str) -> None:
+        self.log.append(f"{path or 'model'} ({type(module).__name__}): {what}")
+
+    def _examine(self, candidate: Candidate) -> None:
+        """Prove a candidate, or the block around it where the block ranks; list it even so where it is a router."""
+        path, module = candidate.path, candidate.module
+        size = hidden_size(module)
+        finding, problem = self._proof(module, size)
+        if finding is not None and finding.owner:  # a part of it ranks: that part is the router
+            part = f"{path}.{finding.owner}"
+            if part not in self.sites:
+                beside = parent_of(part) in self.tree.parents_of_experts
+                self._examine(Candidate(part, self.tree.modules[part], f"it ranks in {path}", beside))
+            return
+        if finding is not None:
+            self._add(path, size, finding, candidate.evidence)
+            return
+        parent = parent_of(path)
+        if candidate.experts_beside and parent:
+            block, _ = self._proof(self.tree.modules[parent], size)
+            if block is not None and not block.owner:
+                self._note(path, module, f"{problem}; the block around it does")
+                self._add(parent, size, block, candidate.evidence)
+                return
+        if candidate.experts_beside and not isinstance(module, nn.Linear):
+            count, kept = (int(getattr(module, name, 0) or 0) for name in ("num_experts", "top_k"))
+            if any("ids" in name for name in signature(type(module).forward).parameters):
+                problem = f"{problem}: it routes by token ids (a fixed table), not by scores"
+            self._add(path, size, Finding("", (), count, kept, "", False), candidate.evidence, problem)
+        else:
+            self._note(path, module, f"{candidate.evidence}, but {problem}: not a router")
+
+    def _proof(self, module: nn.Module, size: int) -> tuple[Finding | None, str]:
+        """:func:`probe`, once for all modules that look the same."""
+        alike = _likeness(module), size
+        if alike not in self.proofs:
+            self.proofs[alike] = probe(module, size)
+        return self.proofs[alike]
+
+    def _add(self, path: str, size: int, finding: Finding, evidence: str, problem: str = "") -> None:
+        if path in self.sites:
+            return
+        module = self.tree.modules[path]
+        problem = self._obstacle(path, module) or problem
+        self.sites[path] = RouterSite(
+            path=path,
+            stack="encoder" if "encoder" in path.split(".") else "decoder",
+            layer=next((int(part) for part in path.split(".") if part.isdigit()), 0),
+            router_class=getattr(type(module), "_okr_native", type(module)).__name__,
+            num_experts=finding.num_experts,
+            top_k=finding.top_k,
+            hidden_size=size,
+            unit="score" if finding.ranks in ("scores", "") else "logit",
+            ranks=finding.ranks,
+            calls=finding.calls,
+            flat=finding.flat,
+            keyable=not problem,
+            reason=problem,
+        )
+        kept = f"keeps {finding.top_k} of {finding.num_experts}" if finding.calls else "ranks nothing"
+        self._note(path, module, f"router ({evidence}): {kept}" + (f"; not keyable: {problem}" if problem else ""))
+
+    def _obstacle(self, path: str, module: nn.Module) -> str:
+        """Why a proven router still cannot be keyed, or ""."""
+        exception = EXCEPTIONS.get(getattr(type(module), "_okr_native", type(module)).__name__)
+        if exception is not None and exception.kind == "refused":
+            return exception.reason
+        block = self.tree.modules.get(parent_of(path))
+        if block is not None and type(block).__name__ in BYPASSES:
+            return BYPASSES[type(block).__name__]
+        for part, name in ((module, "its forward"), (block, "the forward of the block around it")):
+            if part is not None and "forward" in part.__dict__ and "_old_forward" not in part.__dict__:
+                return f"{name} was replaced on the instance (by a kernel?), so nothing says that it ranks as its class"
+        return ""
+
+    def _block_without_router(self, path: str) -> None:
+        block = self.tree.modules[path]
+        count = int(getattr(block, "num_experts", 0) or 0)
+        if count < 2:
+            self._note(path, block, "holds experts, but names no number of them to choose from: not a router")
+            return
+        nothing = Finding("", (), count, 0, "", False)
+        reason = "nothing in it ranks its experts: its caller says which of them run"
+        self._add(path, hidden_size(block), nothing, "it holds experts and no router", reason)
 
 
-def router_input(router: nn.Module, hidden_size: int, sequence: bool) -> Tensor:
-    """A few random hidden states on the router's device, in its dtype; [1, 4, d] where ``sequence``, else [4, d]."""
-    parameter = next(router.parameters())
-    hook = getattr(router, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None:
-        device = parameter.device
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(4, hidden_size, generator=generator).to(device=device, dtype=parameter.dtype)
-    return hidden[None] if sequence else hidden
+def hidden_size(module: nn.Module) -> int:
+    """The size of the states that ``module`` takes: what its first matrix multiplies; 0 where it has none."""
+    for part in module.modules():
+        if isinstance(getattr(part, "in_features", None), int):
+            return int(part.in_features)  # type: ignore[arg-type]
+        for parameter in part.parameters(recurse=False):
+            if parameter.dim() == 2:
+                return int(parameter.shape[-1])
+    return 0
 
 
-def _weight(router: nn.Module) -> Tensor | None:
-    """The [experts, hidden] matrix of a router."""
-    weights = [p for p in router.parameters() if p.dim() == 2]
-    return weights[0] if len(weights) == 1 else None
-
-
-def _site(model: nn.Module, path: str, router: nn.Module, log: list[str]) -> RouterSite | None:
-    weight = _weight(router)
-    if weight is None:
-        log.append(f"{path} ({type(router).__name__}): no single [experts, hidden] weight")
-        return None
-    experts, hidden_size = weight.shape
-    finding, problem = _prove(router, experts, hidden_size)
-    layers = [int(part) for part in path.split(".") if part.isdigit()]
-    if not finding.calls:
-        problem = problem or "its forward ranks no experts"
-        log.append(f"{path} ({type(router).__name__}): {problem}")
-    return RouterSite(
-        path=path,
-        stack="encoder" if path.split(".")[0] == "encoder" else "decoder",
-        layer=layers[0] if layers else 0,
-        router_class=type(router).__name__,
-        num_experts=experts,
-        top_k=finding.top_k,
-        hidden_size=hidden_size,
-        unit=finding.unit,
-        ranks=finding.ranks,
-        calls=tuple(finding.calls),
-        keyable=bool(finding.calls),
-        reason=problem,
+def _likeness(module: nn.Module) -> tuple[Any, ...]:
+    """What a proof depends on: classes, plain settings and shapes, not weights and not the place in the model."""
+    plain = (bool, int, float, str, type(None))
+    return tuple(
+        (
+            name,
+            type(part),
+            tuple((k, v) for k, v in part.__dict__.items() if isinstance(v, plain)),
+            tuple((k, v.shape, v.dtype) for k, v in _tensors(part)),
+        )
+        for name, part in module.named_modules()
     )
 
 
-def _prove(router: nn.Module, experts: int, hidden_size: int) -> tuple[Finding, str]:
-    problem = ""
-    for sequence in (False, True):
-        try:
-            finding = probe(router, router_input(router, hidden_size, sequence), experts)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            problem = f"its forward failed in the proof: {type(error).__name__}"
-            continue
-        if finding.calls:
-            return finding, ""
-    return Finding(), problem
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [(name, value) for name, value in own if value is not None]
+
+
+def _named_apart(sites: list[RouterSite]) -> list[RouterSite]:
+    """Give later routers of one layer a suffix to their stack: where their path parts from the first one's."""
+    first: dict[tuple[str, int], RouterSite] = {}
+    named = []
+    for site in sites:
+        other = first.setdefault((site.stack, site.layer), site)
+        if other is not site:
+            ours, theirs = ([part for part in s.path.split(".") if not part.isdigit()] for s in (site, other))
+            apart = [part for index, part in enumerate(ours) if part not in theirs[index : index + 1]]
+            site = replace(site, stack=f"{site.stack}.{apart[0] if apart else site.path}")
+        named.append(site)
+    return named
+
+
+def discover_config(config: Any) -> list[RouterSite]:
+    """The routers of the model that a transformers configuration describes, without its weights.
+
+    Arguments: ``config``, a ``PretrainedConfig`` of a causal or sequence-to-sequence language model, or of any model
+    that ``AutoModel`` knows. Raises RouterNotFound as :func:`discover` does.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModel):
+        if type(config) in auto._model_mapping:
+            with torch.device("meta"):
+                return discover(auto.from_config(config))
+    raise RouterNotFound(f"transformers has no model for the configuration {type(config).__name__}")

@@ -1,11 +1,12 @@
 """Reading and answering the calls by which a router ranks experts.
 
 A router's own ``forward`` runs inside a ``torch.overrides.TorchFunctionMode`` that sees every torch call. The calls
-that rank experts (``topk``, and ``argmax`` or ``max`` where one expert is kept) over the expert axis are answered by
-whoever holds the interception; everything else, the family's own weighting included, runs as written. The mode is
+that rank experts (``topk``; ``argmax`` and ``max`` where experts are kept one by one) over the expert axis are answered
+by whoever holds the interception; everything else, the family's own weighting included, runs as written. The mode is
 open only during the router's own forward: attention indexers call top-k too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,73 +15,109 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_TOPK = {torch.topk, Tensor.topk}
-_ARGMAX = {torch.argmax, Tensor.argmax}
-_MAX = {torch.max, Tensor.max}
+from okr.discovery.sites import RouterSite
+
+_NAMES: dict[Any, str] = {
+    torch.topk: "topk",
+    Tensor.topk: "topk",
+    torch.argmax: "argmax",
+    Tensor.argmax: "argmax",
+    torch.max: "max",
+    Tensor.max: "max",
+}
+_PARAMETERS = {"topk": ("input", "k", "dim"), "argmax": ("input", "dim", "keepdim"), "max": ("input", "dim", "keepdim")}
+_MASKED_FILL = {torch.masked_fill, Tensor.masked_fill}
 
 
 @dataclass(frozen=True)
 class RankingCall:
-    """One call that ranks experts: ``scores`` [..., E] and how many are kept."""
+    """One call that ranks along the last axis: ``scores`` [..., E], how many are kept, and in which shape."""
 
     name: str
     scores: Tensor
     top_k: int
+    keepdim: bool
 
 
-def ranking_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], num_experts: int) -> RankingCall | None:
-    """The ranking call that ``func(*args, **kwargs)`` is, or None.
-
-    A top-k counts over the last axis of two-dimensional scores only (group top-k calls are three-dimensional).
-    """
-    name = "topk" if func in _TOPK else "argmax" if func in _ARGMAX else "max" if func in _MAX else None
+def ranking_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RankingCall | None:
+    """The ranking call that ``func(*args, **kwargs)`` is, or None."""
+    name = _NAMES.get(func)
     if name is None:
         return None
-    arguments = dict(zip(("input", "k", "dim") if name == "topk" else ("input", "dim", "keepdim"), args, strict=False))
-    arguments |= kwargs
+    arguments = dict(zip(_PARAMETERS[name], args, strict=False)) | kwargs
     scores, dim = arguments.get("input", arguments.get("self")), arguments.get("dim", -1 if name == "topk" else None)
-    if not isinstance(scores, Tensor) or not isinstance(dim, int) or scores.dim() == 0:
-        return None
-    if dim not in (-1, scores.dim() - 1) or scores.shape[-1] != num_experts:
+    if not isinstance(scores, Tensor) or not isinstance(dim, int) or dim not in (-1, scores.dim() - 1):
         return None
     if name == "topk":
-        return RankingCall(name, scores, int(arguments["k"])) if scores.dim() == 2 else None
-    return None if arguments.get("keepdim") else RankingCall(name, scores, 1)
+        return RankingCall(name, scores, int(arguments["k"]), keepdim=True)
+    return RankingCall(name, scores, 1, keepdim=bool(arguments.get("keepdim", False)))
 
 
 class Interception(TorchFunctionMode):
     """Answers a router's ranking calls with ``choose(scores [T, E], native [T, k]) -> indices [T, k]``.
 
-    ``choose`` is asked once a forward; further ranking calls of the same forward (``max`` after ``argmax``) get the
-    same answer. ``calls`` lists what was intercepted.
+    ``leading`` is the shape of the router's input without its last axis. ``choose`` is asked once a forward, at the
+    first ranking call; the others of the same forward get their part of the same answer. Experts that the family
+    masks out just before it ranks reach ``choose`` as barred: -inf, or 0 where probabilities are ranked. ``seen``
+    lists what was intercepted.
     """
 
-    def __init__(self, num_experts: int, top_k: int, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, site: RouterSite, leading: torch.Size, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.num_experts, self.top_k, self.choose = num_experts, top_k, choose
-        self.calls: list[str] = []
+        self.site, self.choose = site, choose
+        self.shape = (*((leading.numel(),) if site.flat else leading), site.num_experts)
+        self.kept = site.top_k if site.calls[0][0] == "topk" else 1
+        self.seen: list[str] = []
         self.chosen: Tensor | None = None
+        self._masked: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        call = ranking_call(func, args, kwargs, self.num_experts)
-        if call is None or call.top_k != self.top_k:
+        if func in _MASKED_FILL:
+            self._masked = (output, args[1] if len(args) > 1 else kwargs["mask"])
             return output
-        self.calls.append(call.name)
+        call = ranking_call(func, args, kwargs)
+        if call is None or call.top_k != self.kept or call.scores.shape != self.shape:
+            return output
+        place = len(self.seen)
+        self.seen.append(call.name)
         if self.chosen is None:
-            native = output if call.name == "argmax" else output.indices
-            scores = call.scores.reshape(-1, self.num_experts)
-            self.chosen = self.choose(scores, native.reshape(-1, self.top_k))
-        return _answer(call, self.chosen, output)
+            self.chosen = self.choose(self._scores(call.scores), self._native(call, output))
+        if place >= len(self.site.calls):
+            return output
+        return _answer(call, self.chosen, self.site.calls[place][1])
+
+    def complete(self, tokens: int) -> bool:
+        """Whether the forward ranked experts exactly as the site says it does, for ``tokens`` tokens."""
+        expected = [name for name, _ in self.site.calls]
+        return self.seen == expected and self.chosen is not None and len(self.chosen) == tokens
+
+    def _scores(self, scores: Tensor) -> Tensor:
+        if self._masked is not None and self._masked[0] is scores:
+            scores = scores.masked_fill(self._masked[1], 0.0 if self.site.ranks == "probabilities" else -math.inf)
+        return scores.reshape(-1, self.site.num_experts)
+
+    def _native(self, call: RankingCall, output: Any) -> Tensor:
+        """What the family itself would keep [T, k]."""
+        indices: Tensor = output if call.name == "argmax" else output.indices
+        if self.site.top_k == self.kept:
+            return indices.reshape(-1, self.site.top_k)
+        rest, picked = call.scores.reshape(-1, self.site.num_experts), [indices.reshape(-1, 1)]
+        while len(picked) < self.site.top_k:
+            rest = rest.scatter(-1, picked[-1], -math.inf)
+            picked.append(rest.argmax(-1, keepdim=True))
+        return torch.cat(picked, -1)
 
 
-def _answer(call: RankingCall, chosen: Tensor, native: Any) -> Any:
+def _answer(call: RankingCall, chosen: Tensor, place: int) -> Any:
     """What ``call`` returns when ``chosen`` [T, k] are the experts: values gathered from the same scores."""
     if call.name == "topk":
-        return torch.return_types.topk((call.scores.gather(-1, chosen), chosen))  # type: ignore[attr-defined]
-    indices = chosen.view(call.scores.shape[:-1])
+        indices = chosen.view(*call.scores.shape[:-1], -1)
+        return torch.return_types.topk((call.scores.gather(-1, indices), indices))  # type: ignore[attr-defined]
+    indices = chosen[:, place].reshape(*call.scores.shape[:-1], 1)
+    shape = indices.shape if call.keepdim else indices.shape[:-1]
     if call.name == "argmax":
-        return indices
-    values = call.scores.gather(-1, indices[..., None])[..., 0]
-    return torch.return_types.max((values, indices))  # type: ignore[attr-defined]
+        return indices.view(shape)
+    values = call.scores.gather(-1, indices)
+    return torch.return_types.max((values.view(shape), indices.view(shape)))  # type: ignore[attr-defined]

@@ -1,6 +1,9 @@
 """The proof of a router: what it ranks, over how many experts, and how many it keeps, seen in one forward of it."""
 
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,75 +11,176 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from okr.discovery.interception import ranking_call
+from okr.discovery.interception import RankingCall, ranking_call
+from okr.discovery.shadow import twin, weightless
+from okr.discovery.sites import Calls, Ranks
 
 _SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
 _LINEAR = {functional.linear, torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, Tensor.__matmul__}
+_LOG = {torch.log_softmax, functional.log_softmax, Tensor.log_softmax, torch.log, Tensor.log}
 # Calls that leave what a tensor means as it is: dtype, layout, and barring experts by a mask.
 _SAME = {
     Tensor.to,
     Tensor.float,
     Tensor.type,
+    Tensor.type_as,
     Tensor.view,
     Tensor.reshape,
     Tensor.contiguous,
     Tensor.flatten,
+    Tensor.detach,
+    Tensor.clone,
+    Tensor.__getitem__,
     Tensor.masked_fill,
-    Tensor.type_as,
+    torch.masked_fill,
+    torch.scatter,
+    Tensor.scatter,
+}
+# A bias or a scale keeps logits logits, but makes a score of a probability.
+_SHIFT = {
+    torch.add,
+    Tensor.add,
+    Tensor.__add__,
+    Tensor.__radd__,
+    torch.mul,
+    Tensor.mul,
+    Tensor.__mul__,
+    Tensor.__rmul__,
+    torch.div,
+    Tensor.div,
+    Tensor.__truediv__,
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Finding:
-    """What one forward of a router showed."""
+    """What one forward showed. ``owner``: the innermost submodule that ranked, "" the module itself."""
 
-    calls: list[str] = field(default_factory=list)
-    top_k: int = 0
-    ranks: str = ""
-    shape: tuple[int, ...] = ()  # of the ranked scores
-
-    @property
-    def unit(self) -> str:
-        return "score" if self.ranks == "scores" else "logit"
+    owner: str
+    calls: Calls
+    num_experts: int
+    top_k: int
+    ranks: Ranks
+    flat: bool
 
 
-class _Watch(TorchFunctionMode):
-    """Follows logits and probabilities through a forward until they are ranked."""
+@dataclass(frozen=True)
+class _Seen:
+    call: RankingCall
+    kind: Ranks
+    owner: str
 
-    def __init__(self, num_experts: int) -> None:
+
+class Watch(TorchFunctionMode):
+    """Follows logits and probabilities through a forward until they are ranked; lists every ranking."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.num_experts = num_experts
-        self.finding = Finding()
-        self.kind: dict[int, tuple[Tensor, str]] = {}  # id -> (the tensor, kept alive; what it holds)
+        self.seen: list[_Seen] = []
+        self.inside: list[str] = [""]  # the modules whose forward runs
+        self._kind: dict[int, tuple[Tensor, Ranks]] = {}  # id -> (the tensor, kept alive; what it holds)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        call = ranking_call(func, args, kwargs, self.num_experts)
-        if call is not None and (not self.finding.calls or call.top_k == self.finding.top_k):
-            if not self.finding.calls:
-                self.finding.top_k, self.finding.shape = call.top_k, tuple(call.scores.shape)
-                self.finding.ranks = self.kind.get(id(call.scores), (None, "scores"))[1]
-            self.finding.calls.append(call.name)
-        elif isinstance(output, Tensor):
-            kind = self._kind(func, args)
-            if kind:
-                self.kind[id(output)] = (output, kind)
+        call = ranking_call(func, args, kwargs)
+        if call is not None:
+            self.seen.append(_Seen(call, self._of(call.scores) or "scores", self.inside[-1]))
+        elif isinstance(output, Tensor) and (kind := self._kind_after(func, args)):
+            self._kind[id(output)] = (output, kind)
         return output
 
-    def _kind(self, func: Any, args: tuple[Any, ...]) -> str:
+    def _of(self, value: Any) -> Ranks:
+        return self._kind.get(id(value), (None, ""))[1]  # type: ignore[return-value]
+
+    def _kind_after(self, func: Any, args: tuple[Any, ...]) -> Ranks:
         if func in _SOFTMAX:
             return "probabilities"
-        if func in _LINEAR:
+        if func in _LINEAR or func in _LOG:
             return "logits"
         if func in _SAME and args:
-            return self.kind.get(id(args[0]), (None, ""))[1]
+            return self._of(args[0])
+        if func in _SHIFT and "logits" in map(self._of, args[:2]):
+            return "logits"
         return ""
+
+    @contextmanager
+    def attributing(self, module: nn.Module) -> Iterator[None]:
+        """Name the innermost submodule of ``module`` at each ranking for the length of the block."""
+        handles = []
+        for name, child in module.named_modules():
+            if child is not module:
+                handles.append(child.register_forward_pre_hook(lambda *_, name=name: self.inside.append(name)))
+                handles.append(child.register_forward_hook(lambda *_: self.inside.pop() and None))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def finding_of(seen: list[_Seen], leading: torch.Size) -> Finding | None:
+    """The last ranking of a forward whose input had the shape [*leading, hidden], with the calls that belong to it.
+
+    What ranks last decides: what comes before it only narrows the choice (groups). A ``topk`` stands alone; of
+    ``argmax`` and ``max``, all calls over scores of that shape belong together, and those over the very same scores
+    decide the same place.
+    """
+    if not seen:
+        return None
+    last = seen[-1]
+    name, scores = last.call.name, last.call.scores
+    group = [s for s in seen if s.call.name != "topk" and s.call.scores.shape == scores.shape]
+    if name == "topk":
+        group = [last]
+    distinct = list(dict.fromkeys(id(s.call.scores) for s in group))
+    calls = tuple((s.call.name, distinct.index(id(s.call.scores))) for s in group)
+    flat = scores.shape[:-1] != leading
+    if flat and scores.shape[:-1] != (leading.numel(),):
+        return None
+    top_k = last.call.top_k if name == "topk" else len(distinct)
+    return Finding(last.owner, calls, scores.shape[-1], top_k, group[0].kind, flat)
+
+
+def example_arguments(module: nn.Module, hidden: Tensor) -> dict[str, Tensor]:
+    """Stand-ins for what ``module.forward`` needs beyond the hidden states ``hidden``: token ids, or one number an
+    expert (a correction bias kept by the block)."""
+    forward = getattr(type(module), "_okr_native", type(module)).forward
+    needed = [
+        parameter.name
+        for parameter in list(inspect.signature(forward).parameters.values())[2:]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and (parameter.default is parameter.empty or "bias" in parameter.name)
+    ]
+    weight = next((p for p in module.parameters() if p.dim() == 2), None)
+    experts = getattr(module, "num_experts", None) or (0 if weight is None else len(weight))
+    return {
+        name: torch.zeros(hidden.shape[:-1], dtype=torch.long, device=hidden.device)
+        if "ids" in name
+        else torch.zeros(experts, device=hidden.device)
+        for name in needed
+    }
 
 
 @torch.no_grad()
-def probe(router: nn.Module, hidden: Tensor, num_experts: int) -> Finding:
-    """Run ``router`` once on ``hidden`` ([T, d] or [B, S, d], on its device; meta works) and say what it ranked."""
-    with _Watch(num_experts) as watch:
-        router(hidden)
-    return watch.finding
+def probe(module: nn.Module, hidden_size: int) -> tuple[Finding | None, str]:
+    """What ``module``'s forward ranks, on stand-in inputs and without its weights; and why nothing, if nothing.
+
+    A forward that fails after it ranked (it needs values, or arguments that nobody can invent) has shown enough.
+    """
+    problem = "its forward ranks no experts"
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point() and p.dim() == 2), torch.float32)
+    with weightless():
+        for leading in ((2, 3), (6,)):
+            copy = twin(module).eval()
+            hidden = torch.zeros(*leading, hidden_size, dtype=dtype)
+            watch = Watch()
+            try:
+                with watch.attributing(copy), watch:
+                    copy(hidden, **example_arguments(module, hidden))
+            except Exception as error:  # whatever a foreign forward raises, it is no router in this shape
+                problem = f"its forward failed on stand-in inputs ({type(error).__name__})"
+            finding = finding_of(watch.seen, torch.Size(leading))
+            if finding is not None:
+                return finding, ""
+    return None, problem

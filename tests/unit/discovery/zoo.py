@@ -119,9 +119,8 @@ class FamilyModel:
 def config_of(family: FamilyModel) -> Any:
     """The tiny configuration: the common sizes where the family has such a field, then the family's own."""
     config_class = getattr(import_module(family.module), family.model_class).config_class
-    known = {f.name for f in fields(config_class)} | set(getattr(config_class, "attribute_map", {}))
-    mapped = getattr(config_class, "attribute_map", {})
-    values = {name: value for name, value in _COMMON.items() if name in known and mapped.get(name) not in _COMMON}
+    known = {f.name for f in fields(config_class)}
+    values = {name: value for name, value in _COMMON.items() if name in known}
     values |= family.config
     config = config_class(**{name: value for name, value in values.items() if value is not None})
     config._attn_implementation = "eager"
@@ -333,15 +332,17 @@ def make(name: str) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 def _randomise(model: nn.Module) -> None:
-    """Random values wherever initialisation left zeros that would make experts tie or correction biases idle."""
+    """Random values wherever initialisation left zeros: experts would tie, compute nothing, or have idle biases."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        parts = name.lower()
-        is_router = any(word in parts for word in ("router", "gate.", "moe_statics", "correction_bias", "expert_bias"))
-        if is_router and value.is_floating_point() and not value.any():
-            nn.init.normal_(value, std=0.05 if "bias" in parts else 0.5)
-        elif parts.endswith("tid2eid"):  # token id -> k distinct experts
+        if name.endswith("tid2eid"):  # token id -> k distinct experts
             value.copy_(torch.rand(len(value), EXPERTS).argsort(-1)[:, : value.shape[1]])
+        elif value.is_floating_point() and not value.any():
+            if any(word in name for word in ("moe_statics", "correction_bias", "expert_bias")):
+                nn.init.normal_(value, std=0.05)
+            elif value.dim() > 1:
+                nn.init.normal_(value, std=0.5 if "gate." in name or "router" in name else 0.1)
 
 
 @torch.no_grad()

@@ -1,0 +1,88 @@
+"""Where a router may be: what a model's classes say they record, class names, and names beside experts.
+
+Evidence only names candidates; the proof (:mod:`okr.discovery.probe`) decides.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+_NAMES = ("router", "gate")
+_CLASSES = re.compile(r"(Router|Gate|Gating|TopK)$")
+_SUSPECTS = re.compile(r"router|gate|gating", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A module that may rank experts. ``experts_beside``: its parent holds experts."""
+
+    path: str
+    module: nn.Module
+    evidence: str
+    experts_beside: bool
+
+
+class Tree:
+    """A model's modules by path, and which of them hold experts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules())
+        self.recorded = tuple(_recorded_classes(model))
+        self.with_experts: set[str] = set()  # paths that have experts somewhere below them
+        self.parents_of_experts: set[str] = set()
+        for path, module in self.modules.items():
+            if path and _is_experts(path, module):
+                self.parents_of_experts.add(parent_of(path))
+                parts = path.split(".")
+                self.with_experts.update(".".join(parts[:end]) for end in range(len(parts)))
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Every candidate, in the order of the model's modules."""
+        for path, module in self.modules.items():
+            evidence = self._evidence(path, module)
+            if evidence:
+                yield Candidate(path, module, evidence, parent_of(path) in self.parents_of_experts)
+
+    def blocks_of_experts(self) -> list[str]:
+        """Paths of the modules that hold experts and are not themselves part of experts."""
+        blocks = self.parents_of_experts - {""}
+        return sorted(path for path in blocks if not _is_experts(path, self.modules[path]))
+
+    def suspects(self) -> Iterator[tuple[str, nn.Module]]:
+        """Modules whose name or class sounds like a router's without being evidence."""
+        for path, module in self.modules.items():
+            sounds = _SUSPECTS.search(path.rpartition(".")[2]) or _SUSPECTS.search(type(module).__name__)
+            if path and sounds and not self._evidence(path, module):
+                yield path, module
+
+    def _evidence(self, path: str, module: nn.Module) -> str:
+        if not path:
+            return ""
+        if isinstance(module, self.recorded):
+            return "its model class records router logits there"
+        if parent_of(path) not in self.with_experts:
+            return ""
+        if _CLASSES.search(type(module).__name__):
+            return "its class is named like a router's"
+        return "it is named like a router, beside experts" if path.rpartition(".")[2] in _NAMES else ""
+
+
+def _is_experts(path: str, module: nn.Module) -> bool:
+    return "expert" in path.rpartition(".")[2].lower() or "Expert" in type(module).__name__
+
+
+def parent_of(path: str) -> str:
+    """The path of the module that holds ``path``."""
+    return path.rpartition(".")[0]
+
+
+def _recorded_classes(model: nn.Module) -> Iterator[type]:
+    """The classes whose outputs any of the model's classes records as router logits."""
+    for module_class in {type(module) for module in model.modules()}:
+        recorder = (getattr(module_class, "_can_record_outputs", None) or {}).get("router_logits")
+        for entry in recorder if isinstance(recorder, list | tuple) else [recorder]:
+            target = getattr(entry, "target_class", entry)
+            if isinstance(target, type):
+                yield target
