@@ -204,9 +204,7 @@ def _judgeable(choice: Sequence[float], top_k: int) -> bool:
     return all(c < INF for c in choice) and sum(c > -INF for c in choice) >= top_k
 
 
-def _outside(
-    choice: Sequence[float], key: Sequence[float], setting: Setting, answer: Sequence[int], zone: Zone
-) -> str:
+def _outside(choice: Sequence[float], key: Sequence[float], setting: Setting, answer: Sequence[int], zone: Zone) -> str:
     if not zone.opportunity:
         return "" if list(answer) == native(choice, setting.top_k) else "no opportunity, yet not the native selection"
     taken = set(answer)
@@ -254,8 +252,7 @@ class Problem:
 
 def rows(case: SelectCase) -> Iterator[tuple[list[float], list[float]]]:
     """Choice and key scores of each token as Python floats."""
-    for choice, key in zip(case.choice.tolist(), case.key.tolist(), strict=True):
-        yield choice, key
+    yield from zip(case.choice.tolist(), case.key.tolist(), strict=True)
 
 
 def problem(case: SelectCase, answer: Selected) -> Problem | None:

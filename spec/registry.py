@@ -35,7 +35,6 @@ class Clause:
     bug: str
 
 
-
 def parse(text: str, source: str = "00-text.md") -> list[Clause]:
     """The clauses of one chapter. Raises ValueError for a clause without statement, reason or likely bug.
 

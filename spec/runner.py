@@ -128,7 +128,9 @@ def _run_check(subject: Subject, clause: Clause, check: Check, profile: Profile,
     except NotApplicable as reason:
         return Result(clause, "not applicable", note=str(reason))
     except (Violation, Fault) as error:
-        return _failed(subject, clause, check.name, "" if check.strategy is None else _shown(last[0]), error, counted[0])
+        return _failed(
+            subject, clause, check.name, "" if check.strategy is None else _shown(last[0]), error, counted[0]
+        )
     except Flaky as flaky:
         return _flaky(subject, clause, check, last[0], flaky, counted[0])
     except Exception as error:
@@ -157,5 +159,3 @@ def _failed(subject: Subject, clause: Clause, check: str, case: str, error: Exce
 def _shown(case: Any) -> str:
     text = repr(case)
     return text if len(text) <= 4000 else text[:4000] + " ..."
-
-

@@ -1,16 +1,28 @@
 """What the system clauses are tried on: two tiny random MoE models, and traces made with them."""
 
+import atexit
 import copy
 import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
 from torch import Tensor, nn
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, MixtralConfig, MixtralForCausalLM
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import okr
 
@@ -86,8 +98,8 @@ def logits(model: Any, ids: Tensor | None = None) -> Tensor:
 
 
 def epsilon_of(model: Any) -> float:
-    """An epsilon that opens many zones: 1 logit, or 0.1 of a sigmoid score."""
-    return 1.0 if okr.discover(model)[-1].unit == "logit" else 0.1
+    """An epsilon that opens many zones: 1 logit, or 0.3 of a sigmoid score."""
+    return 1.0 if okr.discover(model)[-1].unit == "logit" else 0.3
 
 
 @cache
@@ -95,8 +107,18 @@ def traces(model_index: int = 0, *, keyed: bool = True, zone: str = "boundary", 
     """Two traces of 24 sampled tokens each, made once."""
     model = models()[model_index]
     torch.manual_seed(7)
-    arguments = {"input_ids": tokens(), "max_new_tokens": 24, "do_sample": True, "pad_token_id": 0, "eos_token_id": None}
-    run = okr.watermark(model, key(), epsilon=epsilon_of(model), zone=zone, strength=strength) if keyed else okr.record(model)
+    arguments = {
+        "input_ids": tokens(),
+        "max_new_tokens": 24,
+        "do_sample": True,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+    run = (
+        okr.watermark(model, key(), epsilon=epsilon_of(model), zone=zone, strength=strength)
+        if keyed
+        else okr.record(model)
+    )
     with run as session:
         return session.generate(**arguments).traces
 
@@ -138,3 +160,59 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def copied(model: Any) -> Any:
     """A deep copy."""
     return copy.deepcopy(model)
+
+
+# --- a small experiment
+
+
+class _Silent:
+    """Progress that nobody sees."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def total(self, task: str, count: int) -> None:
+        pass
+
+    def advance(self, task: str, count: int = 1) -> None:
+        pass
+
+
+@cache
+def _workshop() -> Path:
+    """A folder that lives as long as the process: an untrained checkpoint with a byte-level tokenizer, and the key."""
+    holder = tempfile.TemporaryDirectory(prefix="okr-spec-")
+    atexit.register(holder.cleanup)
+    folder = Path(holder.name)
+    torch.manual_seed(4)
+    shape = {**_SIZE, "vocab_size": 259, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
+    config = MixtralConfig(**shape, num_local_experts=8, num_experts_per_tok=2)
+    _spread_routers(MixtralForCausalLM(config), 10).save_pretrained(folder / "model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({text: i for i, text in enumerate(["<pad>", "<bos>", "<eos>", *letters])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    ).save_pretrained(folder / "model")
+    key().save(folder / "key.json")
+    return folder
+
+
+@cache
+def experiment() -> Path:
+    """The output folder of a finished experiment of four samples."""
+    from okr.experiment.config import resolve
+    from okr.experiment.runner import run
+
+    folder = _workshop()
+    flags = {"model": str(folder / "model"), "output_dir": str(folder / "run"), "key": str(folder / "key.json")}
+    flags |= {"samples": 4, "max_length": 12, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2}
+    run(resolve("tiny", flags, environment={}), resume=False, progress=_Silent())
+    return folder / "run"
+
+
+@cache
+def experiment_model() -> Any:
+    """The experiment's model, loaded anew."""
+    return okr.load(str(_workshop() / "model")).model

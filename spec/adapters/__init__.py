@@ -36,7 +36,9 @@ def load(name: str, *, timeout: float = 20.0) -> Any:
         return AnswersAdapter(Path(rest))
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise UsageError(f"{name!r} names no implementation; use module:object, file.py:object, cmd:..., vectors:FILE, or {', '.join(SHIPPED)}")
+        raise UsageError(
+            f"{name!r} names no implementation; use module:object, file.py:object, cmd:..., vectors:FILE, or {', '.join(SHIPPED)}"
+        )
     module = _script(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module
     for part in attribute.split("."):

@@ -87,7 +87,9 @@ class ProcessAdapter:
         if isinstance(answer, dict) and answer.get("unsupported"):
             raise Unsupported(f"{self.name} has no function {function}")
         if not isinstance(answer, dict) or "error" in answer:
-            raise Fault("crash", f"{function}: {answer['error'] if isinstance(answer, dict) else 'answer is no object'}")
+            raise Fault(
+                "crash", f"{function}: {answer['error'] if isinstance(answer, dict) else 'answer is no object'}"
+            )
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -126,4 +128,6 @@ class ProcessAdapter:
         self._errors.seek(0)
         said = self._errors.read()[-300:].decode("utf-8", "replace").strip().splitlines()
         self.close()
-        return Fault("crash", f"{function}: the program ended (exit status {code}): {said[-1] if said else 'no message'}")
+        return Fault(
+            "crash", f"{function}: the program ended (exit status {code}): {said[-1] if said else 'no message'}"
+        )

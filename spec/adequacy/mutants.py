@@ -49,7 +49,9 @@ def mutants(source: str) -> list[Mutant]:
             target = [*_sites(mutated, "")][number][1]
             before = ast.unparse(target)
             _apply(target, change)
-            found.append(Mutant(f"{owner}: {before} -> {ast.unparse(target)}", target.lineno, ast.fix_missing_locations(mutated)))
+            found.append(
+                Mutant(f"{owner}: {before} -> {ast.unparse(target)}", target.lineno, ast.fix_missing_locations(mutated))
+            )
     names: dict[str, int] = {}
     unique = []
     for mutant in found:

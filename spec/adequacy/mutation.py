@@ -43,7 +43,10 @@ def run(module: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
             continue
         fate = _in_child(module, mutant)
         found.append({"module": module, "line": mutant.line, "mutant": mutant.name, **fate})
-        print(f"{fate['fate']:<9} {fate['clause']:<14} {module.rpartition('.')[2]}:{mutant.line} {mutant.name[:90]}", file=sys.stderr)
+        print(
+            f"{fate['fate']:<9} {fate['clause']:<14} {module.rpartition('.')[2]}:{mutant.line} {mutant.name[:90]}",
+            file=sys.stderr,
+        )
     return found
 
 

@@ -62,12 +62,18 @@ def _mutation(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
         score = f"{fates['killed'] / judged:.1%}" if judged else "-"
         row = (module, len(group), fates["killed"], fates["crash"], fates["timeout"], fates["survived"], same, score)
         lines.append("| " + " | ".join(map(str, row)) + " |")
-    lines += ["", "Score: killed / (killed + survived that are not equivalent). Crashes and hangs count on neither side.", ""]
+    lines += [
+        "",
+        "Score: killed / (killed + survived that are not equivalent). Crashes and hangs count on neither side.",
+        "",
+    ]
     lines += ["| survivor | explanation |", "| --- | --- |"]
     for e in entries:
         if e["fate"] == "survived":
             name = e["mutant"].replace("|", "\\|")
-            lines.append(f"| `{e['module'].rpartition('.')[2]}:{e['line']}` {name} | {explained.get(e['mutant'], 'NOT EXPLAINED')} |")
+            lines.append(
+                f"| `{e['module'].rpartition('.')[2]}:{e['line']}` {name} | {explained.get(e['mutant'], 'NOT EXPLAINED')} |"
+            )
     return "\n".join([*lines, ""])
 
 

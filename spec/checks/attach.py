@@ -65,9 +65,9 @@ def the_state_dict_stays(subject: Subject) -> None:
 
 @check("OKR-ATTACH-003")
 def a_second_attachment_is_refused(subject: Subject) -> None:
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model in system.models():
@@ -85,9 +85,9 @@ def a_second_attachment_is_refused(subject: Subject) -> None:
 
 @check("OKR-ATTACH-004")
 def recording_changes_nothing(subject: Subject) -> None:
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model in system.models():
@@ -99,7 +99,6 @@ def recording_changes_nothing(subject: Subject) -> None:
 @check("OKR-ATTACH-005")
 def a_model_without_routers_is_refused(subject: Subject) -> None:
     import okr
-
     from spec import system
 
     for run in _runs_of_dense(system.dense_model()):
@@ -214,7 +213,6 @@ class _Walk:
     def verify(self) -> None:
         """Replay needs the model for itself: refused while attached."""
         import okr
-
         from spec import system
 
         try:
@@ -234,7 +232,6 @@ class _Walk:
 @check("OKR-ATTACH-008")
 def a_router_that_changed_is_an_error(subject: Subject) -> None:
     import okr
-
     from spec import system
 
     model = system.copied(system.softmax_model())

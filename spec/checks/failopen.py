@@ -1,6 +1,5 @@
 """Chapter FAIL: what is left alone."""
 
-
 import numpy as np
 from hypothesis import strategies as st
 

@@ -72,9 +72,7 @@ def every_field_separates(subject: Subject, drawn: tuple[ProjectionCase, int]) -
 
 @check("OKR-KEY-006", lambda: strategies.projections())
 def expansion_is_repeatable(subject: Subject, case: ProjectionCase) -> None:
-    require(
-        np.array_equal(subject.projection(case), subject.projection(case)), "a second call gave another projection"
-    )
+    require(np.array_equal(subject.projection(case), subject.projection(case)), "a second call gave another projection")
 
 
 # --- what the secret is kept in (system)
@@ -103,7 +101,13 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
     shown.append(_error(lambda: keys.Key(secret[:15])))
     shown.append(_error(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
     text = "\n".join(shown)
-    forms = {secret.hex(), base64.b64encode(secret).decode(), repr(secret)[2:-1], secret[:15].hex(), repr(secret[:15])[2:-1]}
+    forms = {
+        secret.hex(),
+        base64.b64encode(secret).decode(),
+        repr(secret)[2:-1],
+        secret[:15].hex(),
+        repr(secret[:15])[2:-1],
+    }
     leaked = [form for form in forms if form in text]
     require(not leaked, "the secret shows", got=text if leaked else "")
     require(not any(isinstance(s, bytes) for s in shown), "a key can be pickled")
@@ -153,7 +157,9 @@ def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
         for bad in _damaged(json.loads(content)):
             path.write_bytes(bad)
             said = _error(lambda: Key.load(path))
-            require(secret.hex() not in said and base64.b64encode(secret).decode() not in said, "the error quotes the key")
+            require(
+                secret.hex() not in said and base64.b64encode(secret).decode() not in said, "the error quotes the key"
+            )
         _error(lambda: Key.load(Path(folder) / "absent.key"))
         _error(lambda: Key(secret).save(Path(folder) / "no" / "such" / "folder.key"))
 
@@ -183,7 +189,9 @@ def reloaded_keys_are_the_same(subject: Subject, secret: bytes) -> None:
         Key(secret).save(path)
         key, loaded = Key(secret), Key.load(str(path))
         text = path.read_text("utf-8")
-        require(json.loads(text)["key_id"] == key.id and text.endswith("\n"), "the file does not name its key", got=key.id)
+        require(
+            json.loads(text)["key_id"] == key.id and text.endswith("\n"), "the file does not name its key", got=key.id
+        )
     site = {"stack": "encoder", "layer": 3, "hidden_size": 6, "num_experts": 5}
     require(loaded == key and hash(loaded) == hash(key) and loaded.id == key.id, "a reloaded key is another one")
     expected = oracle.projection(secret, **site)  # type: ignore[arg-type]

@@ -38,15 +38,15 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
 @check("OKR-REPLAY-002")
 def replay_recovers_the_states(subject: Subject) -> None:
     """Router inputs of a greedy, cached generation against those of one forced pass."""
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model in system.models():
         with (
-            system.outputs_of(model) as seen,
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm,
+            system.outputs_of(model) as seen,
         ):
             made = wm.generate(
                 input_ids=system.tokens(1), max_new_tokens=16, do_sample=False, pad_token_id=0, eos_token_id=None
@@ -60,9 +60,9 @@ def replay_recovers_the_states(subject: Subject) -> None:
 
 @check("OKR-REPLAY-003")
 def another_model_is_refused(subject: Subject) -> None:
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     trace = system.traces(0)[0]

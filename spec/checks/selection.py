@@ -51,7 +51,9 @@ def tokens_do_not_see_each_other(subject: Subject, case: SelectCase) -> None:
     for token in range(case.tokens):
         row = slice(token, token + 1)
         alone = subject.select(SelectCase(case.choice[row], case.key[row], case.setting)).indices
-        require(np.array_equal(alone, together[row]), f"token {token} depends on others", expected=together[row], got=alone)
+        require(
+            np.array_equal(alone, together[row]), f"token {token} depends on others", expected=together[row], got=alone
+        )
 
 
 @check("OKR-SEL-006", lambda: st.tuples(strategies.distinct(strength=math.inf), st.integers(-64, 64)))
@@ -96,7 +98,9 @@ def no_swap_costs_more_than_the_bound(subject: Subject, case: SelectCase) -> Non
         lost, gained = max(choice[e] for e in stay - taken), min(choice[e] for e in taken - stay)
         ranked = sorted(choice, reverse=True)
         bound = epsilon if case.setting.zone == "max" else 2 * epsilon - (ranked[k - 1] - ranked[k])
-        require(lost - gained <= bound, f"token {token}: a swap costs too much", expected=f"<= {bound}", got=lost - gained)
+        require(
+            lost - gained <= bound, f"token {token}: a swap costs too much", expected=f"<= {bound}", got=lost - gained
+        )
         if case.setting.zone == "boundary":
             require(lost <= ranked[k] + epsilon, f"token {token}: lost an expert that should be locked", got=lost)
 

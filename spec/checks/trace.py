@@ -31,9 +31,9 @@ def _all() -> list[Any]:
 @check("OKR-TRACE-001")
 def traces_hold_what_ran(subject: Subject) -> None:
     """Compared with what the routers themselves put out, call by call, over a batch with left padding."""
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model in system.models():
@@ -41,8 +41,8 @@ def traces_hold_what_ran(subject: Subject) -> None:
         mask = torch.ones_like(ids)
         ids[1, :2], mask[1, :2] = 0, 0
         with (
-            system.outputs_of(model) as seen,
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm,
+            system.outputs_of(model) as seen,
         ):
             made = wm.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False, pad_token_id=0, eos_token_id=None
@@ -70,7 +70,6 @@ def saved_traces_load_the_same(subject: Subject) -> None:
 @check("OKR-TRACE-003")
 def headers_say_how_they_were_made(subject: Subject) -> None:
     import okr
-
     from spec import system
 
     for index, model in enumerate(system.models()):
@@ -101,7 +100,6 @@ def the_secret_is_not_in_a_trace(subject: Subject) -> None:
 def damaged_files_are_refused(subject: Subject, damage: tuple[int, int, bool]) -> None:
     """One byte replaced, or the file cut there."""
     import okr
-
     from spec import system
 
     content = bytearray(_saved(system.traces(0)[0])[0])

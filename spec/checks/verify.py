@@ -11,7 +11,6 @@ from spec.verdicts import Violation, require
 
 def _verdict(index: int, evidence: Any, key: Any = None, **options: Any) -> Any:
     import okr
-
     from spec import system
 
     given = {"decoys": 99, "alpha": 0.01, **options}
@@ -28,7 +27,6 @@ def _setting(index: int) -> dict[str, Any]:
 @check("OKR-VERIFY-001", lambda: st.tuples(st.integers(1, 60), st.integers(0, 200)), share=0.2)
 def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
     import okr
-
     from spec import system
 
     decoys, number = drawn
@@ -48,7 +46,9 @@ def own_traces_match(subject: Subject) -> None:
             verdict = _verdict(index, system.traces(index, zone=zone, strength=strength))
             name = f"model {index}, {zone}, strength {strength}"
             require(verdict.opportunities > 20, f"{name}: too few opportunities to tell", got=verdict.opportunities)
-            require(verdict.hit_rate >= 0.99, f"{name}: hit rate of the own key", expected=">= 0.99", got=verdict.hit_rate)
+            require(
+                verdict.hit_rate >= 0.99, f"{name}: hit rate of the own key", expected=">= 0.99", got=verdict.hit_rate
+            )
             require(verdict.outside_zone == 0, f"{name}: slots outside the zone", expected=0, got=verdict.outside_zone)
             require(verdict.watermarked, f"{name}: not found watermarked", expected="p <= 0.01", got=verdict.p_value)
 
@@ -60,13 +60,14 @@ def other_keys_get_uniform_p_values(subject: Subject) -> None:
     A correct test gives P(p <= x) <= x; more than the counts below happen with probability under 1e-6 (binomial tail).
     """
     import okr
-
     from spec import system
 
     for keyed in (True, False):
         evidence = system.traces(0, keyed=keyed)[0]
         p_values = [
-            _verdict(0, evidence, okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")), decoys=19, alpha=0.05, **_setting(0)).p_value
+            _verdict(
+                0, evidence, okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")), decoys=19, alpha=0.05, **_setting(0)
+            ).p_value
             for n in range(300)
         ]
         for level, most in ((0.05, 36), (0.25, 115), (0.5, 192)):
@@ -92,7 +93,9 @@ def no_opportunity_no_evidence(subject: Subject) -> None:
     for index in (0, 1):
         verdict = _verdict(index, system.traces(index), **{**_setting(index), "epsilon": 0.0})
         require(verdict.opportunities == 0, "opportunities at epsilon = 0", got=verdict.opportunities)
-        require(verdict.p_value == 1 and not verdict.watermarked, "evidence from nothing", expected="p = 1", got=verdict)
+        require(
+            verdict.p_value == 1 and not verdict.watermarked, "evidence from nothing", expected="p = 1", got=verdict
+        )
 
 
 @check("OKR-VERIFY-006")
@@ -114,7 +117,9 @@ def several_traces_are_one_test(subject: Subject) -> None:
         together, parts = _verdict(index, both), [_verdict(index, trace) for trace in both]
         for field in ("opportunities", "free_slots", "outside_zone", "routed"):
             total = sum(getattr(part, field) for part in parts)
-            require(getattr(together, field) == total, f"{field} do not add", expected=total, got=getattr(together, field))
+            require(
+                getattr(together, field) == total, f"{field} do not add", expected=total, got=getattr(together, field)
+            )
         matched = sum(part.hit_rate * part.free_slots for part in parts)
         require(abs(together.hit_rate * together.free_slots - matched) < 1e-6, "matches do not add")
 
@@ -122,7 +127,6 @@ def several_traces_are_one_test(subject: Subject) -> None:
 @check("OKR-VERIFY-008")
 def too_few_decoys_are_refused(subject: Subject) -> None:
     import okr
-
     from spec import system
 
     try:

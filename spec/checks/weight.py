@@ -13,9 +13,9 @@ from spec.verdicts import require
 
 @check("OKR-WEIGHT-001")
 def native_selection_gives_native_output(subject: Subject) -> None:
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model in system.models():
@@ -28,15 +28,15 @@ def native_selection_gives_native_output(subject: Subject) -> None:
 @check("OKR-WEIGHT-002")
 def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
     """Recomputed from the router's own published parameters, for a softmax and a sigmoid family."""
-    import okr
     import torch
 
+    import okr
     from spec import system
 
     for model, formula in zip(system.models(), (_softmax_weights, _sigmoid_weights), strict=True):
         with (
-            system.outputs_of(model) as seen,
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
+            system.outputs_of(model) as seen,
         ):
             system.logits(model)
         for site, module in system.routers(model):
@@ -73,19 +73,22 @@ _SETTINGS = st.builds(
 def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
     """Choice scores as the family computes them; scores closer than 1e-5 to each other's order stay open."""
     import okr
-
     from spec import system
 
     index, setting, seed = drawn
     model = system.models()[index]
     options = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
-    with system.outputs_of(model) as seen, okr.watermark(model, system.key(), **options):
+    with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
         system.logits(model, system.tokens(1, 6, seed))
     for site, module in system.routers(model):
         hidden, (_, _, experts) = seen[site.path][0]
         rows = hidden.reshape(-1, site.hidden_size)
         signs = oracle.projection(
-            system.SECRET, stack=site.stack, layer=site.layer, hidden_size=site.hidden_size, num_experts=site.num_experts
+            system.SECRET,
+            stack=site.stack,
+            layer=site.layer,
+            hidden_size=site.hidden_size,
+            num_experts=site.num_experts,
         )
         choice = _choice(index, model, module, rows)
         key, _ = oracle.key_scores(rows.numpy(), signs)
@@ -126,5 +129,3 @@ def _legal_nearby(choice: list[float], key: list[float], setting: Setting, taken
             if not oracle.illegal(choice, scores, near, order):
                 return True
     return False
-
-

@@ -100,7 +100,9 @@ def all_experts_selected_leaves_no_choice(subject: Subject, case: SelectCase) ->
     setting = Setting(case.experts, case.setting.epsilon, case.setting.zone, case.setting.strength)
     case = SelectCase(case.choice, case.key, setting)
     got, expected = subject.select(case).indices, judge.native(case)
-    require(np.array_equal(got, expected), "k = E leaves nothing to choose", expected=expected.tolist(), got=got.tolist())
+    require(
+        np.array_equal(got, expected), "k = E leaves nothing to choose", expected=expected.tolist(), got=got.tolist()
+    )
 
 
 @check("OKR-ZONE-009", lambda: strategies.small(experts=(2, 8), tokens=(1, 2)))
@@ -124,7 +126,9 @@ def _on_the_edge(draw: st.DrawFn) -> SelectCase:
     """Scores exactly on an edge that float32 represents: multiples of 1/4, epsilon too."""
     count = draw(st.integers(2, 8))
     choice = np.array([draw(st.lists(st.integers(-8, 8), min_size=count, max_size=count))], np.float32) / 4
-    setting = Setting(draw(st.integers(1, count - 1)), draw(st.integers(0, 8)) / 4, draw(st.sampled_from(strategies.ZONES)))
+    setting = Setting(
+        draw(st.integers(1, count - 1)), draw(st.integers(0, 8)) / 4, draw(st.sampled_from(strategies.ZONES))
+    )
     return SelectCase(choice, np.zeros_like(choice), setting)
 
 

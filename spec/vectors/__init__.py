@@ -102,6 +102,10 @@ def expected(case: ProjectionCase | ScoreCase | SelectCase) -> Any:
         return {"low": floats(exact - bound), "high": floats(exact + bound)}
     legal = [oracle.legal_selections(choice, key, case.setting) for choice, key in oracle.rows(case)]
     for (choice, _), found in zip(oracle.rows(case), legal, strict=True):
-        if found is None and all(c < math.inf for c in choice) and sum(c > -math.inf for c in choice) >= case.setting.top_k:
+        if (
+            found is None
+            and all(c < math.inf for c in choice)
+            and sum(c > -math.inf for c in choice) >= case.setting.top_k
+        ):
             raise ValueError("too many legal selections for a vector")
     return legal

@@ -56,7 +56,9 @@ def selections() -> Iterator[Entry]:
 
     def case(choice: Any, key: Any, k: int, epsilon: float, zone: str = "max", strength: float = INF) -> SelectCase:
         return SelectCase(
-            np.array(choice, np.float32, ndmin=2), np.array(key, np.float32, ndmin=2), Setting(k, epsilon, zone, strength)
+            np.array(choice, np.float32, ndmin=2),
+            np.array(key, np.float32, ndmin=2),
+            Setting(k, epsilon, zone, strength),
         )
 
     c, g = [4.0, 3.5, 3.0, 2.0, 1.0, 0.0], [0.0, -1.0, 2.0, 1.0, 3.0, 4.0]
@@ -65,22 +67,47 @@ def selections() -> Iterator[Entry]:
     yield "max-edge", ("ZONE-002", "ZONE-011"), "the edge taken as outside", case(c, g, 2, 2.0)
     yield "max-no-lock", ("ZONE-003",), "the best expert kept whatever the key", case([2, 1.5, 1], [0, 1, 2], 2, 1.0)
     yield "boundary", ("ZONE-004", "ZONE-005"), "zone measured from the best score", case(c, g, 3, 1.0, "boundary")
-    yield "lock-edge", ("ZONE-004", "ZONE-011"), "a score at the lock's edge locked", case([3, 2, 1, 0], rise, 2, 1.0, "boundary")
-    yield "reach-edge", ("ZONE-005", "ZONE-011"), "the lower edge taken as outside", case([3, 2.5, 2, 1.5], rise, 2, 1.0, "boundary")
-    yield "barred", ("ZONE-006",), "a barred expert lured in by its key score", case([1, 0.5, -INF, 0], [0, 1, 9, 2], 2, INF)
+    yield (
+        "lock-edge",
+        ("ZONE-004", "ZONE-011"),
+        "a score at the lock's edge locked",
+        case([3, 2, 1, 0], rise, 2, 1.0, "boundary"),
+    )
+    yield (
+        "reach-edge",
+        ("ZONE-005", "ZONE-011"),
+        "the lower edge taken as outside",
+        case([3, 2.5, 2, 1.5], rise, 2, 1.0, "boundary"),
+    )
+    yield (
+        "barred",
+        ("ZONE-006",),
+        "a barred expert lured in by its key score",
+        case([1, 0.5, -INF, 0], [0, 1, 9, 2], 2, INF),
+    )
     yield "full-zone", ("ZONE-007", "SEL-001"), "as many competitors as slots", case(c, g, 3, 1.0)
     yield "k-is-E", ("ZONE-008", "SEL-001"), "b_out read out of range", case(c, g, 6, 1.0, "boundary")
     yield "one-expert", ("ZONE-008", "SEL-001"), "E = 1", case([1.0], [2.0], 1, 1.0, "boundary")
     yield "all-compete-max", ("ZONE-009",), "inf - inf", case([*c, -INF], [*g, 9], 2, INF)
     yield "all-compete-boundary", ("ZONE-009",), "inf - inf", case([*c, -INF], [*g, 9], 2, INF, "boundary")
     near = [1.0, step(0.9, 0), step(0.9, 1), step(0.9, -1), step(0.9, -4)]
-    yield "rounded-edge", ("ZONE-012",), "16-bit zone edges", case(near, rise + [4], 1, 0.1)
+    yield "rounded-edge", ("ZONE-012",), "16-bit zone edges", case(near, [*rise, 4], 1, 0.1)
     yield "zero-epsilon", ("SEL-008",), "the zone opened at epsilon = 0", case(c, g, 2, 0.0, "boundary")
-    yield "swap-cost", ("SEL-009",), "epsilon doubled in the boundary zone", case([3, 2, 1.5, 0.9], [0, 0, 1, 2], 2, 0.5, "boundary")
+    yield (
+        "swap-cost",
+        ("SEL-009",),
+        "epsilon doubled in the boundary zone",
+        case([3, 2, 1.5, 0.9], [0, 0, 1, 2], 2, 0.5, "boundary"),
+    )
     yield "founding-rule", ("SEL-010",), "the smallest key score taken", case([2, 1.5, 1], [0, 1, 2], 1, 0.5)
     rows = ([c, c[::-1], [0] * 6], [g, g, g])
     yield "batch", ("SEL-005",), "the zone of the whole batch", case(*rows, 2, 1.5, "boundary")
-    yield "negative-keys", ("SEL-002", "SEL-013"), "absent experts ranked at 0", case(c, [-1, -2, -3, -4, -5, -6], 2, 1.5)
+    yield (
+        "negative-keys",
+        ("SEL-002", "SEL-013"),
+        "absent experts ranked at 0",
+        case(c, [-1, -2, -3, -4, -5, -6], 2, 1.5),
+    )
     yield "shift", ("SEL-006",), "epsilon relative to the score", case([1004, 1003.5, 1003, 1002], rise, 2, 1.5)
     tied = [1.0, 2.0, 2.0, 2.0, 0.0, 2.0]
     yield "tied-keys", ("TIE-001",), "unstable or last-wins sort", case([5, 4, 3, 2, 1, 0], tied, 2, INF)
@@ -88,31 +115,71 @@ def selections() -> Iterator[Entry]:
     yield "tied-native", ("TIE-002",), "ties to the higher index", case(tied, [NAN] * 6, 3, 1.0)
     yield "tied-output", ("TIE-003", "SEL-004"), "order by key score", case([1] * 6, g, 3, 1.0)
     yield "signed-zeros", ("TIE-004",), "-0 sorted below +0", case([3, 2, 1, 0], [-0.0, 0.0, -0.0, 0.0], 2, INF)
-    yield "tied-sums", ("TIE-005",), "ties to the higher choice score", case([0, 1, 2, 3], [3, 2, 1, 0], 2, INF, "max", 1.0)
+    yield (
+        "tied-sums",
+        ("TIE-005",),
+        "ties to the higher choice score",
+        case([0, 1, 2, 3], [3, 2, 1, 0], 2, INF, "max", 1.0),
+    )
     ulp = [1.0, step(1, 1), step(1, 2), step(1, 3)]
     yield "one-ulp-keys", ("TIE-006",), "16-bit keys, or ties within a tolerance", case([3, 2, 1, 0], ulp, 1, INF)
     yield "one-ulp-choice", ("TIE-007",), "16-bit scores, or ties within a tolerance", case(ulp, rise, 1, 0.0)
     yield "soft", ("STR-002",), "strength ignored", case(c, g, 2, INF, "max", 0.5)
     yield "soft-precise", ("STR-003",), "16-bit sums", case([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
-    yield "soft-bounded", ("STR-004",), "a finite strength that drops epsilon", case(c, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0)
-    yield "overflow", ("STR-005",), "infinite sums displacing locked experts", case(c, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38)
+    yield (
+        "soft-bounded",
+        ("STR-004",),
+        "a finite strength that drops epsilon",
+        case(c, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0),
+    )
+    yield (
+        "overflow",
+        ("STR-005",),
+        "infinite sums displacing locked experts",
+        case(c, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38),
+    )
     low = [-9.0, 0.0, 0.25, 0.5, 9.0]
-    yield "overflow-locked", ("STR-005",), "+inf sums tied with locked experts", case(low, [2] * 5, 2, 1.0, "boundary", 3e38)
-    yield "overflow-outside", ("STR-005",), "-inf sums tied with outsiders", case(low, [-2] * 5, 2, 1.0, "boundary", 3e38)
+    yield (
+        "overflow-locked",
+        ("STR-005",),
+        "+inf sums tied with locked experts",
+        case(low, [2] * 5, 2, 1.0, "boundary", 3e38),
+    )
+    yield (
+        "overflow-outside",
+        ("STR-005",),
+        "-inf sums tied with outsiders",
+        case(low, [-2] * 5, 2, 1.0, "boundary", 3e38),
+    )
     yield "beyond-float32", ("STR-005",), "inf * 0", case(c, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
     yield "weak", ("STR-006",), "key score times choice score", case(c, g, 2, INF, "max", 2**-10)
     yield "strong", ("STR-007",), "strength clipped", case(c, g, 2, INF, "max", 2**16)
-    yield "nan", ("FAIL-001", "FAIL-006"), "NaN at the head of a sort", case([[1, NAN, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0)
+    yield (
+        "nan",
+        ("FAIL-001", "FAIL-006"),
+        "NaN at the head of a sort",
+        case([[1, NAN, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0),
+    )
     yield "inf", ("FAIL-002", "FAIL-006"), "inf - inf", case([[1, INF, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0)
     yield "too-few", ("FAIL-003",), "padding with one expert twice", case([-INF, 1, -INF], [1, 2, 3], 2, INF)
     yield "nan-key", ("FAIL-004",), "NaN taken as the best key score", case(c, [0, 0, NAN, 0, 0, 0], 2, 2.0)
     yield "inf-key", ("FAIL-004",), "an infinite key score obeyed", case(c, [0, 0, INF, 0, 0, 0], 2, 2.0)
-    yield "exactly-k", ("FAIL-005",), "barred experts beside the last candidates", case([-INF, 1, 0, -INF], [9, 1, 2, 3], 2, INF)
+    yield (
+        "exactly-k",
+        ("FAIL-005",),
+        "barred experts beside the last candidates",
+        case([-INF, 1, 0, -INF], [9, 1, 2, 3], 2, INF),
+    )
     yield "large", ("FAIL-007",), "an overflowing difference of scores", case([3e38, -3e38, 3e38, 0], rise, 1, 1.0)
     rng = np.random.default_rng(4)
     grid = bfloat16(rng.normal(0, 1, (3, 16)))
     yield "bfloat16-max", ("SEL-002",), "bfloat16 ties", case(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5)
-    yield "bfloat16-boundary", ("SEL-002",), "bfloat16 ties", case(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5, "boundary", 1.0)
+    yield (
+        "bfloat16-boundary",
+        ("SEL-002",),
+        "bfloat16 ties",
+        case(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5, "boundary", 1.0),
+    )
 
 
 def entry(file: str, item: Entry) -> dict[str, Any]:

@@ -16,5 +16,8 @@ if __name__ == "__main__":
         answers = member.judge(profile)
         surprises = [f"{clause} {result.verdict}" for clause, (fine, result) in answers.items() if not fine]
         wrong += bool(surprises)
-        print(f"{member.name:<20} {'as declared' if not surprises else 'NOT AS DECLARED: ' + ', '.join(surprises)}", flush=True)
+        print(
+            f"{member.name:<20} {'as declared' if not surprises else 'NOT AS DECLARED: ' + ', '.join(surprises)}",
+            flush=True,
+        )
     sys.exit(1 if wrong else 0)

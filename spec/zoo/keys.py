@@ -3,7 +3,6 @@
 import hashlib
 import struct
 
-
 import numpy as np
 
 from spec.implementations.numpy_router import Array, NumpyRouter
@@ -18,7 +17,9 @@ class AcceptsShortSecrets(NumpyRouter):
         pass
 
 
-@seeded("SHA-256 in counter mode instead of SHAKE-256", fails=("KEY-002",), passes=("KEY-001", "KEY-004", "KEY-005", *REST))
+@seeded(
+    "SHA-256 in counter mode instead of SHAKE-256", fails=("KEY-002",), passes=("KEY-001", "KEY-004", "KEY-005", *REST)
+)
 class OtherHash(NumpyRouter):
     def stream(self, header: bytes, bits: int) -> bytes:
         blocks = range(-(-bits // 256))
@@ -47,7 +48,11 @@ class LayerByte(NumpyRouter):
 @seeded("the secret's length left out", fails=("KEY-002", "KEY-005"), passes=("KEY-001", "KEY-004", *REST))
 class NoLength(NumpyRouter):
     def header(self, secret: bytes, stack: str, layer: int, hidden_size: int, num_experts: int) -> bytes:
-        return super().header(secret, stack, layer, hidden_size, num_experts).replace(struct.pack(">H", len(secret)), b"", 1)
+        return (
+            super()
+            .header(secret, stack, layer, hidden_size, num_experts)
+            .replace(struct.pack(">H", len(secret)), b"", 1)
+        )
 
 
 @seeded("the stack left out", fails=("KEY-002", "KEY-005"), passes=("KEY-001", "KEY-004", *REST))
@@ -109,5 +114,3 @@ class Stateful(NumpyRouter):
     def stream(self, header: bytes, bits: int) -> bytes:
         self.calls += 1
         return super().stream(header + bytes([self.calls % 256]), bits)
-
-

@@ -21,14 +21,18 @@ class RootOfSize(NumpyRouter):
         return self.dot(hidden, projection.astype(np.float32)) / np.float32(np.sqrt(hidden.shape[1]))
 
 
-@seeded("sum of absolute values as the norm", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", *REST))
+@seeded(
+    "sum of absolute values as the norm", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", *REST)
+)
 class OtherNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.abs(hidden).sum(axis=1, keepdims=True)
         return self.dot(hidden / np.where(norm > 0, norm, 1), projection.astype(np.float32))
 
 
-@seeded("h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-003", "SCORE-004", "SCORE-006", "SCORE-008", *REST))
+@seeded(
+    "h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-003", "SCORE-004", "SCORE-006", "SCORE-008", *REST)
+)
 class ZeroByZero(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True)
@@ -42,7 +46,9 @@ class PaddedNorm(NumpyRouter):
         return self.dot((hidden / norm).astype(np.float32), projection.astype(np.float32))
 
 
-@seeded("states rounded to bfloat16 once more", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST))
+@seeded(
+    "states rounded to bfloat16 once more", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST)
+)
 class RoundedStates(NumpyRouter):
     def dot(self, unit: Array, signs: Array) -> Array:
         finite = np.isfinite(unit).all(axis=1, keepdims=True)

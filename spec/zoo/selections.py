@@ -17,16 +17,18 @@ class _Around(NumpyRouter):
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
     ) -> Selection:
         self.given = (choice, key_scores)
-        answer = super().select(
-            choice, key_scores, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength
-        )
+        answer = super().select(choice, key_scores, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
         return self.after(answer)
 
     def after(self, answer: Selection) -> Selection:
         return answer
 
 
-@seeded("experts in ascending order of index", fails=("SEL-001", "SEL-004"), passes=(*REST, "SEL-003", "SEL-012", "ZONE-002", "ZONE-005"))
+@seeded(
+    "experts in ascending order of index",
+    fails=("SEL-001", "SEL-004"),
+    passes=(*REST, "SEL-003", "SEL-012", "ZONE-002", "ZONE-005"),
+)
 class Ascending(_Around):
     def after(self, answer: Selection) -> Selection:
         return answer._replace(indices=np.sort(answer.indices, axis=1))
@@ -76,13 +78,17 @@ class BatchEdge(NumpyRouter):
         return super().zone(c, top_k, epsilon, zone)
 
 
-@seeded("epsilon as a fraction of the score", fails=("SEL-006", "ZONE-002"), passes=(*REST, "SEL-012", "SEL-003", "TIE-001"))
+@seeded(
+    "epsilon as a fraction of the score", fails=("SEL-006", "ZONE-002"), passes=(*REST, "SEL-012", "SEL-003", "TIE-001")
+)
 class Relative(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
         return base if epsilon == 0 else base - np.abs(base) * np.float32(epsilon)
 
 
-@seeded("even experts favoured", fails=("SEL-007", "SEL-002"), passes=(*REST, "SEL-001", "SEL-003", "SEL-004", "ZONE-008"))
+@seeded(
+    "even experts favoured", fails=("SEL-007", "SEL-002"), passes=(*REST, "SEL-001", "SEL-003", "SEL-004", "ZONE-008")
+)
 class FavoursEven(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, g + np.float32(0.5) * (np.arange(c.shape[1]) % 2 == 0), strength)
@@ -145,7 +151,11 @@ class AbsentAtZero(NumpyRouter):
         return members
 
 
-@seeded("the key ignored", fails=("SEL-002", "STR-001", "SEL-010", "ZONE-007"), passes=(*REST, "SEL-001", "SEL-003", "FAIL-005"))
+@seeded(
+    "the key ignored",
+    fails=("SEL-002", "STR-001", "SEL-010", "ZONE-007"),
+    passes=(*REST, "SEL-001", "SEL-003", "FAIL-005"),
+)
 class NoKey(_Around):
     def after(self, answer: Selection) -> Selection:
         native = np.argsort(-np.nan_to_num(self.given[0], nan=-1e38), axis=1, kind="stable")

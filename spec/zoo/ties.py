@@ -27,14 +27,18 @@ class HigherPreference(NumpyRouter):
         return members
 
 
-@seeded("native ties go to the higher index", fails=("TIE-002", "SEL-001"), passes=(*REST[:2], *CLEAR, "TIE-001", "TIE-003"))
+@seeded(
+    "native ties go to the higher index", fails=("TIE-002", "SEL-001"), passes=(*REST[:2], *CLEAR, "TIE-001", "TIE-003")
+)
 class HigherNative(NumpyRouter):
     def native(self, c: Array, top_k: int) -> Array:
         best = _last_first(-c)[:, :top_k]
         return np.take_along_axis(best, np.argsort(-np.take_along_axis(c, best, 1), axis=1, kind="stable"), 1)
 
 
-@seeded("output ties in descending index order", fails=("TIE-003", "SEL-002"), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+@seeded(
+    "output ties in descending index order", fails=("TIE-003", "SEL-002"), passes=(*REST, *CLEAR, "TIE-001", "TIE-002")
+)
 class HigherOutput(NumpyRouter):
     def ordered(self, c: Array, members: Array, top_k: int) -> Array:
         return _last_first(np.where(members, -c, math.inf))[:, :top_k]
@@ -54,12 +58,18 @@ class ByChoice(NumpyRouter):
         return value if math.isinf(strength) else value + np.float32(1e-5) * c
 
 
-@seeded("equal preferences go to the higher choice score", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003"))
+@seeded(
+    "equal preferences go to the higher choice score", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003")
+)
 class ByChoiceAlways(NumpyRouter):
     def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
         rank = np.where(locked, math.inf, np.where(pool, preference, -math.inf))
         members = np.zeros_like(pool)
-        best = np.stack([np.lexsort((-c, -r)) for c, r in zip(self.c, rank, strict=True)]) if len(rank) else rank.astype(int)
+        best = (
+            np.stack([np.lexsort((-c, -r)) for c, r in zip(self.c, rank, strict=True)])
+            if len(rank)
+            else rank.astype(int)
+        )
         np.put_along_axis(members, best[:, :top_k], True, axis=1)
         return members
 

@@ -30,7 +30,11 @@ class AnyZone(NumpyRouter):
         super().check(experts, top_k, epsilon, "max", strength)
 
 
-@seeded("the max zone measured from the k-th score", fails=("ZONE-002", "SEL-002"), passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE))
+@seeded(
+    "the max zone measured from the k-th score",
+    fails=("ZONE-002", "SEL-002"),
+    passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE),
+)
 class FromTheKth(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         if zone == "max":
@@ -39,7 +43,11 @@ class FromTheKth(NumpyRouter):
         return super().zone(c, top_k, epsilon, zone)
 
 
-@seeded("the best expert locked in the max zone", fails=("ZONE-003", "SEL-010"), passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE))
+@seeded(
+    "the best expert locked in the max zone",
+    fails=("ZONE-003", "SEL-010"),
+    passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE),
+)
 class KeepsTheBest(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -58,7 +66,11 @@ class LocksTooMuch(NumpyRouter):
         return pool & ~more, locked | more
 
 
-@seeded("nothing locked in the boundary zone", fails=("ZONE-004", "SEL-009"), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+@seeded(
+    "nothing locked in the boundary zone",
+    fails=("ZONE-004", "SEL-009"),
+    passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE),
+)
 class LocksNothing(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -82,7 +94,11 @@ class LetsInTheBarred(NumpyRouter):
         return pool | ((c == -math.inf) & math.isinf(epsilon)), locked
 
 
-@seeded("locked experts forgotten in the count of slots", fails=("ZONE-007",), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+@seeded(
+    "locked experts forgotten in the count of slots",
+    fails=("ZONE-007",),
+    passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE),
+)
 class CountsWrong(NumpyRouter):
     def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
         return np.asarray(pool.sum(axis=1) > top_k)
@@ -106,7 +122,9 @@ class Wraps(NumpyRouter):
         return super().zone(c, top_k, epsilon if math.isinf(epsilon) else epsilon % 2, zone)
 
 
-@seeded("the lower edge left outside", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001"))
+@seeded(
+    "the lower edge left outside", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001")
+)
 class OpenEdge(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
         return np.nextafter(super().lower_edge(base, epsilon), np.float32(math.inf))

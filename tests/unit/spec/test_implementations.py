@@ -22,5 +22,7 @@ def test_correct_implementations_conform(name):
 
 def test_the_package_keeps_the_system_clauses():
     subject = Subject(load("okr"))
-    results = [run_clause(subject, c, Profile("few", 10, shrink=False)) for c in clauses().values() if c.level == "system"]
+    results = [
+        run_clause(subject, c, Profile("few", 10, shrink=False)) for c in clauses().values() if c.level == "system"
+    ]
     assert {r.clause.id: r.note or r.failure for r in results if r.verdict != "pass"} == {}

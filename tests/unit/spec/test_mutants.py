@@ -30,7 +30,16 @@ def test_mutants_differ_from_the_source_and_compile():
 
 def test_every_kind_of_change_is_made_and_words_are_left_alone():
     names = [mutant.name for mutant in mutants(SOURCE)]
-    for part in ("LIMIT: 16 -> 17", "f: a < b -> a <= b", "f: a < b -> a > b", "a + 1 -> a - 1", "not a -> a", "-> pass", " and ", " 2 -> 3"):
+    for part in (
+        "LIMIT: 16 -> 17",
+        "f: a < b -> a <= b",
+        "f: a < b -> a > b",
+        "a + 1 -> a - 1",
+        "not a -> a",
+        "-> pass",
+        " and ",
+        " 2 -> 3",
+    ):
         assert any(part in name for name in names), part
     assert not any("Docstring" in name and "Docstringx" in name for name in names)
     assert not any("message" in name.split("->")[1] for name in names)

@@ -8,15 +8,22 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spec import oracle, strategies
+import itertools
 
-CASES = 400
+CASES = 300
 
 
 def sample(strategy):
     """CASES cases, always the same."""
     drawn = []
 
-    @settings(max_examples=CASES, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=CASES,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def collect(case):
         drawn.append(case)
@@ -46,7 +53,7 @@ def near(case):
     """Two different scores of a token within 2^-20 of each other."""
     for c, _ in rows(case):
         finite = sorted({x for x in c if math.isfinite(x)})
-        if any(0 < b - a <= 2**-20 * max(1, abs(b)) for a, b in zip(finite, finite[1:], strict=False)):
+        if any(0 < b - a <= 2**-20 * max(1, abs(b)) for a, b in itertools.pairwise(finite)):
             return True
     return False
 
@@ -60,7 +67,7 @@ LABELS = {
     "k = E": (0.08, lambda k: k.setting.top_k == k.experts),
     "k = 1": (0.15, lambda k: k.setting.top_k == 1),
     "E = 1": (0.03, lambda k: k.experts == 1),
-    "E of 64 or more": (0.1, lambda k: k.experts >= 64),
+    "E of 64 or more": (0.05, lambda k: k.experts >= 64),
     "several tokens": (0.3, lambda k: k.tokens > 1),
     "boundary zone": (0.25, lambda k: k.setting.zone == "boundary"),
     "max zone": (0.25, lambda k: k.setting.zone == "max"),
@@ -125,11 +132,13 @@ def test_score_cases_stay_in_the_promised_range():
         largest = np.abs(case.hidden[case.hidden != 0])
         assert largest.size == 0 or 2.0**-30 <= largest.max() <= 2.0**31
     assert share(drawn, lambda k: (k.hidden == 0).all(axis=1).any()) >= 0.01
-    assert share(drawn, lambda k: k.hidden.shape[1] >= 64) >= 0.2
+    assert share(drawn, lambda k: k.hidden.shape[1] >= 64) >= 0.1
 
 
-@given(st.floats(-1e6, 1e6, width=32))
+@given(st.floats(-(2.0**100), 2.0**100, width=32))
 def test_bfloat16_rounds_to_the_nearest(value):
-    rounded = float(strategies.bfloat16([value])[0])
-    neighbours = [float(np.array([int(np.float32(rounded).view(np.uint32)) + d], np.uint32).view(np.float32)[0]) for d in (-65536, 65536)]
-    assert all(abs(value - rounded) <= abs(value - other) for other in neighbours if math.isfinite(other)) or rounded == 0
+    rounded = strategies.bfloat16([value])
+    bits = int(rounded.view(np.uint32)[0])
+    assert bits % 2**16 == 0
+    half = 2.0 ** (max(math.frexp(value)[1], -125) - 9)  # half a step of 8 significant bits
+    assert abs(float(rounded[0]) - value) <= half
