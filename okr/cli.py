@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from okr.conform_cli import conform
 from okr.errors import InvalidConfig, InvalidKey, OKRError, RouterNotFound
 
 DONE, NOT_WATERMARKED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, whichever click typer is built on
 
 app = typer.Typer(
     help="Opportunistic Keyed Routing: a watermark in the router of Mixture-of-Experts language models.",
@@ -46,7 +47,7 @@ def keygen(
     if passphrase:
         try:
             text = typer.prompt("passphrase", hide_input=True, confirmation_prompt=sys.stdin.isatty(), err=True)
-        except click.Abort:
+        except typer.Abort:
             raise InvalidKey("no passphrase was given") from None
         key = Key.from_passphrase(text)
     else:
@@ -210,17 +211,17 @@ def execute(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; messages go to stderr, results to stdout."""
     try:
         outcome = typer.main.get_command(app).main(list(arguments), prog_name="okr", standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        return _fail(error.format_message())
+    except _USAGE as error:
+        return _fail(error.format_message())  # type: ignore[attr-defined]
     except RouterNotFound as error:
         for line in error.log:
             print(line, file=sys.stderr)
         return _fail(str(error))
     except OKRError as error:
         return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None  # type: ignore[assignment]  # whoever read it is gone: nothing left to flush

@@ -70,7 +70,7 @@ def _p_values(results: Results) -> str:
         axes.step(x, [0, *shares, 1], where="post", color=colour, linestyle=style, linewidth=2, label=name)
     axes.axvline(results.summary.detection_threshold, color=_INK, linewidth=1, linestyle="--", label="threshold")
     axes.set(xscale="log", ylim=(-0.02, 1.04), xlim=(floor / 1.6, 1.05))
-    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.62), fontsize=9)
+    axes.legend(loc="center left", bbox_to_anchor=(0.14, 0.6), fontsize=9)
     return _svg(figure)
 
 
@@ -122,14 +122,15 @@ def _load(results: Results) -> str:
     widest = max(site.num_experts for site in sites)
     grids = {name: _shares(sites, widest, name) for name in ("load", "control_load")}
     top = max(2.0, float(np.nanquantile(np.concatenate([g.ravel() for g in grids.values()]), 0.99)))
-    figure = Figure(figsize=(11.4, 1.3 + 0.28 * min(len(sites), 30)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(5.6, 2.4 + 0.3 * min(len(sites), 26)), layout="constrained")
+    step = -(-len(sites) // 13)
+    panels = figure.subplots(2, 1, sharex=True)
     for axes, grid, title in zip(panels, grids.values(), ("watermarked", "control"), strict=True):
         image = axes.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=top)
-        axes.set(title=title, xlabel="expert (index)")
+        axes.set_title(title, fontsize=10)
+        axes.set_yticks(range(0, len(sites), step), [_short(site) for site in sites[::step]])
         image.set_rasterized(True)
-    step = -(-len(sites) // 28)
-    panels[0].set_yticks(range(0, len(sites), step), [_short(site) for site in sites[::step]])
+    panels[1].set(xlabel="expert (index)")
     bar: Any = figure.colorbar(image, ax=panels, shrink=0.9)
     bar.set_label("load / even load")
     return _svg(figure)

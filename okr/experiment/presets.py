@@ -7,7 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 EMBEDDED_SETTING: Mapping[str, Any] = MappingProxyType({"zone": "boundary", "epsilon": math.inf, "strength": 1.0})
-"""The watermark setting of the embedded models: soft keying, where every expert may compete."""
+"""The watermark setting of tiny-deepseek-moe: soft keying, where every expert may compete (docs/settings.md)."""
+
+SWITCH_SETTING: Mapping[str, Any] = MappingProxyType({**EMBEDDED_SETTING, "strength": 4.0})
+"""The same for tiny-switch, whose top-1 routers are far surer of their choice (docs/settings.md)."""
 
 GUIDE_SETTING: Mapping[str, Any] = MappingProxyType({"zone": "max", "epsilon": 2.0, "strength": math.inf})
 """The guide's setting: among the experts within 2.0 of the best, the key alone decides."""
@@ -44,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "tiny-switch": Preset(
         "the embedded Switch Transformer, encoder and decoder: offline",
-        {"model": "tiny-switch", "dtype": "float32", "threads": 1, **EMBEDDED_SETTING},
+        {"model": "tiny-switch", "dtype": "float32", "threads": 1, **SWITCH_SETTING},
         declared={"num_experts": 8, "top_k": 1},
     ),
     "switch": Preset(
