@@ -13,11 +13,12 @@ def conform(
         str,
         typer.Argument(
             metavar="IMPL",
-            help="module:object, path/to/file.py:object, cmd:PROGRAM, vectors:ANSWERS.json, or numpy, torch, compile, okr.",
+            help="module:object, file.py:object, cmd:PROGRAM, vectors:ANSWERS.json, or numpy, torch, compile, okr.",
         ),
     ],
     clauses: Annotated[
-        list[str] | None, typer.Argument(metavar="[CLAUSE]...", help="Clause ids or prefixes, such as OKR-TIE. Default: all.")
+        list[str] | None,
+        typer.Argument(metavar="[CLAUSE]...", help="Clause ids or prefixes, such as OKR-TIE. Default: all."),
     ] = None,
     profile: Annotated[str, typer.Option(help="How hard to look: smoke, ci or thorough.")] = "ci",
     json: Output = None,

@@ -37,7 +37,8 @@ def load(name: str, *, timeout: float = 20.0) -> Any:
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
         raise UsageError(
-            f"{name!r} names no implementation; use module:object, file.py:object, cmd:..., vectors:FILE, or {', '.join(SHIPPED)}"
+            f"{name!r} names no implementation; use module:object, file.py:object, cmd:PROGRAM, vectors:FILE, or "
+            + ", ".join(SHIPPED)
         )
     module = _script(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module

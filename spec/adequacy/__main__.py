@@ -1,4 +1,4 @@
-"""``python -m spec.adequacy [zoo] [mutation] [alarms]`` measures (all three by default) and rewrites docs/adequacy.md."""
+"""``python -m spec.adequacy [zoo] [mutation] [alarms]`` measures, all by default, and rewrites docs/adequacy.md."""
 
 import json
 import sys
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from spec.adequacy import alarms, mutation, report
-from spec.profiles import PROFILES, Profile
+from spec.profiles import Profile
 from spec.zoo import members
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "measured.json"
 EXPLAINED = HERE / "survivors.json"
 DOCUMENT = HERE.parent.parent / "docs" / "adequacy.md"
+ZOO_CASES = 60
 ALARM_CASES = 10_000
 
 
 def zoo() -> list[dict[str, Any]]:
     """Each member, with what came out otherwise than declared."""
-    ci = PROFILES["ci"]
-    profile = Profile("zoo", ci.cases, shrink=False)
+    profile = Profile("zoo", ZOO_CASES, shrink=False)
     found = []
     for member in members():
         answers = member.judge(profile)

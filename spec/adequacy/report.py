@@ -28,8 +28,8 @@ def _zoo(entries: list[dict[str, Any]]) -> str:
     lines = [
         "## The zoo",
         "",
-        "Routers with one seeded bug each (`spec/zoo/`). Each declares the clauses it must fail, every one of them, and",
-        "those it must pass all the same.",
+        "Routers with one seeded bug each (`spec/zoo/`). Each declares the clauses it must fail, every one of them,",
+        "and those it must pass all the same.",
         "",
         f"- members: {len(entries)}; killed by a predicted clause: {killed}; exactly as declared: {exact}",
         "",
@@ -46,9 +46,9 @@ def _mutation(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
     lines = [
         "## Mutants of okr.routing",
         "",
-        "Small changes to the source (`spec/adequacy/mutants.py`): comparisons, arithmetic, logic, constants, negations,",
-        "branches, `raise` statements. A mutant counts as killed only where a clause is violated; where it merely crashes",
-        "or hangs it is listed apart. Messages, annotations and imports are not mutated.",
+        "Small changes to the source (`spec/adequacy/mutants.py`): comparisons, arithmetic, logic, constants,",
+        "negations, branches, `raise` statements. A mutant counts as killed only where a clause is violated; where it",
+        "merely crashes or hangs it is listed apart. Messages, annotations and imports are not mutated.",
         "",
         "| module | mutants | killed by a clause | crashed | hung | survived | of those equivalent | score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -71,9 +71,8 @@ def _mutation(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
     for e in entries:
         if e["fate"] == "survived":
             name = e["mutant"].replace("|", "\\|")
-            lines.append(
-                f"| `{e['module'].rpartition('.')[2]}:{e['line']}` {name} | {explained.get(e['mutant'], 'NOT EXPLAINED')} |"
-            )
+            place = f"{e['module'].rpartition('.')[2]}:{e['line']}"
+            lines.append(f"| `{place}` {name} | {explained.get(e['mutant'], 'NOT EXPLAINED')} |")
     return "\n".join([*lines, ""])
 
 
@@ -82,9 +81,9 @@ def _alarms(entries: list[dict[str, Any]]) -> str:
         "## False alarms",
         "",
         "Correct implementations that round differently, on generated cases (nine in ten ask `select`, one in ten",
-        "`key_scores`), with float32 numbers and with numbers rounded to bfloat16, which tie by the thousand. `reordered`",
-        "sums back to front and rearranges the comparisons of both zones; `float64` computes everything in float64. The bound is the",
-        "Clopper-Pearson upper limit (95%) on the rate per case.",
+        "`key_scores`), with float32 numbers and with numbers rounded to bfloat16, which tie by the thousand.",
+        "`reordered` sums back to front and rearranges the comparisons of both zones; `float64` computes everything in",
+        "float64. The bound is the Clopper-Pearson upper limit (95%) on the rate per case.",
         "",
         "| implementation | numbers | cases | false alarms | rate below |",
         "| --- | --- | --- | --- | --- |",

@@ -17,9 +17,10 @@ def _close(got: np.ndarray, expected: np.ndarray, bound: np.ndarray, what: str) 
     wrong = ~(np.abs(got - expected) <= bound + 1e-300)  # not <=: NaN is wrong
     if wrong.any():
         token, expert = np.argwhere(wrong)[0]
+        allowed = float(np.broadcast_to(bound, wrong.shape)[token, expert])
         raise Violation(
             f"{what}: token {token}, expert {expert}",
-            expected=f"{expected[token, expert]:.9g} +- {float(np.broadcast_to(bound, wrong.shape)[token, expert]):.2g}",
+            expected=f"{expected[token, expert]:.9g} +- {allowed:.2g}",
             got=f"{got[token, expert]:.9g}",
         )
 

@@ -1,7 +1,7 @@
 """A router in plain Python, and a check of it against the static vectors. Standard library only.
 
-``python stdlib_vectors.py FOLDER [ANSWERS.json]`` reads the vector files in FOLDER, says how many answers are legal and,
-if asked, writes its answers for ``okr conform vectors:ANSWERS.json``. Copy it as the start of a port.
+``python stdlib_vectors.py FOLDER [ANSWERS.json]`` reads the vector files in FOLDER, says how many answers are legal
+and, if asked, writes its answers for ``okr conform vectors:ANSWERS.json``. Copy it as the start of a port.
 """
 
 import hashlib

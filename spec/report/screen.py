@@ -16,8 +16,9 @@ def failure_text(result: Result, implementation: str) -> str:
     """One failure: clause, input, expected, got, the usual bug, and how to see it again."""
     failure = result.failure
     assert failure is not None
+    known = f"  KNOWN: {result.known}" if result.known else ""
     lines = [
-        f"{result.clause.id}  {result.verdict.upper()}  ({failure.check}){'  KNOWN: ' + result.known if result.known else ''}",
+        f"{result.clause.id}  {result.verdict.upper()}  ({failure.check}){known}",
         *_wrapped("clause", f"{result.clause.keyword}: {result.clause.statement}"),
         *_wrapped("found", failure.what),
     ]

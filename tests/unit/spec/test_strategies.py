@@ -1,5 +1,6 @@
 """The generators really produce what the clauses are about, at stated minimum frequencies."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from spec import oracle, strategies
-import itertools
 
 CASES = 300
 
