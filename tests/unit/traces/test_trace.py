@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import random_deepseek, random_switch
 
 import okr
-from conftest import random_deepseek, random_switch
 from okr import InvalidTrace, Key, Trace
 
 KEY = Key(bytes(range(32)))
