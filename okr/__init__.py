@@ -40,7 +40,34 @@ _HOME = {
     "okr.errors",
 )
 
-__all__ = ["SPEC_VERSION", "__version__", *_HOME]
+__all__ = [
+    "SPEC_VERSION",
+    "AlreadyAttached",
+    "Generation",
+    "InvalidConfig",
+    "InvalidKey",
+    "InvalidSetting",
+    "InvalidTrace",
+    "Key",
+    "Loaded",
+    "ModelLoadError",
+    "OKRError",
+    "OutOfMemory",
+    "Recorder",
+    "RouterNotFound",
+    "RouterSite",
+    "Trace",
+    "UnsupportedGeneration",
+    "UnsupportedRouter",
+    "Verdict",
+    "Watermark",
+    "__version__",
+    "discover",
+    "load",
+    "record",
+    "verify",
+    "watermark",
+]
 
 if TYPE_CHECKING:
     from okr.attach import Generation, Recorder, Watermark, record, watermark

@@ -57,7 +57,7 @@ class Journal:
 
 def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments: dict[str, Any]) -> Generation:
     """``model.generate(**arguments)`` while ``journal`` listens, cut into one trace a sequence."""
-    config = model.generation_config
+    config: Any = arguments.get("generation_config") or model.generation_config
     _refuse(config, arguments)
     prompt = arguments.get("input_ids", arguments.get("inputs"))
     if not isinstance(prompt, Tensor) or prompt.dim() != 2:
@@ -84,8 +84,7 @@ def _refuse(config: Any, arguments: dict[str, Any]) -> None:
     for name, what in _FORBIDDEN.items():
         if arguments.get(name) is not None:
             raise UnsupportedGeneration(f"{what} cannot be traced; generate greedily or by sampling")
-    own = arguments.get("generation_config") or config
-    if (arguments.get("num_beams") or own.num_beams or 1) > 1:
+    if (arguments.get("num_beams") or config.num_beams or 1) > 1:
         raise UnsupportedGeneration("beam search cannot be traced; set num_beams=1")
 
 

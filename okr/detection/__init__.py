@@ -1,6 +1,6 @@
 """Proof that a key was there: verification of traces."""
 
 from okr.detection.verdict import SiteScore, Verdict
-from okr.detection.verify import verify
+from okr.detection.verification import verify
 
 __all__ = ["SiteScore", "Verdict", "verify"]

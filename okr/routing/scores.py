@@ -17,5 +17,5 @@ def key_scores(
     that no finite h overflows.
     """
     hidden = hidden.to(projection.dtype)
-    norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float64)
     return (hidden / norm.clamp_min(_TINY).to(projection.dtype)) @ projection

@@ -83,6 +83,17 @@ def test_early_end_of_sequence_ends_the_trace(deepseek, key):
         assert trace.experts.shape == (3 + length, 2, 4)
 
 
+def test_a_generation_config_says_where_sequences_end(deepseek, key):
+    config = copy.deepcopy(deepseek.generation_config)
+    config.max_new_tokens, config.do_sample = 8, False
+    with okr.watermark(deepseek, key, epsilon=1.0) as wm:
+        inputs = prompts(deepseek, [4])
+        config.eos_token_id = int(wm.generate(**inputs, generation_config=config).sequences[0, 6])
+        trace = wm.generate(**inputs, generation_config=config).traces[0]
+    assert trace.new_tokens <= 3
+    assert trace.token_ids[-1] == config.eos_token_id
+
+
 def test_generated_padding_tokens_are_tokens(deepseek, key):
     """Without a stopping rule of its own a row that ends in the pad token really ends there."""
 
