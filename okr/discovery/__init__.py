@@ -2,5 +2,6 @@
 
 from okr.discovery.discover import Search, discover, discover_config, search
 from okr.discovery.sites import RouterSite, table
+from okr.discovery.traced import prove
 
-__all__ = ["RouterSite", "Search", "discover", "discover_config", "search", "table"]
+__all__ = ["RouterSite", "Search", "discover", "discover_config", "prove", "search", "table"]

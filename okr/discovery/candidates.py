@@ -33,7 +33,7 @@ class Tree:
         self.with_experts: set[str] = set()  # paths that have experts somewhere below them
         self.parents_of_experts: set[str] = set()
         for path, module in self.modules.items():
-            if path and _is_experts(path, module):
+            if path and is_experts(path, module):
                 self.parents_of_experts.add(parent_of(path))
                 parts = path.split(".")
                 self.with_experts.update(".".join(parts[:end]) for end in range(len(parts)))
@@ -48,7 +48,7 @@ class Tree:
     def blocks_of_experts(self) -> list[str]:
         """Paths of the modules that hold experts and are not themselves part of experts."""
         blocks = self.parents_of_experts - {""}
-        return sorted(path for path in blocks if not _is_experts(path, self.modules[path]))
+        return sorted(path for path in blocks if not is_experts(path, self.modules[path]))
 
     def suspects(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules whose name or class sounds like a router's without being evidence."""
@@ -69,7 +69,8 @@ class Tree:
         return "it is named like a router, beside experts" if path.rpartition(".")[2] in _NAMES else ""
 
 
-def _is_experts(path: str, module: nn.Module) -> bool:
+def is_experts(path: str, module: nn.Module) -> bool:
+    """Whether a module is named, or its class is named, as experts are."""
     return "expert" in path.rpartition(".")[2].lower() or "Expert" in type(module).__name__
 
 

@@ -110,21 +110,7 @@ class _Searcher:
             return
         module = self.tree.modules[path]
         problem = self._obstacle(path, module) or problem
-        self.sites[path] = RouterSite(
-            path=path,
-            stack="encoder" if "encoder" in path.split(".") else "decoder",
-            layer=next((int(part) for part in path.split(".") if part.isdigit()), 0),
-            router_class=getattr(type(module), "_okr_native", type(module)).__name__,
-            num_experts=finding.num_experts,
-            top_k=finding.top_k,
-            hidden_size=size,
-            unit="score" if finding.ranks in ("scores", "") else "logit",
-            ranks=finding.ranks,
-            calls=finding.calls,
-            flat=finding.flat,
-            keyable=not problem,
-            reason=problem,
-        )
+        self.sites[path] = site_of(path, module, size, finding, problem)
         kept = f"keeps {finding.top_k} of {finding.num_experts}" if finding.calls else "ranks nothing"
         self._note(path, module, f"router ({evidence}): {kept}" + (f"; not keyable: {problem}" if problem else ""))
 
@@ -150,6 +136,25 @@ class _Searcher:
         nothing = Finding("", (), count, 0, "", False)
         reason = "nothing in it ranks its experts: its caller says which of them run"
         self._add(path, hidden_size(block), nothing, "it holds experts and no router", reason)
+
+
+def site_of(path: str, module: nn.Module, size: int, finding: Finding, problem: str = "") -> RouterSite:
+    """The record of a router; ``problem`` says why it cannot be keyed."""
+    return RouterSite(
+        path=path,
+        stack="encoder" if "encoder" in path.split(".") else "decoder",
+        layer=next((int(part) for part in path.split(".") if part.isdigit()), 0),
+        router_class=getattr(type(module), "_okr_native", type(module)).__name__,
+        num_experts=finding.num_experts,
+        top_k=finding.top_k,
+        hidden_size=size,
+        unit="score" if finding.ranks in ("scores", "") else "logit",
+        ranks=finding.ranks,
+        calls=finding.calls,
+        flat=finding.flat,
+        keyable=not problem,
+        reason=problem,
+    )
 
 
 def hidden_size(module: nn.Module) -> int:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,8 +66,11 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """One ranking call of a forward: what it ranked, which indices it gave, and whose forward made it."""
+
     call: RankingCall
+    indices: Tensor
     kind: Ranks
     owner: str
 
@@ -76,7 +80,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[_Seen] = []
+        self.seen: list[Seen] = []
         self.inside: list[str] = [""]  # the modules whose forward runs
         self._kind: dict[int, tuple[Tensor, Ranks]] = {}  # id -> (the tensor, kept alive; what it holds)
 
@@ -85,7 +89,8 @@ class Watch(TorchFunctionMode):
         output = func(*args, **kwargs)
         call = ranking_call(func, args, kwargs)
         if call is not None:
-            self.seen.append(_Seen(call, self._of(call.scores) or "scores", self.inside[-1]))
+            indices = output if isinstance(output, Tensor) else output.indices
+            self.seen.append(Seen(call, indices, self._of(call.scores) or "scores", self.inside[-1]))
         elif isinstance(output, Tensor) and (kind := self._kind_after(func, args)):
             self._kind[id(output)] = (output, kind)
         return output
@@ -110,7 +115,7 @@ class Watch(TorchFunctionMode):
         handles = []
         for name, child in module.named_modules():
             if child is not module:
-                handles.append(child.register_forward_pre_hook(lambda *_, name=name: self.inside.append(name)))
+                handles.append(child.register_forward_pre_hook(partial(self._entered, name), with_kwargs=True))
                 handles.append(child.register_forward_hook(lambda *_: self.inside.pop() and None))
         try:
             yield
@@ -118,8 +123,11 @@ class Watch(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
+    def _entered(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.inside.append(name)
 
-def finding_of(seen: list[_Seen], leading: torch.Size) -> Finding | None:
+
+def finding_of(seen: list[Seen], leading: torch.Size) -> Finding | None:
     """The last ranking of a forward whose input had the shape [*leading, hidden], with the calls that belong to it.
 
     What ranks last decides: what comes before it only narrows the choice (groups). A ``topk`` stands alone; of

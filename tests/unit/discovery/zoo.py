@@ -334,10 +334,12 @@ def make(name: str) -> nn.Module:
 
 @torch.no_grad()
 def _randomise(model: nn.Module) -> None:
-    """Random values wherever initialisation left zeros: experts would tie, compute nothing, or have idle biases."""
+    """Random values wherever initialisation left zeros or raw memory: experts would tie, or compute nothing."""
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if name.endswith("tid2eid"):  # token id -> k distinct experts
             value.copy_(torch.rand(len(value), EXPERTS).argsort(-1)[:, : value.shape[1]])
+        elif "experts." in name and value.is_floating_point() and value.dim() > 1:
+            nn.init.normal_(value, std=0.1)
         elif value.is_floating_point() and not value.any():
             if any(word in name for word in ("moe_statics", "correction_bias", "expert_bias")):
                 nn.init.normal_(value, std=0.05)

@@ -1,0 +1,160 @@
+"""The proof by a forward of the whole model: which modules rank experts, and that the experts get what they chose."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from okr.discovery.candidates import is_experts, parent_of
+from okr.discovery.discover import discover, site_of
+from okr.discovery.probe import Finding, Seen, Watch, finding_of
+from okr.discovery.sites import RouterSite
+
+NOT_REACHED = "in a traced forward its choice did not reach the experts"
+
+
+@torch.no_grad()
+def prove(model: nn.Module, **inputs: Any) -> list[RouterSite]:
+    """What :func:`~okr.discovery.discover` finds, held against one forward of the model.
+
+    A router that ranked otherwise in that forward, or whose choice the experts did not receive, is listed as not
+    keyable, with the reason; a module that ranked experts without having been found is added. Routers that did not
+    run are listed as found.
+
+    Arguments: ``inputs`` of the model's forward; without any, six token ids.
+    """
+    sites = discover(model)
+    watch = _ModelWatch(model)
+    training = model.training
+    model.eval()
+    try:
+        with watch.attributing(model), watch:
+            model(**(inputs or _tokens(model)))
+    finally:
+        model.train(training)
+    traced = watch.findings()
+    known = {site.path for site in sites}
+    held = [_held(site, *traced[site.path]) if site.path in traced else site for site in sites]
+    modules = dict(model.named_modules())
+    added = [
+        site_of(path, modules[path], watch.leading[path][1], finding)
+        for path, (finding, reached) in traced.items()
+        if reached and path not in known
+    ]
+    return held + added
+
+
+def _held(site: RouterSite, finding: Finding, reached: bool) -> RouterSite:
+    if not site.keyable:
+        return site
+    if not reached:
+        return replace(site, keyable=False, reason=NOT_REACHED)
+    shown = (finding.num_experts, finding.top_k, finding.calls, finding.ranks)
+    if shown != (site.num_experts, site.top_k, site.calls, site.ranks):
+        calls = ", ".join(name for name, _ in finding.calls)
+        reason = (
+            f"in a traced forward it kept {finding.top_k} of {finding.num_experts} by {calls}, not as its class does"
+        )
+        return replace(site, keyable=False, reason=reason)
+    return site
+
+
+def _tokens(model: nn.Module) -> dict[str, Tensor]:
+    config: Any = getattr(model, "config", None)
+    device = next(model.parameters()).device
+    tokens = torch.arange(6, device=device)[None] + 3
+    return {"input_ids": tokens} | ({"decoder_input_ids": tokens} if config and config.is_encoder_decoder else {})
+
+
+class _ModelWatch(Watch):
+    """A watch that also keeps what experts were called with, and on which states each ranking module first ran."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.leading: dict[str, tuple[torch.Size, int]] = {}  # module -> its input's shape, last axis apart
+        self.received: dict[str, list[Any]] = {}  # experts -> the arguments of their first call
+        self.rows: dict[str, int] = {}  # experts' children -> rows they computed
+        self.experts = {path for path, module in model.named_modules() if path and is_experts(path, module)}
+
+    def _entered(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        # A second run of a module (shared between layers) is nobody's: one run is proof.
+        super()._entered("" if name in self.leading else name, module, args, kwargs)
+        values = [*args, *kwargs.values()]
+        first = next((value for value in values if isinstance(value, Tensor)), None)
+        if first is not None and first.dim():
+            self.leading.setdefault(name, (first.shape[:-1], first.shape[-1]))
+            if parent_of(name) in self.experts:
+                self.rows[name] = self.rows.get(name, 0) + first.shape[:-1].numel()
+        if name in self.experts:
+            self.received.setdefault(name, values)
+
+    def findings(self) -> dict[str, tuple[Finding, bool]]:
+        """Every module that ranked as routers do: what it showed, and whether experts received its choice."""
+        owners = {seen.owner: [s for s in self.seen if s.owner == seen.owner] for seen in self.seen if seen.owner}
+        found = {}
+        for owner, seen in owners.items():
+            leading = self.leading.get(owner, (torch.Size(), 0))[0]
+            finding = finding_of(seen, leading)
+            if finding is not None:
+                found[owner] = finding, self._reached(owner, _chosen(seen, finding), finding)
+        return found
+
+    def _reached(self, owner: str, chosen: Tensor, finding: Finding) -> bool:
+        """Whether experts in the block around ``owner``, or in ``owner`` itself, received ``chosen`` [T, k]."""
+        for block in (owner, parent_of(owner)):
+            inside = [path for path in self.experts if path.startswith(f"{block}.")]
+            children = {path: count for path, count in self.rows.items() if parent_of(path) in inside}
+            numbered = {int(digits): rows for path, rows in children.items() if (digits := _number(path)) is not None}
+            counts = chosen.flatten().bincount(minlength=finding.num_experts).tolist()
+            if numbered:  # experts are modules of their own: each must have computed the rows that chose it
+                return all(numbered.get(expert, 0) == count for expert, count in enumerate(counts))
+            values = [value for path in inside for value in self.received.get(path, [])]
+            if any(_carries(value, chosen, finding.num_experts, counts) for value in values):
+                return True
+        return False
+
+
+def _number(path: str) -> str | None:
+    digits = path.rpartition(".")[2].rpartition("_")[2]
+    return digits if digits.isdigit() else None
+
+
+def _chosen(seen: list[Seen], finding: Finding) -> Tensor:
+    """The indices [T, k] that the calls of ``finding`` gave."""
+    calls = seen[-len(finding.calls) :]
+    places = {place: s.indices for s, (_, place) in zip(calls, finding.calls, strict=True)}
+    if finding.calls[0][0] == "topk":
+        return places[0].reshape(-1, finding.top_k)
+    return torch.stack([places[place].reshape(-1) for place in sorted(places)], -1)
+
+
+def _carries(value: Any, chosen: Tensor, experts: int, counts: list[int]) -> bool:
+    """Whether an argument of the experts says who runs: indices, a mask or weights [T, E], counts, or gated inputs."""
+    if isinstance(value, list):
+        return value == counts
+    if not isinstance(value, Tensor):
+        return False
+    return any(_same(form, chosen, experts) for form in _forms(value, chosen, experts))
+
+
+def _forms(value: Tensor, chosen: Tensor, experts: int) -> Iterator[Tensor]:
+    tokens = len(chosen)
+    if not value.is_floating_point() and value.dtype != torch.bool and value.numel() == chosen.numel():
+        yield value.reshape(tokens, -1)
+    if value.numel() == tokens * experts:
+        yield value.reshape(tokens, experts) != 0
+    if (
+        value.dim() == 2 and len(value) == experts * tokens
+    ):  # every expert gets all tokens, zeros where it is not chosen
+        yield (value.reshape(experts, tokens, -1) != 0).any(-1).T
+
+
+def _same(form: Tensor, chosen: Tensor, experts: int) -> bool:
+    if form.dtype == torch.bool:
+        return bool((form == functional.one_hot(chosen, experts).sum(-2).bool()).all())
+    # An index that the block cannot run (a skip expert, the last) may have been sent to expert 0 with no weight.
+    skipped = (chosen == experts - 1) & (form == 0)
+    return bool(((form == chosen) | skipped).all()) or torch.equal(form.sort(-1).values, chosen.sort(-1).values)
