@@ -116,7 +116,7 @@ class Watch(TorchFunctionMode):
         for name, child in module.named_modules():
             if child is not module:
                 handles.append(child.register_forward_pre_hook(partial(self._entered, name), with_kwargs=True))
-                handles.append(child.register_forward_hook(lambda *_: self.inside.pop() and None))
+                handles.append(child.register_forward_hook(self._left))
         try:
             yield
         finally:
@@ -125,6 +125,9 @@ class Watch(TorchFunctionMode):
 
     def _entered(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.inside.append(name)
+
+    def _left(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside.pop()
 
 
 def finding_of(seen: list[Seen], leading: torch.Size) -> Finding | None:
