@@ -65,6 +65,7 @@ def settings(
 @st.composite
 def small(
     draw: Draw,
+    /,
     *,
     experts: tuple[int, int] = (1, 8),
     tokens: tuple[int, int] = (1, 3),
@@ -87,7 +88,7 @@ def small(
 
 
 @st.composite
-def wide(draw: Draw, *, tokens: tuple[int, int] = (1, 3), **options: Any) -> SelectCase:
+def wide(draw: Draw, /, *, tokens: tuple[int, int] = (1, 3), **options: Any) -> SelectCase:
     """A case with up to 256 experts, drawn from a seed; float32 or bfloat16 numbers; some experts barred in groups."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     count = draw(st.sampled_from((64, 128, 256, 32, 16)), label="experts")
@@ -109,7 +110,7 @@ def cases(**options: Any) -> st.SearchStrategy[SelectCase]:
 
 
 @st.composite
-def distinct(draw: Draw, **options: Any) -> SelectCase:
+def distinct(draw: Draw, /, **options: Any) -> SelectCase:
     """A small case whose choice and key scores are pairwise different in each row and clear of every edge by 1/32."""
     count = draw(st.integers(1, 8), label="experts")
     length = draw(st.integers(1, 3), label="tokens")
@@ -118,11 +119,11 @@ def distinct(draw: Draw, **options: Any) -> SelectCase:
     choice = [draw(st.permutations(range(-8, 9)))[:count] for _ in range(length)]
     key = [draw(st.permutations(range(-12, 13)))[:count] for _ in range(length)]
     setting = Setting(setting.top_k, epsilon, setting.zone, setting.strength)
-    return SelectCase(np.array(choice, np.float32) / 4, np.array(key, np.float32) / 4, setting)
+    return SelectCase(np.array(choice, np.float32) / np.float32(4), np.array(key, np.float32) / np.float32(4), setting)
 
 
 @st.composite
-def unsound(draw: Draw, what: str, **options: Any) -> tuple[SelectCase, int]:
+def unsound(draw: Draw, /, what: str, **options: Any) -> tuple[SelectCase, int]:
     """A sound case with one token spoilt, and that token. ``what``: nan, inf, few (fewer than k candidates) or key."""
     case = draw(small(experts=(2, 8), barred=False, **options))
     token = draw(st.integers(0, case.tokens - 1), label="spoilt token")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import okr
-
+okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see
 SECRET = bytes(range(100, 132))
-_SIZE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
+_SIZE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
 _SIZE |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "intermediate_size": 16}
 
 
@@ -94,7 +100,8 @@ def routers(model: Any) -> list[tuple[Any, nn.Module]]:
 @torch.no_grad()
 def logits(model: Any, ids: Tensor | None = None) -> Tensor:
     """The model's logits."""
-    return model(input_ids=tokens() if ids is None else ids).logits
+    found: Tensor = model(input_ids=tokens() if ids is None else ids).logits
+    return found
 
 
 def epsilon_of(model: Any) -> float:
@@ -187,7 +194,8 @@ def _workshop() -> Path:
     torch.manual_seed(4)
     shape = {**_SIZE, "vocab_size": 259, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
     config = MixtralConfig(**shape, num_local_experts=8, num_experts_per_tok=2)
-    _spread_routers(MixtralForCausalLM(config), 10).save_pretrained(folder / "model")
+    model: Any = _spread_routers(MixtralForCausalLM(config), 10)
+    model.save_pretrained(folder / "model")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({text: i for i, text in enumerate(["<pad>", "<bos>", "<eos>", *letters])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -206,7 +214,11 @@ def experiment() -> Path:
     from okr.experiment.runner import run
 
     folder = _workshop()
-    flags = {"model": str(folder / "model"), "output_dir": str(folder / "run"), "key": str(folder / "key.json")}
+    flags: dict[str, Any] = {
+        "model": str(folder / "model"),
+        "output_dir": str(folder / "run"),
+        "key": str(folder / "key.json"),
+    }
     flags |= {"samples": 4, "max_length": 12, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2}
     run(resolve("tiny", flags, environment={}), resume=False, progress=_Silent())
     return folder / "run"

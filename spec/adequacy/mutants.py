@@ -91,14 +91,14 @@ def _changes(node: ast.AST) -> list[object]:
             return list(_SWAPS.get(type(node.op), ()))
         case ast.UnaryOp():
             return ["drop"] if isinstance(node.op, ast.Not | ast.Invert | ast.USub) else []
-        case ast.Constant(value=bool()):
-            return [not node.value]
-        case ast.Constant(value=int()):
-            return [node.value + 1, node.value - 1]
-        case ast.Constant(value=str()):
-            return [node.value + "x"] if node.value and not node.value.startswith("cannot") else []
-        case ast.Constant(value=bytes()):
-            return [node.value + b"x"]
+        case ast.Constant(value=bool() as truth):
+            return [not truth]
+        case ast.Constant(value=int() as number):
+            return [number + 1, number - 1]
+        case ast.Constant(value=str() as text):
+            return [text + "x"] if text else []
+        case ast.Constant(value=bytes() as content):
+            return [content + b"x"]
         case ast.IfExp():
             return ["drop"]
         case ast.Raise():

@@ -15,8 +15,8 @@ class _Interruption(Exception):
 
 
 def _runs(model: Any) -> list[Any]:
-    import okr
     from spec import system
+    from spec.system import okr
 
     return [
         lambda: okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
@@ -67,8 +67,8 @@ def the_state_dict_stays(subject: Subject) -> None:
 def a_second_attachment_is_refused(subject: Subject) -> None:
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model in system.models():
         for outer in _runs(model):
@@ -87,8 +87,8 @@ def a_second_attachment_is_refused(subject: Subject) -> None:
 def recording_changes_nothing(subject: Subject) -> None:
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model in system.models():
         plain = system.logits(model)
@@ -98,8 +98,8 @@ def recording_changes_nothing(subject: Subject) -> None:
 
 @check("OKR-ATTACH-005")
 def a_model_without_routers_is_refused(subject: Subject) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     for run in _runs_of_dense(system.dense_model()):
         try:
@@ -110,8 +110,8 @@ def a_model_without_routers_is_refused(subject: Subject) -> None:
 
 
 def _runs_of_dense(model: Any) -> list[Any]:
-    import okr
     from spec import system
+    from spec.system import okr
 
     return [lambda: okr.watermark(model, system.key(), epsilon=1.0), lambda: okr.record(model)]
 
@@ -167,7 +167,7 @@ class _Walk:
         self.state, self.session = "free", None
 
     def _enter(self, index: int, state: str) -> None:
-        import okr
+        from spec.system import okr
 
         try:
             session = self.stack.enter_context(_runs(self.model)[index]())
@@ -212,8 +212,8 @@ class _Walk:
 
     def verify(self) -> None:
         """Replay needs the model for itself: refused while attached."""
-        import okr
         from spec import system
+        from spec.system import okr
 
         try:
             okr.verify(self.model, self.evidence, system.key(), decoys=9, alpha=0.1)
@@ -231,8 +231,8 @@ class _Walk:
 
 @check("OKR-ATTACH-008")
 def a_router_that_changed_is_an_error(subject: Subject) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     model = system.copied(system.softmax_model())
     (site, module), *_ = system.routers(model)

@@ -40,8 +40,8 @@ def replay_recovers_the_states(subject: Subject) -> None:
     """Router inputs of a greedy, cached generation against those of one forced pass."""
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model in system.models():
         with (
@@ -62,13 +62,13 @@ def replay_recovers_the_states(subject: Subject) -> None:
 def another_model_is_refused(subject: Subject) -> None:
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     trace = system.traces(0)[0]
     changed = system.copied(system.softmax_model())
     with torch.no_grad():
-        system.routers(changed)[0][1].weight.mul_(-1)
+        next(system.routers(changed)[0][1].parameters()).mul_(-1)
     for model in (system.sigmoid_model(), changed):
         try:
             okr.verify(model, trace, system.key(), decoys=9, alpha=0.1)

@@ -86,8 +86,8 @@ def the_secret_is_nowhere(subject: Subject) -> None:
 
 @check("OKR-RESULT-006")
 def verdicts_can_be_checked(subject: Subject) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     folder, document = _document()
     model = system.experiment_model()

@@ -14,7 +14,7 @@ from spec.verdicts import Violation, require
 
 def _saved(trace: Any) -> tuple[bytes, Any]:
     """A trace's file and what loads from it."""
-    import okr
+    from spec.system import okr
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.trace"
@@ -33,8 +33,8 @@ def traces_hold_what_ran(subject: Subject) -> None:
     """Compared with what the routers themselves put out, call by call, over a batch with left padding."""
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model in system.models():
         ids = system.tokens(2, 6, seed=5)
@@ -69,8 +69,8 @@ def saved_traces_load_the_same(subject: Subject) -> None:
 
 @check("OKR-TRACE-003")
 def headers_say_how_they_were_made(subject: Subject) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     for index, model in enumerate(system.models()):
         keyed, native = (system.traces(index, keyed=k)[0].header for k in (True, False))
@@ -99,8 +99,8 @@ def the_secret_is_not_in_a_trace(subject: Subject) -> None:
 @check("OKR-TRACE-005", lambda: st.tuples(st.integers(0, 10**6), st.integers(0, 255), st.booleans()))
 def damaged_files_are_refused(subject: Subject, damage: tuple[int, int, bool]) -> None:
     """One byte replaced, or the file cut there."""
-    import okr
     from spec import system
+    from spec.system import okr
 
     content = bytearray(_saved(system.traces(0)[0])[0])
     place = damage[0] % len(content)

@@ -10,8 +10,8 @@ from spec.verdicts import Violation, require
 
 
 def _verdict(index: int, evidence: Any, key: Any = None, **options: Any) -> Any:
-    import okr
     from spec import system
+    from spec.system import okr
 
     given = {"decoys": 99, "alpha": 0.01, **options}
     return okr.verify(system.models()[index], evidence, system.key() if key is None else key, **given)
@@ -26,8 +26,8 @@ def _setting(index: int) -> dict[str, Any]:
 
 @check("OKR-VERIFY-001", lambda: st.tuples(st.integers(1, 60), st.integers(0, 200)), share=0.2)
 def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     decoys, number = drawn
     key = okr.Key(number.to_bytes(16, "big"))
@@ -59,8 +59,8 @@ def other_keys_get_uniform_p_values(subject: Subject) -> None:
 
     A correct test gives P(p <= x) <= x; more than the counts below happen with probability under 1e-6 (binomial tail).
     """
-    import okr
     from spec import system
+    from spec.system import okr
 
     for keyed in (True, False):
         evidence = system.traces(0, keyed=keyed)[0]
@@ -126,8 +126,8 @@ def several_traces_are_one_test(subject: Subject) -> None:
 
 @check("OKR-VERIFY-008")
 def too_few_decoys_are_refused(subject: Subject) -> None:
-    import okr
     from spec import system
+    from spec.system import okr
 
     try:
         _verdict(0, system.traces(0), decoys=98, alpha=0.01)

@@ -15,8 +15,8 @@ from spec.verdicts import require
 def native_selection_gives_native_output(subject: Subject) -> None:
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model in system.models():
         plain = system.logits(model)
@@ -30,8 +30,8 @@ def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
     """Recomputed from the router's own published parameters, for a softmax and a sigmoid family."""
     import torch
 
-    import okr
     from spec import system
+    from spec.system import okr
 
     for model, formula in zip(system.models(), (_softmax_weights, _sigmoid_weights), strict=True):
         with (
@@ -72,12 +72,12 @@ _SETTINGS = st.builds(
 @check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1)), _SETTINGS, st.integers(0, 1000)), share=0.2)
 def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
     """Choice scores as the family computes them; scores closer than 1e-5 to each other's order stay open."""
-    import okr
     from spec import system
+    from spec.system import okr
 
     index, setting, seed = drawn
     model = system.models()[index]
-    options = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
+    options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
     with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
         system.logits(model, system.tokens(1, 6, seed))
     for site, module in system.routers(model):

@@ -44,9 +44,8 @@ def _probed(subject: Subject, case: SelectCase, what: str, *, part: int | None =
         if part is not None and found[part] in [pair[part] for pair in allowed]:
             continue
         shown = [pair if part is None else pair[part] for pair in allowed]
-        raise Violation(
-            f"token {token}: {what}", expected=" or ".join(map(str, shown)), got=found if part is None else found[part]
-        )
+        seen = str(found if part is None else found[part])
+        raise Violation(f"token {token}: {what}", expected=" or ".join(map(str, shown)), got=seen)
 
 
 def _distinct(zone: str | None = None) -> st.SearchStrategy[SelectCase]:
@@ -125,7 +124,7 @@ def larger_epsilon_never_shrinks_the_zone(subject: Subject, drawn: tuple[SelectC
 def _on_the_edge(draw: st.DrawFn) -> SelectCase:
     """Scores exactly on an edge that float32 represents: multiples of 1/4, epsilon too."""
     count = draw(st.integers(2, 8))
-    choice = np.array([draw(st.lists(st.integers(-8, 8), min_size=count, max_size=count))], np.float32) / 4
+    choice = np.array([draw(st.lists(st.integers(-8, 8), min_size=count, max_size=count))], np.float32) / np.float32(4)
     setting = Setting(
         draw(st.integers(1, count - 1)), draw(st.integers(0, 8)) / 4, draw(st.sampled_from(strategies.ZONES))
     )

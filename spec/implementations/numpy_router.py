@@ -89,10 +89,10 @@ class NumpyRouter:
         return candidate & reach & ~locked, candidate & locked
 
     def lower_edge(self, base: Array, epsilon: float) -> Array:
-        return base - self.real(epsilon)
+        return np.asarray(base - self.real(epsilon))
 
     def upper_edge(self, base: Array, epsilon: float) -> Array:
-        return base + self.real(epsilon)
+        return np.asarray(base + self.real(epsilon))
 
     def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
         free = top_k - locked.sum(axis=1)
@@ -124,10 +124,10 @@ class NumpyRouter:
 
     def ordered(self, c: Array, members: Array, top_k: int) -> Array:
         """Members in descending order of choice score, ties to the lower index."""
-        return self.argsort(np.where(members, -c, math.inf))[:, :top_k]
+        return np.asarray(self.argsort(np.where(members, -c, math.inf))[:, :top_k])
 
     def native(self, c: Array, top_k: int) -> Array:
-        return self.argsort(-c)[:, :top_k]
+        return np.asarray(self.argsort(-c)[:, :top_k])
 
 
 router = NumpyRouter()

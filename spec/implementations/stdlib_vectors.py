@@ -10,17 +10,21 @@ import math
 import struct
 import sys
 from pathlib import Path
+from typing import Any
+
+Row = list[float]
+Matrix = list[Row]
 
 
-def f32(x):
+def f32(x: float) -> float:
     """The nearest float32 number, as a float; overflow gives an infinity."""
     try:
-        return struct.unpack("f", struct.pack("f", x))[0]
+        return float(struct.unpack("f", struct.pack("f", x))[0])
     except OverflowError:
         return math.copysign(math.inf, x)
 
 
-def projection(secret, stack, layer, hidden_size, num_experts):
+def projection(secret: bytes, stack: str, layer: int, hidden_size: int, num_experts: int) -> list[str]:
     numbers = b"".join(n.to_bytes(4, "big") for n in (layer, hidden_size, num_experts))
     header = b"OKR-v1\0" + len(secret).to_bytes(2, "big") + secret + stack.encode() + b"\0" + numbers
     count = hidden_size * num_experts
@@ -29,7 +33,7 @@ def projection(secret, stack, layer, hidden_size, num_experts):
     return ["".join(signs[i : i + num_experts]) for i in range(0, count, num_experts)]
 
 
-def key_scores(hidden, signs):
+def key_scores(hidden: Matrix, signs: list[str]) -> Matrix:
     scores = []
     for h in hidden:
         norm = math.sqrt(math.fsum(x * x for x in h)) or 1.0
@@ -38,7 +42,7 @@ def key_scores(hidden, signs):
     return scores
 
 
-def select_token(c, g, top_k, epsilon, zone, strength):
+def select_token(c: Row, g: Row, top_k: int, epsilon: float, zone: str, strength: float) -> list[int]:
     experts = range(len(c))
     native = sorted(experts, key=lambda e: (math.isnan(c[e]), -c[e], e))[:top_k]
     candidates = [e for e in experts if c[e] > -math.inf]
@@ -58,11 +62,11 @@ def select_token(c, g, top_k, epsilon, zone, strength):
     return sorted(locked + best, key=lambda e: (-c[e], e))
 
 
-def matrix(rows):
+def matrix(rows: list[list[str]]) -> Matrix:
     return [[float.fromhex(x) for x in row] for row in rows]
 
 
-def answer(function, given):
+def answer(function: str, given: dict[str, Any]) -> dict[str, Any]:
     if function == "projection":
         return {"projection": projection(**{**given, "secret": bytes.fromhex(given["secret"])})}
     if function == "key_scores":
@@ -73,9 +77,9 @@ def answer(function, given):
     return {"indices": [select_token(c, g, given["top_k"], epsilon, given["zone"], strength) for c, g in tokens]}
 
 
-def legal(function, got, expected):
+def legal(function: str, got: Any, expected: Any) -> bool:
     if function == "projection":
-        return got["projection"] == expected
+        return bool(got["projection"] == expected)
     if function == "key_scores":
         ranges = zip(matrix(got["key_scores"]), matrix(expected["low"]), matrix(expected["high"]), strict=True)
         return all(lo <= x <= hi for rows in ranges for x, lo, hi in zip(*rows, strict=True))

@@ -29,7 +29,7 @@ class TorchRouter:
         """See okr.routing.selection.select."""
         check_setting(top_k, choice.shape[1], epsilon, zone, strength)
         answer = self.selected(torch.tensor(choice), torch.tensor(key_scores), top_k, epsilon, zone, strength)
-        return selection.Selection(*(part.numpy() for part in answer))
+        return {name: part.numpy() for name, part in answer._asdict().items()}
 
     def selected(
         self, choice: torch.Tensor, key: torch.Tensor, top_k: int, epsilon: float, zone: str, strength: float

@@ -31,10 +31,14 @@ class Member:
         passes = {c.id: False for p in passing for c in load().values() if c.level == "routing" and c.id.startswith(p)}
         return {**passes, **fails}
 
-    def judge(self, profile: Profile) -> dict[str, tuple[bool, Result]]:
-        """For each declared clause: whether it came out as declared, and the result."""
+    def judge(self, hunt: int, keep: int) -> dict[str, tuple[bool, Result]]:
+        """For each declared clause: whether it came out as declared, and the result.
+
+        ``hunt`` cases are spent on a clause that must fail, up to the first failure, ``keep`` on one that must pass.
+        """
         answers = {}
         for clause, must_fail in self.clauses().items():
+            profile = Profile("zoo", hunt if must_fail else keep, shrink=False)
             result = run_clause(Subject(self.router(), timeout=5), load()[clause], profile)
             answers[clause] = (result.failed if must_fail else result.verdict == "pass", result)
         return answers

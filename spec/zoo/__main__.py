@@ -2,18 +2,17 @@
 
 import sys
 
-from spec.profiles import PROFILES, Profile
+from spec.profiles import PROFILES
 from spec.zoo import members
 
 if __name__ == "__main__":
     names = sys.argv[2:]
     chosen = PROFILES[sys.argv[1]] if len(sys.argv) > 1 else PROFILES["ci"]
-    profile = Profile(chosen.name, chosen.cases, chosen.random, shrink=False)
     wrong = 0
     for member in members():
         if names and member.name not in names:
             continue
-        answers = member.judge(profile)
+        answers = member.judge(chosen.cases, chosen.cases)
         surprises = [f"{clause} {result.verdict}" for clause, (fine, result) in answers.items() if not fine]
         wrong += bool(surprises)
         print(

@@ -81,7 +81,7 @@ class NoNan(NumpyRouter):
 class Centred(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         scores = super().key_scores(hidden, projection)
-        return scores - scores.mean(axis=1, keepdims=True)
+        return np.asarray(scores - scores.mean(axis=1, keepdims=True))
 
 
 @seeded("scores returned as float16", fails=("SCORE-001", "SCORE-008"), passes=REST)

@@ -15,7 +15,7 @@ CLEAR = ("ZONE-002", "ZONE-003", "ZONE-004", "ZONE-005", "STR-001", "SEL-007", "
 def _last_first(values: Array) -> Array:
     """Ascending, ties to the higher index."""
     width = values.shape[1]
-    return width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable")
+    return np.asarray(width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable"))
 
 
 @seeded("equal preferences go to the higher index", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003"))
