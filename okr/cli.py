@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from okr.conform_cli import conform
-from okr.errors import InvalidConfig, InvalidKey, OKRError, RouterNotFound
+from okr.errors import InvalidConfig, OKRError, RouterNotFound
 
 DONE, NOT_WATERMARKED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -44,16 +44,16 @@ def keygen(
     """Make a secret key and save it in a file that only you can read."""
     from okr.routing.keys import Key
 
-    if passphrase:
-        try:
-            text = typer.prompt("passphrase", hide_input=True, confirmation_prompt=sys.stdin.isatty(), err=True)
-        except typer.Abort:
-            raise InvalidKey("no passphrase was given") from None
-        key = Key.from_passphrase(text)
-    else:
-        key = Key.generate()
+    key = Key.from_passphrase(_ask_passphrase()) if passphrase else Key.generate()
     key.save(path)
     _say({"key_id": key.id, "path": str(path)}, as_json, f"key {key.id} saved in {path}")
+
+
+def _ask_passphrase() -> str:
+    """Asked for twice without echo at a terminal; else the first line of standard input."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True))
 
 
 @app.command("discover")

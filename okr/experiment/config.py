@@ -62,7 +62,9 @@ class RunConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
     quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
     max_memory: str | None = Field(
-        default=None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="most memory used on the card, such as 70GiB"
+        default=None,
+        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
+        description="most memory used on the first card, such as 70GiB",
     )
     prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
     prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")

@@ -25,6 +25,7 @@ class Bars:
     def stage(self, text: str) -> None:
         """Show ``text`` until the next stage or task begins."""
         self._end_stage()
+        self._progress.start()  # not before: a run that ends at once shows its error and nothing else
         self._stage = self._progress.add_task(text, total=None)
 
     def total(self, task: str, count: int) -> None:
@@ -46,10 +47,14 @@ class Bars:
 def bars() -> Iterator[Bars]:
     """Progress bars on stderr for the length of a ``with`` block."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        shown = Bars(progress)
+    progress = Progress(*columns, console=Console(stderr=True))
+    shown = Bars(progress)
+    try:
         yield shown
+    finally:
         shown._end_stage()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def summary_table(results: Results, folder: Path) -> Table:

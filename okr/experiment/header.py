@@ -55,8 +55,8 @@ def _notes(loaded: Loaded, resolved: Resolved, sites: Sequence[RouterSite]) -> l
     config, notes = resolved.config, list(resolved.notes)
     if resolved.sources["model"] == "preset":
         notes += check_declared(loaded.model.config, **resolved.preset.declared)
-    if config.max_memory is not None and not torch.cuda.is_available():
-        notes.append(f"max_memory {config.max_memory} has no effect: torch sees no CUDA card")
+    if config.max_memory is not None and not (config.device == "auto" and torch.cuda.is_available()):
+        notes.append(f"max_memory {config.max_memory} has no effect: it caps the first CUDA card under device 'auto'")
     notes += [f"router {site.path} is not keyed: {site.reason}" for site in sites if not site.keyable]
     return notes
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import convert_file_size_to_int, get_max_memory
 
 from okr.attach.engine import keyable_sites
 from okr.discovery import RouterSite, discover
@@ -112,9 +113,9 @@ def _threads(count: int | None) -> Iterator[None]:
 def _load(config: RunConfig) -> Loaded:
     placed = {"cpu": None, "auto": "auto"}.get(config.device, config.device)
     cap = None
-    if config.max_memory is not None and placed is not None and torch.cuda.is_available():
-        card = int(config.device.partition(":")[2] or 0)
-        cap = {card: config.max_memory.replace(" ", "")}
+    if config.max_memory is not None and placed == "auto" and torch.cuda.is_available():
+        cap = get_max_memory()  # what is free on every card and on the host: what the cap shuts out goes there
+        cap[0] = min(cap[0], convert_file_size_to_int(config.max_memory.replace(" ", "")))
     return load(
         config.model,
         dtype=config.dtype,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_runs import SMALL, Silent
 
+import okr.experiment.runner as runner
 from okr.detection import verify
 from okr.errors import InvalidConfig
 from okr.experiment.config import resolve
@@ -171,3 +172,18 @@ def test_the_declared_expert_count_never_wins(deepseek_folder: Path, experiment:
     assert results.config.zone == "max"
     assert results.model.dtype == "bfloat16"
     assert (tmp_path / "run" / "deepseek_moe_experiment.log").read_text()
+
+
+def test_the_memory_cap_leaves_the_host_and_other_cards_as_they_are(
+    deepseek_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[dict] = []
+    monkeypatch.setattr(runner.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runner, "get_max_memory", lambda: {0: 80 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30})
+    monkeypatch.setattr(runner, "load", lambda model, **options: asked.append(options))
+    flags = {"model": str(deepseek_folder), "output_dir": str(tmp_path)}
+    for more in ({}, {"max_memory": "90GiB"}, {"device": "cuda:1"}):
+        runner._load(resolve("deepseek-moe", flags | more, environment={}).config)
+    capped = {0: 70 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30}
+    assert [options["max_memory"] for options in asked] == [capped, capped | {0: 80 * 2**30}, None]
+    assert [options["device_map"] for options in asked] == ["auto", "auto", "cuda:1"]
