@@ -212,5 +212,6 @@ def discover_config(config: Any) -> list[RouterSite]:
     for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModel):
         if type(config) in auto._model_mapping:
             with torch.device("meta"):
-                return discover(auto.from_config(config))
+                model = auto.from_config(config)
+            return discover(model)
     raise RouterNotFound(f"transformers has no model for the configuration {type(config).__name__}")

@@ -20,7 +20,7 @@ def weightless() -> Iterator[None]:
     """A context in which new tensors have a shape, a dtype and the device ``cpu``, but no memory."""
     _LOGGER.addFilter(_silent)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
             yield
     finally:
         _LOGGER.removeFilter(_silent)

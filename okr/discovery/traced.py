@@ -74,14 +74,15 @@ class _ModelWatch(Watch):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.starts: dict[str, list[int]] = {}  # module -> how many rankings were seen when each of its runs began
         self.leading: dict[str, tuple[torch.Size, int]] = {}  # module -> its input's shape, last axis apart
         self.received: dict[str, list[Any]] = {}  # experts -> the arguments of their first call
         self.rows: dict[str, int] = {}  # experts' children -> rows they computed
         self.experts = {path for path, module in model.named_modules() if path and is_experts(path, module)}
 
     def _entered(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        # A second run of a module (shared between layers) is nobody's: one run is proof.
-        super()._entered("" if name in self.leading else name, module, args, kwargs)
+        super()._entered(name, module, args, kwargs)
+        self.starts.setdefault(name, []).append(len(self.seen))
         values = [*args, *kwargs.values()]
         first = next((value for value in values if isinstance(value, Tensor)), None)
         if first is not None and first.dim():
@@ -93,26 +94,28 @@ class _ModelWatch(Watch):
 
     def findings(self) -> dict[str, tuple[Finding, bool]]:
         """Every module that ranked as routers do: what it showed, and whether experts received its choice."""
-        owners = {seen.owner: [s for s in self.seen if s.owner == seen.owner] for seen in self.seen if seen.owner}
         found = {}
-        for owner, seen in owners.items():
-            leading = self.leading.get(owner, (torch.Size(), 0))[0]
-            finding = finding_of(seen, leading)
-            if finding is not None:
-                found[owner] = finding, self._reached(owner, _chosen(seen, finding), finding)
+        for owner in dict.fromkeys(seen.owner for seen in self.seen if seen.owner):
+            starts = self.starts[owner]
+            runs = [self.seen[start:end] for start, end in zip(starts, [*starts[1:], len(self.seen)], strict=True)]
+            runs = [[seen for seen in run if seen.owner == owner] for run in runs]
+            finding = finding_of(runs[0], self.leading.get(owner, (torch.Size(), 0))[0])
+            if finding is not None and all(len(run) == len(runs[0]) for run in runs):
+                found[owner] = finding, self._reached(owner, [_chosen(run, finding) for run in runs], finding)
         return found
 
-    def _reached(self, owner: str, chosen: Tensor, finding: Finding) -> bool:
-        """Whether experts in the block around ``owner``, or in ``owner`` itself, received ``chosen`` [T, k]."""
+    def _reached(self, owner: str, chosen: list[Tensor], finding: Finding) -> bool:
+        """Whether experts in the block around ``owner``, or in ``owner`` itself, received what each run chose."""
+        first, counts = chosen[0], torch.cat(chosen).flatten().bincount(minlength=finding.num_experts).tolist()
+        once = first.flatten().bincount(minlength=finding.num_experts).tolist()
         for block in (owner, parent_of(owner)):
             inside = [path for path in self.experts if path.startswith(f"{block}.")]
-            children = {path: count for path, count in self.rows.items() if parent_of(path) in inside}
+            children = {path: rows for path, rows in self.rows.items() if parent_of(path) in inside}
             numbered = {int(digits): rows for path, rows in children.items() if (digits := _number(path)) is not None}
-            counts = chosen.flatten().bincount(minlength=finding.num_experts).tolist()
             if numbered:  # experts are modules of their own: each must have computed the rows that chose it
                 return all(numbered.get(expert, 0) == count for expert, count in enumerate(counts))
             values = [value for path in inside for value in self.received.get(path, [])]
-            if any(_carries(value, chosen, finding.num_experts, counts) for value in values):
+            if any(_carries(value, first, finding.num_experts, once) for value in values):
                 return True
         return False
 

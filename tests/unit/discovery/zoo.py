@@ -116,9 +116,14 @@ class FamilyModel:
         return f"transformers.models.{family}.modeling_{family}"
 
 
+def model_class(family: FamilyModel) -> Any:
+    """The class of the family's model."""
+    return getattr(import_module(family.module), family.model_class)
+
+
 def config_of(family: FamilyModel) -> Any:
     """The tiny configuration: the common sizes where the family has such a field, then the family's own."""
-    config_class = getattr(import_module(family.module), family.model_class).config_class
+    config_class = model_class(family).config_class
     known = {f.name for f in fields(config_class)}
     values = {name: value for name, value in _COMMON.items() if name in known}
     values |= family.config
@@ -324,10 +329,9 @@ def build(name: str) -> nn.Module:
 def make(name: str) -> nn.Module:
     """A fresh tiny model of the family, with seeded random weights."""
     family = FAMILIES[name]
-    model_class = getattr(import_module(family.module), family.model_class)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = model_class(config_of(family)).eval()
+        model = model_class(family)(config_of(family)).eval()
         _randomise(model)
     return model
 
