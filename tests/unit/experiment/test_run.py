@@ -12,11 +12,12 @@ from small_runs import SMALL, Silent
 import okr.experiment.runner as runner
 from okr.detection import verify
 from okr.errors import InvalidConfig
+from okr.experiment import quality
 from okr.experiment.config import resolve
 from okr.experiment.results import Results
 from okr.experiment.runner import run
-from okr.experiment.sampling import batch_seed, unrelated_key
-from okr.loaders import load
+from okr.experiment.sampling import Subject, batch_seed, unrelated_key
+from okr.loaders import load, passages
 from okr.routing import Key
 from okr.traces import Trace
 
@@ -187,3 +188,45 @@ def test_the_memory_cap_leaves_the_host_and_other_cards_as_they_are(
     capped = {0: 70 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30}
     assert [options["max_memory"] for options in asked] == [capped, capped | {0: 80 * 2**30}, None]
     assert [options["device_map"] for options in asked] == ["auto", "auto", "cuda:1"]
+
+
+def test_site_rates_are_those_of_all_samples_pooled(finished: Path, deepseek_folder: Path, key_file: Path) -> None:
+    results, model = Results.load(finished / "results.json"), load(deepseek_folder).model
+    key, setting = Key.load(key_file), results.config.setting()
+    for group, rate in (("watermarked", "hit_rate"), ("control", "control_hit_rate")):
+        traces = [Trace.load(path) for path in sorted((finished / "traces").glob(f"{group}-*"))]
+        pooled = verify(model, traces, key, decoys=1, alpha=0.5, **setting)
+        for site, score in zip(results.router_sites, pooled.sites, strict=True):
+            assert getattr(site, rate) == pytest.approx(score.hit_rate)
+            assert group == "control" or site.opportunities == score.opportunities
+
+
+def test_every_control_sample_has_an_unrelated_key_of_its_own() -> None:
+    keys = {unrelated_key(seed, sample).id for seed in range(3) for sample in range(20)}
+    assert len(keys) == 60
+
+
+@pytest.mark.parametrize("structure", ["deepseek_folder", "switch_folder"])
+def test_the_loss_is_the_models_own_and_the_key_changes_it(
+    structure: str, request: pytest.FixtureRequest, key_file: Path
+) -> None:
+    loaded = load(request.getfixturevalue(structure))
+    config = resolve("tiny", SMALL | {"quality_passages": 2}, environment={}).config
+    steps: list[int] = []
+    measured = quality.measure(Subject(loaded, Key.load(key_file), config), lambda: steps.append(1))
+    assert len(steps) == 4
+    text, tokenizer = passages(1)[0].text, loaded.tokenizer
+
+    def ids(part: str) -> torch.Tensor:
+        return tokenizer(part, return_tensors="pt", truncation=True, max_length=quality.MAX_TOKENS)["input_ids"]
+
+    words = text.split()
+    if loaded.model.config.is_encoder_decoder:
+        source, target = (
+            ids(" ".join(part)) for part in (words[: quality.SOURCE_WORDS], words[quality.SOURCE_WORDS :])
+        )
+        own = loaded.model(input_ids=source, labels=target).loss
+    else:
+        own = loaded.model(input_ids=ids(text), labels=ids(text)).loss
+    assert measured["unkeyed"][0] == pytest.approx(own.item(), rel=1e-5)
+    assert all(keyed != unkeyed for keyed, unkeyed in zip(measured["keyed"], measured["unkeyed"], strict=True))
