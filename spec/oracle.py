@@ -101,7 +101,8 @@ def _upper_sets(
     """All sets {c >= t} (``inclusive``) or {c > t} for t within rounding of base + shift.
 
     Whatever way an implementation rounds, it cuts monotonically: an expert that scores higher is never out while a
-    lower one is in. A score exactly on an edge that float32 represents is not open.
+    lower one is in. A score exactly on an edge that float32 represents is not open, nor is one at or above the score a
+    lower edge starts from, or at or below the one the lock starts from.
     """
     if math.isinf(shift):
         return [frozenset(candidates) if shift < 0 else frozenset()]
@@ -115,9 +116,9 @@ def _upper_sets(
         score = Fraction(choice[e])
         if exact and score == edge:
             surely |= {e} if inclusive else set()
-        elif score > edge + slack:
+        elif score > edge + slack or (inclusive and score >= base):
             surely.add(e)
-        elif score >= edge - slack:
+        elif score >= edge - slack and (inclusive or score > base):
             maybe.add(e)
     on_edge_out = exact and not inclusive and any(Fraction(choice[e]) == edge for e in candidates)
     ceiling = edge if on_edge_out else -INF

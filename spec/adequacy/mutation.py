@@ -10,20 +10,22 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spec import vectors
 from spec.adapters import load
 from spec.adequacy.mutants import Mutant, mutants
+from spec.checks import all_checks
 from spec.profiles import Profile
 from spec.registry import Clause
-from spec.runner import chosen, run_clause
+from spec.runner import Result, chosen, run_clause, run_vectors
 from spec.subject import Subject
 
 MODULES = ("okr.routing.keys", "okr.routing.scores", "okr.routing.selection")
 FIRST = {"keys": "key", "scores": "score", "selection": "zone"}  # the chapter that is asked first
-PROFILE = Profile("mutation", 60, shrink=False)
+STAGES = (0, 8, 60)  # cases for each check, 0 for the vectors alone: most mutants die early
 LIMIT = 240.0  # seconds for one mutant
 
 
@@ -36,6 +38,7 @@ def clauses(module: str) -> list[Clause]:
 
 def run(module: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Each mutant of ``module`` with its fate: killed, crash, timeout or survived, and by which clause."""
+    all_checks(), vectors.load(), load("okr")  # once, before the processes part
     source = Path(importlib.import_module(module).__file__ or "").read_text("utf-8")
     found = []
     for mutant in mutants(source):
@@ -83,16 +86,31 @@ def _fate(module: str, mutant: Mutant) -> dict[str, str]:
         exec(compile(mutant.tree, target.__file__ or module, "exec"), target.__dict__)
         _share(module, target)
         subject = Subject(load("okr"), timeout=10)
-        for clause in clauses(module):
-            result = run_clause(subject, clause, PROFILE)
-            if result.verdict == "fail" and result.failure is not None:
-                return {"fate": "killed", "clause": clause.id, "what": result.failure.what[:120]}
-            if result.verdict not in ("pass", "not applicable") and not apart["fate"]:
-                fate = "timeout" if result.verdict == "timeout" else "crash"
-                apart = {"fate": fate, "clause": clause.id, "what": (result.note or str(result.failure))[:120]}
+        for stage in STAGES:
+            for result in _results(subject, module, stage):
+                if result.verdict == "fail" and result.failure is not None:
+                    return {"fate": "killed", "clause": result.clause.id, "what": result.failure.what[:120]}
+                if result.verdict not in ("pass", "not applicable") and not apart["fate"]:
+                    fate = "timeout" if result.verdict == "timeout" else "crash"
+                    apart = {
+                        "fate": fate,
+                        "clause": result.clause.id,
+                        "what": (result.note or str(result.failure))[:120],
+                    }
+            if apart["fate"] and stage:
+                break
     except Exception as error:
         apart = {"fate": "crash", "clause": "", "what": f"{type(error).__name__}: {error}"[:120]}
     return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
+
+
+def _results(subject: Subject, module: str, stage: int) -> Iterator[Result]:
+    """Every clause's result, as they come."""
+    for clause in clauses(module):
+        if stage:
+            yield run_clause(subject, clause, Profile("mutation", stage, shrink=False))
+        else:
+            yield run_vectors(subject, clause)
 
 
 def _share(module: str, target: Any) -> None:

@@ -1,5 +1,8 @@
 """Chapter FAIL: what is left alone."""
 
+import math
+from itertools import product
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -61,10 +64,14 @@ def exactly_k_candidates_are_taken(subject: Subject, drawn: tuple[SelectCase, ob
 
 @check("OKR-FAIL-006", lambda: st.sampled_from(("nan", "inf", "few", "key")).flatmap(strategies.unsound))
 def one_broken_token_spoils_no_other(subject: Subject, spoilt: Spoilt) -> None:
+    """Between two neighbours that a key turns upside down."""
     case, token = spoilt
-    keep = np.array([t for t in range(case.tokens) if t != token], int)
-    without = SelectCase(case.choice[keep], case.key[keep], case.setting)
-    alone, together = subject.select(without).indices, subject.select(case).indices[keep]
+    ramp = np.arange(case.experts, dtype=np.float32)
+    choice = np.stack([ramp, case.choice[token], ramp[::-1]])
+    key = np.stack([-ramp, case.key[token], -ramp[::-1]])
+    setting = Setting(case.setting.top_k, math.inf, case.setting.zone)
+    together = subject.select(SelectCase(choice, key, setting)).indices[[0, 2]]
+    alone = subject.select(SelectCase(choice[[0, 2]], key[[0, 2]], setting)).indices
     require(np.array_equal(alone, together), "a broken token changed its neighbours", expected=alone, got=together)
 
 
@@ -73,9 +80,14 @@ def large_finite_scores_are_sound(subject: Subject, size: float) -> None:
     """Near the largest float32 numbers, where a difference of scores overflows, zones still hold."""
     choice = np.array([[size, -size, size, -size]], np.float32)
     key = np.array([[0, 3, 1, 2]], np.float32)
-    for zone in strategies.ZONES:
+    for zone, epsilon in product(strategies.ZONES, (1.0, math.inf)):
         for k in (1, 2, 3):
-            case = SelectCase(choice, key, Setting(k, 1.0, zone))
+            case = SelectCase(choice, key, Setting(k, epsilon, zone))
             taken = subject.select(case).indices[0].tolist()
             legal = oracle.legal_selections(choice[0].tolist(), key[0].tolist(), case.setting)
-            require(legal is None or taken in legal, f"scores of {size:g}, k = {k}, {zone}", expected=legal, got=taken)
+            require(
+                legal is None or taken in legal,
+                f"scores of {size:g}, k = {k}, epsilon = {epsilon:g}, {zone}",
+                expected=legal,
+                got=taken,
+            )

@@ -17,6 +17,7 @@ from spec.verdicts import Violation
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"
+ORDERED = ("OKR-SEL-001", "OKR-SEL-002", "OKR-SEL-004", "OKR-TIE-002", "OKR-TIE-003", "OKR-FAIL-004")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,8 @@ class Vector:
         """What the implementation says to this case."""
         return getattr(subject, self.function)(self.case)
 
-    def judge(self, subject: Subject) -> None:
-        """Raise Violation unless the answer is among the expected ones."""
+    def judge(self, subject: Subject, clause: str) -> None:
+        """Raise Violation unless the answer is an expected one, in its order too where the clause is about that."""
         answer = self.answer(subject)
         if self.function == "projection":
             problem = signs(answer) != self.expected
@@ -43,8 +44,9 @@ class Vector:
             low, high = (np.array([[unfloat(v) for v in r] for r in self.expected[k]]) for k in ("low", "high"))
             problem = not bool(((answer >= low) & (answer <= high)).all())
         else:
+            plain = list if clause in ORDERED else sorted
             problem = any(
-                legal is not None and taken not in legal
+                legal is not None and plain(taken) not in [plain(one) for one in legal]
                 for legal, taken in zip(self.expected, answer.indices.tolist(), strict=True)
             )
         if problem:

@@ -30,9 +30,7 @@ class OtherNorm(NumpyRouter):
         return self.dot(hidden / np.where(norm > 0, norm, 1), projection.astype(np.float32))
 
 
-@seeded(
-    "h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-003", "SCORE-004", "SCORE-006", "SCORE-008", *REST)
-)
+@seeded("h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-004", "SCORE-008", *REST))
 class ZeroByZero(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True)

@@ -69,7 +69,7 @@ class Floats(_Around):
         return answer._replace(indices=answer.indices.astype(np.float32))
 
 
-@seeded("the edge taken over the whole batch", fails=("SEL-005",), passes=(*REST, "ZONE-004", "SEL-010", "SEL-012"))
+@seeded("the edge taken over the whole batch", fails=("SEL-005",), passes=(*REST, "ZONE-004", "SEL-012"))
 class BatchEdge(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         if zone == "max" and len(c) > 1:

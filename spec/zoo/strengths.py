@@ -44,7 +44,7 @@ class RoughSums(NumpyRouter):
 
 
 @seeded("sums in float16", fails=("STR-003",), passes=(*REST, *HARD))
-class HalfSums(NumpyRouter):
+class HalfPreferences(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         value = super().preference(c, g, strength)
         return value if math.isinf(strength) else np.clip(value, -6e4, 6e4).astype(np.float16).astype(np.float32)
@@ -83,7 +83,9 @@ class Clipped(NumpyRouter):
         return g if math.isinf(strength) else super().preference(c, g, min(strength, 1.0))
 
 
-@seeded("the smallest key scores win", fails=("STR-001", "SEL-002", "SEL-010"), passes=REST)
+@seeded(
+    "the smallest key wins", fails=("STR-001", "SEL-002", "SEL-010"), passes=("KEY", "SCORE", "SEL-001", "FAIL-004")
+)
 class Smallest(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, -g, strength)
