@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ Case = ProjectionCase | ScoreCase | SelectCase
 Entry = tuple[str, tuple[str, ...], str, Case]
 INF, NAN = math.inf, math.nan
 SECRET = bytes(range(16))
+C, G = [4.0, 3.5, 3.0, 2.0, 1.0, 0.0], [0.0, -1.0, 2.0, 1.0, 3.0, 4.0]
+RISE = [0.0, 1.0, 2.0, 3.0]
 
 
 def keys() -> Iterator[Entry]:
@@ -51,133 +54,151 @@ def scores() -> Iterator[Entry]:
     yield "bfloat16", ("SCORE-001", "SCORE-005"), "the projection of another token", ScoreCase(large, matrix)
 
 
-def selections() -> Iterator[Entry]:
-    """Selections: one token each, unless tokens matter."""
+def _select(choice: Any, key: Any, k: int, epsilon: float, zone: str = "max", strength: float = INF) -> SelectCase:
+    return SelectCase(
+        np.array(choice, np.float32, ndmin=2),
+        np.array(key, np.float32, ndmin=2),
+        Setting(k, epsilon, zone, strength),
+    )
 
-    def case(choice: Any, key: Any, k: int, epsilon: float, zone: str = "max", strength: float = INF) -> SelectCase:
-        return SelectCase(
-            np.array(choice, np.float32, ndmin=2),
-            np.array(key, np.float32, ndmin=2),
-            Setting(k, epsilon, zone, strength),
-        )
 
-    c, g = [4.0, 3.5, 3.0, 2.0, 1.0, 0.0], [0.0, -1.0, 2.0, 1.0, 3.0, 4.0]
-    rise = [0.0, 1.0, 2.0, 3.0]
-    yield "plain", ("SEL-002", "STR-001", "ZONE-002"), "anything at all", case(c, g, 2, 1.5)
-    yield "max-edge", ("ZONE-011",), "the edge taken as outside", case(c, g, 2, 2.0)
-    yield "max-no-lock", ("ZONE-003",), "the best expert kept whatever the key", case([2, 1.5, 1], [0, 1, 2], 2, 1.0)
-    yield "boundary", ("ZONE-004", "ZONE-005"), "zone measured from the best score", case(c, g, 3, 1.0, "boundary")
+def zones() -> Iterator[Entry]:
+    """Zones."""
+    yield "plain", ("SEL-002", "STR-001", "ZONE-002"), "anything at all", _select(C, G, 2, 1.5)
+    yield "max-edge", ("ZONE-011",), "the edge taken as outside", _select(C, G, 2, 2.0)
+    yield "max-no-lock", ("ZONE-003",), "the best expert kept whatever the key", _select([2, 1.5, 1], [0, 1, 2], 2, 1.0)
+    yield "boundary", ("ZONE-004", "ZONE-005"), "zone measured from the best score", _select(C, G, 3, 1.0, "boundary")
     yield (
         "lock-edge",
         ("ZONE-011",),
         "a score at the lock's edge locked",
-        case([3, 2, 1, 0], rise, 2, 1.0, "boundary"),
+        _select([3, 2, 1, 0], RISE, 2, 1.0, "boundary"),
     )
     yield (
         "reach-edge",
         ("ZONE-011",),
         "the lower edge taken as outside",
-        case([3, 2.5, 2, 1.5], rise, 2, 1.0, "boundary"),
+        _select([3, 2.5, 2, 1.5], RISE, 2, 1.0, "boundary"),
     )
     yield (
         "barred",
         ("ZONE-006",),
         "a barred expert lured in by its key score",
-        case([1, 0.5, -INF, 0], [0, 1, 9, 2], 2, INF),
+        _select([1, 0.5, -INF, 0], [0, 1, 9, 2], 2, INF),
     )
-    yield "full-zone", ("ZONE-007", "SEL-001"), "as many competitors as slots", case(c, g, 3, 1.0)
-    yield "k-is-E", ("ZONE-008", "SEL-001"), "b_out read out of range", case(c, g, 6, 1.0, "boundary")
-    yield "one-expert", ("ZONE-008", "SEL-001"), "E = 1", case([1.0], [2.0], 1, 1.0, "boundary")
-    yield "all-compete-max", ("ZONE-009",), "inf - inf", case([*c, -INF], [*g, 9], 2, INF)
-    yield "all-compete-boundary", ("ZONE-009",), "inf - inf", case([*c, -INF], [*g, 9], 2, INF, "boundary")
+    yield "full-zone", ("ZONE-007", "SEL-001"), "as many competitors as slots", _select(C, G, 3, 1.0)
+    yield "k-is-E", ("ZONE-008", "SEL-001"), "b_out read out of range", _select(C, G, 6, 1.0, "boundary")
+    yield "one-expert", ("ZONE-008", "SEL-001"), "E = 1", _select([1.0], [2.0], 1, 1.0, "boundary")
+    yield "all-compete-max", ("ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF)
+    yield "all-compete-boundary", ("ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF, "boundary")
     near = [1.0, step(0.9, 0), step(0.9, 1), step(0.9, -1), step(0.9, -4)]
-    yield "rounded-edge", ("ZONE-012",), "16-bit zone edges", case(near, [*rise, 4], 1, 0.1)
-    yield "zero-epsilon", ("SEL-008",), "the zone opened at epsilon = 0", case(c, g, 2, 0.0, "boundary")
+    yield "rounded-edge", ("ZONE-012",), "16-bit zone edges", _select(near, [*RISE, 4], 1, 0.1)
+
+
+def choices() -> Iterator[Entry]:
+    """Selection proper."""
+    yield "zero-epsilon", ("SEL-008",), "the zone opened at epsilon = 0", _select(C, G, 2, 0.0, "boundary")
     yield (
         "swap-cost",
         ("SEL-009",),
         "epsilon doubled in the boundary zone",
-        case([3, 2, 1.5, 0.9], [0, 0, 1, 2], 2, 0.5, "boundary"),
+        _select([3, 2, 1.5, 0.9], [0, 0, 1, 2], 2, 0.5, "boundary"),
     )
-    yield "founding-rule", ("SEL-010",), "the smallest key score taken", case([2, 1.5, 1], [0, 1, 2], 1, 0.5)
-    rows = ([c, c[::-1], [0] * 6], [g, g, g])
-    yield "batch", ("SEL-005",), "the zone of the whole batch", case(*rows, 2, 1.5, "boundary")
+    yield "founding-rule", ("SEL-010",), "the smallest key score taken", _select([2, 1.5, 1], [0, 1, 2], 1, 0.5)
+    rows = ([C, C[::-1], [0] * 6], [G, G, G])
+    yield "batch", ("SEL-005",), "the zone of the whole batch", _select(*rows, 2, 1.5, "boundary")
     yield (
         "negative-keys",
         ("SEL-002", "SEL-013"),
         "absent experts ranked at 0",
-        case(c, [-1, -2, -3, -4, -5, -6], 2, 1.5),
+        _select(C, [-1, -2, -3, -4, -5, -6], 2, 1.5),
     )
-    yield "shift", ("SEL-006",), "epsilon relative to the score", case([1004, 1003.5, 1003, 1002], rise, 2, 1.5)
+    yield "shift", ("SEL-006",), "epsilon relative to the score", _select([1004, 1003.5, 1003, 1002], RISE, 2, 1.5)
+
+
+def ties() -> Iterator[Entry]:
+    """Ties and what only looks like one."""
     tied = [1.0, 2.0, 2.0, 2.0, 0.0, 2.0]
-    yield "tied-keys", ("TIE-001",), "unstable or last-wins sort", case([5, 4, 3, 2, 1, 0], tied, 2, INF)
-    yield "tied-native", ("TIE-002",), "ties to the higher index", case(tied, [NAN] * 6, 3, 1.0)
-    yield "tied-output", ("TIE-003", "SEL-004"), "order by key score", case([1] * 6, g, 3, 1.0)
-    yield "signed-zeros", ("TIE-004",), "-0 sorted below +0", case([3, 2, 1, 0], [-0.0, 0.0, -0.0, 0.0], 2, INF)
+    yield "tied-keys", ("TIE-001",), "unstable or last-wins sort", _select([5, 4, 3, 2, 1, 0], tied, 2, INF)
+    yield "tied-native", ("TIE-002",), "ties to the higher index", _select(tied, [NAN] * 6, 3, 1.0)
+    yield "tied-output", ("TIE-003", "SEL-004"), "order by key score", _select([1] * 6, G, 3, 1.0)
+    yield "signed-zeros", ("TIE-004",), "-0 sorted below +0", _select([3, 2, 1, 0], [-0.0, 0.0, -0.0, 0.0], 2, INF)
     yield (
         "tied-sums",
         ("TIE-005",),
         "ties to the higher choice score",
-        case([0, 1, 2, 3], [3, 2, 1, 0], 2, INF, "max", 1.0),
+        _select([0, 1, 2, 3], [3, 2, 1, 0], 2, INF, "max", 1.0),
     )
     ulp = [1.0, step(1, 1), step(1, 2), step(1, 3)]
-    yield "one-ulp-keys", ("TIE-006",), "16-bit keys, or ties within a tolerance", case([3, 2, 1, 0], ulp, 1, INF)
-    yield "one-ulp-choice", ("TIE-007",), "16-bit scores, or ties within a tolerance", case(ulp, rise, 1, 0.0)
-    yield "soft", ("STR-002",), "strength ignored", case(c, g, 2, INF, "max", 0.5)
-    yield "soft-precise", ("STR-003",), "16-bit sums", case([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
+    yield "one-ulp-keys", ("TIE-006",), "16-bit keys, or ties within a tolerance", _select([3, 2, 1, 0], ulp, 1, INF)
+    yield "one-ulp-choice", ("TIE-007",), "16-bit scores, or ties within a tolerance", _select(ulp, RISE, 1, 0.0)
+
+
+def strengths() -> Iterator[Entry]:
+    """Finite strength."""
+    yield "soft", ("STR-002",), "strength ignored", _select(C, G, 2, INF, "max", 0.5)
+    yield "soft-precise", ("STR-003",), "16-bit sums", _select([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
     yield (
         "soft-bounded",
         ("STR-004",),
         "a finite strength that drops epsilon",
-        case(c, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0),
+        _select(C, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0),
     )
     yield (
         "overflow",
         ("STR-005",),
         "infinite sums displacing locked experts",
-        case(c, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38),
+        _select(C, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38),
     )
     low = [-9.0, 0.0, 0.25, 0.5, 9.0]
     yield (
         "overflow-locked",
         ("STR-005",),
         "+inf sums tied with locked experts",
-        case(low, [2] * 5, 2, 1.0, "boundary", 3e38),
+        _select(low, [2] * 5, 2, 1.0, "boundary", 3e38),
     )
     yield (
         "overflow-outside",
         ("STR-005",),
         "-inf sums tied with outsiders",
-        case(low, [-2] * 5, 2, 1.0, "boundary", 3e38),
+        _select(low, [-2] * 5, 2, 1.0, "boundary", 3e38),
     )
-    yield "beyond-float32", ("STR-005",), "inf * 0", case(c, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
-    yield "weak", ("STR-006",), "key score times choice score", case(c, g, 2, INF, "max", 2**-10)
-    yield "strong", ("STR-007",), "strength clipped", case(c, g, 2, INF, "max", 2**16)
+    yield "beyond-float32", ("STR-005",), "inf * 0", _select(C, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
+    yield "weak", ("STR-006",), "key score times choice score", _select(C, G, 2, INF, "max", 2**-10)
+    yield "strong", ("STR-007",), "strength clipped", _select(C, G, 2, INF, "max", 2**16)
+
+
+def unsound() -> Iterator[Entry]:
+    """Numbers that are not sound, and large ones."""
     yield (
         "nan",
         ("FAIL-001", "FAIL-006"),
         "NaN at the head of a sort",
-        case([[1, NAN, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0),
+        _select([[1, NAN, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0),
     )
-    yield "inf", ("FAIL-002", "FAIL-006"), "inf - inf", case([[1, INF, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0)
-    yield "too-few", ("FAIL-003",), "padding with one expert twice", case([-INF, 1, -INF], [1, 2, 3], 2, INF)
-    yield "nan-key", ("FAIL-004",), "NaN taken as the best key score", case(c, [0, 0, NAN, 0, 0, 0], 2, 2.0)
-    yield "inf-key", ("FAIL-004",), "an infinite key score obeyed", case(c, [0, 0, INF, 0, 0, 0], 2, 2.0)
+    yield "inf", ("FAIL-002", "FAIL-006"), "inf - inf", _select([[1, INF, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0)
+    yield "too-few", ("FAIL-003",), "padding with one expert twice", _select([-INF, 1, -INF], [1, 2, 3], 2, INF)
+    yield "nan-key", ("FAIL-004",), "NaN taken as the best key score", _select(C, [0, 0, NAN, 0, 0, 0], 2, 2.0)
+    yield "inf-key", ("FAIL-004",), "an infinite key score obeyed", _select(C, [0, 0, INF, 0, 0, 0], 2, 2.0)
     yield (
         "exactly-k",
         ("FAIL-005",),
         "barred experts beside the last candidates",
-        case([-INF, 1, 0, -INF], [9, 1, 2, 3], 2, INF),
+        _select([-INF, 1, 0, -INF], [9, 1, 2, 3], 2, INF),
     )
-    yield "large", ("FAIL-007",), "an overflowing difference of scores", case([3e38, -3e38, 3e38, 0], rise, 1, 1.0)
+    yield "large", ("FAIL-007",), "an overflowing difference of scores", _select([3e38, -3e38, 3e38, 0], RISE, 1, 1.0)
+
+
+def bfloat16s() -> Iterator[Entry]:
+    """Numbers that tie by being short."""
     rng = np.random.default_rng(4)
     grid = bfloat16(rng.normal(0, 1, (3, 16)))
-    yield "bfloat16-max", ("SEL-002",), "bfloat16 ties", case(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5)
+    yield "bfloat16-max", ("SEL-002",), "bfloat16 ties", _select(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5)
     yield (
         "bfloat16-boundary",
         ("SEL-002",),
         "bfloat16 ties",
-        case(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5, "boundary", 1.0),
+        _select(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5, "boundary", 1.0),
     )
 
 
@@ -206,7 +227,8 @@ def entry(file: str, item: Entry) -> dict[str, Any]:
 def render() -> dict[str, str]:
     """File name to content."""
     contents = {}
-    for file, entries in (("1-keys", keys()), ("2-scores", scores()), ("3-selections", selections())):
+    selections = chain(zones(), choices(), ties(), strengths(), unsound(), bfloat16s())
+    for file, entries in (("1-keys", keys()), ("2-scores", scores()), ("3-selections", selections)):
         document = {"spec_version": VERSION, "vectors": [entry(file[2:], item) for item in entries]}
         contents[f"{file}.json"] = json.dumps(document, indent=1) + "\n"
     return contents
