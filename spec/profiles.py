@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 # Hypothesis also draws constants that it finds in whatever local modules happen to be imported, so that one seed gives
 # other cases in another process. The suite's cases must depend on the suite alone.
-_NO_CONSTANTS = providers.Constants()
+_NO_CONSTANTS = Constants()
 providers._get_local_constants = lambda: _NO_CONSTANTS
 providers.CONSTANTS_CACHE.cache.clear()
 
