@@ -73,31 +73,31 @@ _COMMON = {
 }
 
 
-def _text() -> dict[str, Tensor]:
-    return {"input_ids": torch.randint(3, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(0))}
+def _text(seed: int = 0) -> dict[str, Tensor]:
+    return {"input_ids": torch.randint(3, VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(seed))}
 
 
-def _source_and_text() -> dict[str, Tensor]:
-    text = _text()
+def _source_and_text(seed: int = 0) -> dict[str, Tensor]:
+    text = _text(seed)
     return text | {"decoder_input_ids": text["input_ids"].flip(0)}
 
 
-def _text_and_images() -> dict[str, Tensor]:
+def _text_and_images(seed: int = 0) -> dict[str, Tensor]:
     kinds = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 1, 1, 0, 0, 0]], dtype=torch.int32)
-    return _text() | {"moe_mm_token_type_ids": kinds}
+    return _text(seed) | {"moe_mm_token_type_ids": kinds}
 
 
-def _embeddings() -> dict[str, Tensor]:
-    return {"inputs_embeds": torch.randn(2, 6, HIDDEN, generator=torch.Generator().manual_seed(0))}
+def _embeddings(seed: int = 0) -> dict[str, Tensor]:
+    return {"inputs_embeds": torch.randn(2, 6, HIDDEN, generator=torch.Generator().manual_seed(seed))}
 
 
-def _picture() -> dict[str, Tensor]:
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def _picture(seed: int = 0) -> dict[str, Tensor]:
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     return {"pixel_values": pixels, "dataset_index": torch.tensor([0, 2])}
 
 
-def _patches() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def _patches(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     return {"pixel_values": torch.randn(16, 3 * 14 * 14, generator=generator), "grid_thw": torch.tensor([[1, 4, 4]])}
 
 
@@ -108,7 +108,7 @@ class FamilyModel:
     name: str
     model_class: str
     config: dict[str, Any] = field(default_factory=dict)
-    inputs: Callable[[], dict[str, Any]] = _text
+    inputs: Callable[..., dict[str, Any]] = _text
 
     @property
     def module(self) -> str:
@@ -319,6 +319,23 @@ FAMILIES = {
     )
 }
 
+VARIANTS = {
+    family.name: family
+    for family in (
+        FamilyModel("deepseek_v2:groups", "DeepseekV2ForCausalLM", {"topk_method": "group_limited_greedy"}),
+        FamilyModel(
+            "deepseek_v3:one_group",
+            "DeepseekV3ForCausalLM",
+            {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+        ),
+        FamilyModel("cohere2_moe:sigmoid", "Cohere2MoeForCausalLM", {"expert_selection_fn": "sigmoid"}),
+        FamilyModel("lfm2_moe:no_bias", "Lfm2MoeForCausalLM", FAMILIES["lfm2_moe"].config | {"use_expert_bias": False}),
+        FamilyModel("qwen3_moe:norm", "Qwen3MoeForCausalLM", {"norm_topk_prob": True}),
+        FamilyModel("mixtral:all", "MixtralForCausalLM", {"num_experts_per_tok": EXPERTS - 1}),
+    )
+}
+"""Settings of families under which their routers take another way."""
+
 
 @cache
 def build(name: str) -> nn.Module:
@@ -328,7 +345,7 @@ def build(name: str) -> nn.Module:
 
 def make(name: str) -> nn.Module:
     """A fresh tiny model of the family, with seeded random weights."""
-    family = FAMILIES[name]
+    family = FAMILIES.get(name) or VARIANTS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(family)(config_of(family)).eval()
@@ -352,9 +369,9 @@ def _randomise(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def run(model: nn.Module, name: str) -> Tensor:
+def run(model: nn.Module, name: str, seed: int = 0) -> Tensor:
     """One forward of the family's inputs: its last hidden state or logits."""
-    output = model(**FAMILIES[name].inputs())
+    output = model(**(FAMILIES.get(name) or VARIANTS[name]).inputs(seed))
     for attribute in ("logits", "last_hidden_state", "feature_maps"):
         value = getattr(output, attribute, None)
         if value is not None:
