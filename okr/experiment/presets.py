@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "tiny-switch": Preset(
         "the embedded Switch Transformer, encoder and decoder: offline",
-        {"model": "tiny-switch", "dtype": "float32", "threads": 1, **SWITCH_SETTING},
+        {"model": "tiny-switch", "dtype": "float32", "threads": 1, "temperature": 0.8, **SWITCH_SETTING},
         declared={"num_experts": 8, "top_k": 1},
     ),
     "switch": Preset(
