@@ -4,6 +4,8 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -136,11 +138,23 @@ def _run_check(subject: Subject, clause: Clause, check: Check, profile: Profile,
         return _flaky(subject, clause, check, last[0], flaky, counted[0])
     except Exception as error:
         note = "".join(traceback.format_exception_only(error)).strip()
+        if clause.level == "system" and _raised_by_package(error):
+            failure = Failure(check.name, note, case="" if check.strategy is None else _shown(last[0]))
+            return Result(clause, "crash", counted[0], failure)
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Result(clause, "suite error", note=f"{note} ({where.name})")
     if not_applicable[0] and not_applicable[0] == counted[0] - done:
         return Result(clause, "not applicable", note="its condition is never met")
     return Result(clause, "pass", counted[0])
+
+
+def _raised_by_package(error: Exception) -> bool:
+    """Whether an error of a system check comes out of the package it drives, not out of the suite."""
+    package = find_spec("okr")
+    places = package.submodule_search_locations if package is not None else None
+    frames = traceback.extract_tb(error.__traceback__)
+    last_own = max((i for i, f in enumerate(frames) if Path(f.filename).is_relative_to(registry.ROOT)), default=-1)
+    return any(Path(f.filename).is_relative_to(place) for f in frames[last_own + 1 :] for place in places or ())
 
 
 def _flaky(subject: Subject, clause: Clause, check: Check, case: Any, flaky: Flaky, cases: int) -> Result:

@@ -35,7 +35,9 @@ def short_secrets_are_refused(subject: Subject, secret: bytes) -> None:
         subject.refuses("projection", secret, stack="decoder", layer=0, hidden_size=4, num_experts=4),
         f"a secret of {len(secret)} bytes was accepted",
     )
-    subject.projection(ProjectionCase(bytes(16)))
+    shortest = ProjectionCase(bytes(16))
+    refused = subject.refuses("projection", shortest.secret, **shortest.arguments())
+    require(not refused, "a secret of 16 bytes was refused")
 
 
 @check("OKR-KEY-002", lambda: strategies.projections(sizes=st.just(8)))
@@ -191,9 +193,8 @@ def reloaded_keys_are_the_same(subject: Subject, secret: bytes) -> None:
         Key(secret).save(path)
         key, loaded = Key(secret), Key.load(str(path))
         text = path.read_text("utf-8")
-        require(
-            json.loads(text)["key_id"] == key.id and text.endswith("\n"), "the file does not name its key", got=key.id
-        )
+        document = {"format": "okr-key-1", "key_id": key.id, "secret": base64.b64encode(secret).decode()}
+        require(json.loads(text) == document and text.endswith("\n"), "the file's format", expected=sorted(document))
     site: dict[str, Any] = {"stack": "encoder", "layer": 3, "hidden_size": 6, "num_experts": 5}
     require(loaded == key and hash(loaded) == hash(key) and loaded.id == key.id, "a reloaded key is another one")
     expected = oracle.projection(secret, **site)
@@ -203,11 +204,16 @@ def reloaded_keys_are_the_same(subject: Subject, secret: bytes) -> None:
 
 @check("OKR-KEY-011", lambda: st.text(st.characters(codec="utf-8"), min_size=12, max_size=16), share=0.03)
 def passphrases_go_through_scrypt(subject: Subject, text: str) -> None:
+    from okr import errors
     from okr.routing.keys import Key
 
     salt = b"okr-passphrase-v1"
     secret = hashlib.scrypt(text.encode(), salt=salt, n=32768, r=8, p=1, maxmem=2**26, dklen=32)
-    require(Key.from_passphrase(text) == Key(secret), "the derived key differs")
+    try:
+        key = Key.from_passphrase(text)
+    except errors.InvalidKey as error:
+        raise Violation(f"a passphrase of {len(text)} characters was refused") from error
+    require(key == Key(secret), "the derived key differs")
     said = _error(lambda: Key.from_passphrase(text[:11]))
     require(text[:11] not in said, "the error quotes the passphrase")
     _error(lambda: Key.from_passphrase(text.encode()))  # type: ignore[arg-type]
