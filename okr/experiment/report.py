@@ -8,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from okr.experiment.config import ENVIRONMENT_PREFIX
 from okr.experiment.plots import figures
 from okr.experiment.results import Results, SiteResult
 
@@ -41,17 +42,19 @@ def headline(results: Results) -> str:
 
 def reproduce(results: Results) -> str:
     """The command that repeats the run under the same key."""
-    config, changed = results.config, []
+    config, variables, changed = results.config, [], []
     for name, source in results.config_sources.items():
         value = getattr(config, name)
         chosen = source in ("flag", "environment", "file") and value is not None and value is not False
-        if chosen and name not in _NO_FLAG | {"preset", "output_dir", "key"}:
+        if chosen and name in _NO_FLAG:
+            variables.append(f"{ENVIRONMENT_PREFIX}{name.upper()}={value}")
+        elif chosen and name not in ("preset", "output_dir", "key"):
             flag = f"--{name.replace('_', '-')}"
             changed += [flag] if value is True else [flag, str(value)]
-    return shlex.join(["okr", "run", config.preset, *changed, "--key", "key.json", "--output-dir", "again"])
+    return shlex.join([*variables, "okr", "run", config.preset, *changed, "--key", "key.json", "--output-dir", "again"])
 
 
-_NO_FLAG = {"prompt_words", "alpha", "temperature", "quality_passages", "threads"}  # set in a configuration file
+_NO_FLAG = {"prompt_words", "alpha", "temperature", "quality_passages", "threads"}  # set by the environment or a file
 
 
 def _balance(site: SiteResult) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_a_report_is_made_again_from_the_folder(finished: Path, tmp_path: Path, 
 
 def test_the_command_to_repeat_a_run_names_what_was_chosen(finished: Path) -> None:
     command = reproduce(Results.load(finished / "results.json"))
-    assert command.startswith("okr run tiny --")
+    assert command.startswith("OKR_ALPHA=0.01 OKR_QUALITY_PASSAGES=3 okr run tiny --")
     assert "--samples 5" in command
     assert "--key key.json" in command
     assert "--strength" not in command  # the preset's
