@@ -30,14 +30,15 @@ def _matches(subject: Subject, case: ProjectionCase) -> None:
 
 
 @check("OKR-KEY-001", lambda: st.binary(max_size=15))
-def short_secrets_are_refused(subject: Subject, secret: bytes) -> None:
+def secrets_of_other_lengths_are_refused(subject: Subject, secret: bytes) -> None:
     require(
         subject.refuses("projection", secret, stack="decoder", layer=0, hidden_size=4, num_experts=4),
         f"a secret of {len(secret)} bytes was accepted",
     )
-    shortest = ProjectionCase(bytes(16))
-    refused = subject.refuses("projection", shortest.secret, **shortest.arguments())
-    require(not refused, "a secret of 16 bytes was refused")
+    for length, fine in ((16, True), (65_535, True), (65_536, False)):
+        case = ProjectionCase(bytes(length))
+        refused = subject.refuses("projection", case.secret, **case.arguments())
+        require(refused != fine, f"a secret of {length} bytes was {'refused' if fine else 'accepted'}")
 
 
 @check("OKR-KEY-002", lambda: strategies.projections(sizes=st.just(8)))

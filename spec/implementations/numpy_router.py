@@ -35,8 +35,8 @@ class NumpyRouter:
         return self.matrix(np.frombuffer(stream, np.uint8), hidden_size, num_experts)
 
     def check_secret(self, secret: bytes) -> None:
-        if len(secret) < 16:
-            raise ValueError("a secret has at least 16 bytes")
+        if not 16 <= len(secret) <= 65_535:
+            raise ValueError("a secret has 16 to 65535 bytes")
 
     def header(self, secret: bytes, stack: str, layer: int, hidden_size: int, num_experts: int) -> bytes:
         site = stack.encode() + b"\x00" + struct.pack(">III", layer, hidden_size, num_experts)
