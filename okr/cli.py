@@ -63,23 +63,14 @@ def discover_(
     as_json: AsJson = False,
 ) -> None:
     """List the routers of a model, and which of them can be keyed."""
-    from okr.discovery import discover
+    from okr.discovery import discover, table
     from okr.loaders import load
 
     sites = discover(load(model, trust_remote_code=trust_remote_code).model)
     if as_json:
         print(json.dumps([dataclasses.asdict(site) for site in sites], indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{len(sites)} router sites of {model}", title_justify="left")
-    for name in ("path", "stack", "layer", "class", "experts", "top-k", "hidden", "epsilon in", "keyable"):
-        table.add_column(name, justify="right" if name in ("layer", "experts", "top-k", "hidden") else "left")
-    for site in sites:
-        figures = map(str, (site.layer, site.router_class, site.num_experts, site.top_k, site.hidden_size))
-        table.add_row(site.path, site.stack, *figures, site.unit, "yes" if site.keyable else f"no: {site.reason}")
-    Console().print(table)
+    print(table(sites))
 
 
 @app.command()

@@ -16,7 +16,7 @@ def test_discover_lists_every_router(deepseek_folder: Path, capfd: pytest.Captur
     assert [site["path"] for site in sites] == ["model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]
     assert all((site["num_experts"], site["top_k"], site["keyable"]) == (16, 4, True) for site in sites)
     assert execute(["discover", str(deepseek_folder)]) == 0
-    assert "2 router sites" in capfd.readouterr().out
+    assert "model.layers.{i}.mlp.gate" in capfd.readouterr().out
 
 
 def test_verify_tells_the_key_from_another_by_its_exit_code(
