@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
 from okr.discovery import RouterSite, discover
-from okr.discovery.interception import Interception
+from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
 from okr.errors import AlreadyAttached, RouterNotFound, UnsupportedRouter
 
@@ -81,16 +81,17 @@ class _Attached(nn.Module):
         site, routing = attachment.site, attachment.routing
         states = args[0] if args else next(iter(kwargs.values()))
         hidden = states.reshape(-1, site.hidden_size)
+        record = Record()
         with Interception(
-            site, states.shape[:-1], lambda scores, native: routing.choose(scores, hidden, native)
-        ) as seen:
+            site, states.shape[:-1], lambda scores, native: routing.choose(scores, hidden, native), record
+        ):
             output = self._okr_native.forward(self, *args, **kwargs)
-        if not seen.complete(len(hidden)):
+        if record.chosen is None or not record.as_proven(site, len(hidden)):
             raise UnsupportedRouter(
-                f"{site.path} ({site.router_class}) ranked experts by {seen.seen or 'no call'} instead of "
+                f"{site.path} ({site.router_class}) ranked experts by {record.calls or 'no call'} instead of "
                 f"{[name for name, _ in site.calls]}: in this mode its forward does not rank as it was proven to"
             )
-        output, experts = attachment.family.finish(output, seen.chosen, routing.dropped)
+        output, experts = attachment.family.finish(output, record.chosen, routing.dropped)
         attachment.guard.ran = True
         routing.ran(experts)
         return output
@@ -180,7 +181,10 @@ def _prove(module: nn.Module, attachment: Attachment) -> None:
     """
     site = attachment.site
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    device = next(
+        (hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None), None
+    )
     if device is None:
         device = "cpu" if parameter is None else parameter.device
     dtype = torch.float32 if parameter is None else parameter.dtype

@@ -53,22 +53,38 @@ def ranking_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ra
     return RankingCall(name, scores, 1, keepdim=bool(arguments.get("keepdim", False)))
 
 
+class Record:
+    """What one forward of a router ranked by, and the experts [T, k] that it was given.
+
+    Apart from the mode, whose own state torch.compile does not follow.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.chosen: Tensor | None = None
+
+    def as_proven(self, site: RouterSite, tokens: int) -> bool:
+        """Whether the forward ranked experts for ``tokens`` tokens exactly as ``site`` says it does."""
+        expected = [name for name, _ in site.calls]
+        return self.calls == expected and self.chosen is not None and len(self.chosen) == tokens
+
+
 class Interception(TorchFunctionMode):
     """Answers a router's ranking calls with ``choose(scores [T, E], native [T, k]) -> indices [T, k]``.
 
     ``leading`` is the shape of the router's input without its last axis. ``choose`` is asked once a forward, at the
     first ranking call; the others of the same forward get their part of the same answer. Experts that the family
-    masks out just before it ranks reach ``choose`` as barred: -inf, or 0 where probabilities are ranked. ``seen``
-    lists what was intercepted.
+    masks out just before it ranks reach ``choose`` as barred: -inf, or 0 where probabilities are ranked. What was
+    intercepted is written to ``record``.
     """
 
-    def __init__(self, site: RouterSite, leading: torch.Size, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, site: RouterSite, leading: torch.Size, choose: Callable[[Tensor, Tensor], Tensor], record: Record
+    ) -> None:
         super().__init__()
-        self.site, self.choose = site, choose
+        self.site, self.choose, self.record = site, choose, record
         self.shape = (*((leading.numel(),) if site.flat else leading), site.num_experts)
         self.kept = site.top_k if site.calls[0][0] == "topk" else 1
-        self.seen: list[str] = []
-        self.chosen: Tensor | None = None
         self._masked: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,18 +96,13 @@ class Interception(TorchFunctionMode):
         call = ranking_call(func, args, kwargs)
         if call is None or call.top_k != self.kept or call.scores.shape != self.shape:
             return output
-        place = len(self.seen)
-        self.seen.append(call.name)
-        if self.chosen is None:
-            self.chosen = self.choose(self._scores(call.scores), self._native(call, output))
+        place = len(self.record.calls)
+        self.record.calls.append(call.name)
+        if self.record.chosen is None:
+            self.record.chosen = self.choose(self._scores(call.scores), self._native(call, output))
         if place >= len(self.site.calls):
             return output
-        return _answer(call, self.chosen, self.site.calls[place][1])
-
-    def complete(self, tokens: int) -> bool:
-        """Whether the forward ranked experts exactly as the site says it does, for ``tokens`` tokens."""
-        expected = [name for name, _ in self.site.calls]
-        return self.seen == expected and self.chosen is not None and len(self.chosen) == tokens
+        return _answer(call, self.record.chosen, self.site.calls[place][1])
 
     def _scores(self, scores: Tensor) -> Tensor:
         if self._masked is not None and self._masked[0] is scores:
