@@ -181,10 +181,9 @@ def _prove(module: nn.Module, attachment: Attachment) -> None:
     """
     site = attachment.site
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
-    device = next(
-        (hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None), None
-    )
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())  # accelerate's: where a part of it runs
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    device = next((device for device in devices if device is not None), None)
     if device is None:
         device = "cpu" if parameter is None else parameter.device
     dtype = torch.float32 if parameter is None else parameter.dtype
