@@ -103,7 +103,7 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
             shown.append(repr(spill(key)))
         except Exception as error:
             shown.append(f"{error!r} {error.__cause__!r}")
-    shown.append(_error(lambda: keys.Key(secret[:15])))
+    shown += [_error(lambda: keys.Key(secret[:15])), _error(lambda: keys.Key(bytes(65_536)))]
     shown.append(_error(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
     text = "\n".join(shown)
     forms = {
