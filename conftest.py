@@ -3,11 +3,16 @@
 import os
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from small_models import random_deepseek, random_switch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only wait for those of another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
@@ -18,8 +23,6 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from one seed, whatever ran before it."""
-    import torch
-
     torch.manual_seed(0)
 
 
