@@ -1,8 +1,10 @@
-"""Train the embedded models from a folder of text files.
+"""Train the embedded models, and a coarse-grained one for experiments, from a folder of text files.
 
     python tools/train_tiny.py tiny-deepseek-moe --corpus DIR --out okr/loaders/embedded/tiny-deepseek-moe
     python tools/train_tiny.py tiny-switch       --corpus DIR --out okr/loaders/embedded/tiny-switch
+    python tools/train_tiny.py coarse-mixtral    --corpus DIR --out FOLDER
 
+``coarse-mixtral`` (32 experts, 4 active, none shared) does not ship; bench/power.py compares it with the embedded one.
 ``DIR`` holds the five training texts named in ``CORPUS`` (docs/embedded-models.md says where they come from). The last
 5% of every file is held out and only evaluated on. One seed fixes tokenizer, initialisation and batches; on one
 machine with one thread count a run repeats bit for bit.
@@ -24,12 +26,15 @@ from torch.nn.functional import cross_entropy, one_hot
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     SwitchTransformersConfig,
     SwitchTransformersForConditionalGeneration,
 )
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
+from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
 from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM, register
@@ -58,6 +63,7 @@ class Recipe:
 
 RECIPES = {
     "tiny-deepseek-moe": Recipe(steps=1600, batch=12, context=0, target=512, learning_rate=4e-3),
+    "coarse-mixtral": Recipe(steps=1200, batch=12, context=0, target=512, learning_rate=4e-3),
     "tiny-switch": Recipe(steps=1600, batch=16, context=128, target=256, learning_rate=4e-3, flush_denormals=True),
 }
 
@@ -82,6 +88,24 @@ def build(name: str) -> PreTrainedModel:
                 **special,
             )
         )
+    if name == "coarse-mixtral":
+        config = MixtralConfig(
+            vocab_size=VOCAB,
+            hidden_size=144,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            head_dim=24,
+            max_position_embeddings=2048,
+            num_local_experts=32,
+            num_experts_per_tok=4,
+            sliding_window=None,
+            tie_word_embeddings=True,
+            **special,
+        )
+        config._experts_implementation = "grouped_mm"
+        return MixtralForCausalLM(config)
     model = SwitchTransformersForConditionalGeneration(
         SwitchTransformersConfig(
             vocab_size=VOCAB,
@@ -119,7 +143,7 @@ def train_tokenizer(texts: list[str], name: str) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    template = "<bos> $A" if name == "tiny-deepseek-moe" else "$A <eos>"
+    template = "$A <eos>" if name == "tiny-switch" else "<bos> $A"
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
     )
@@ -128,7 +152,7 @@ def train_tokenizer(texts: list[str], name: str) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
-        padding_side="left" if name == "tiny-deepseek-moe" else "right",
+        padding_side="right" if name == "tiny-switch" else "left",
         clean_up_tokenization_spaces=False,
     )
 
@@ -140,12 +164,12 @@ class LoadBalance:
         self.losses: list[Tensor] = []
         self.load: dict[str, Tensor] = {}
         for path, module in model.named_modules():
-            if isinstance(module, DeepseekV2TopkRouter | SwitchTransformersTop1Router):
+            if isinstance(module, DeepseekV2TopkRouter | MixtralTopKRouter | SwitchTransformersTop1Router):
                 module.register_forward_hook(self._hook(path))
 
     def _hook(self, path: str) -> Any:
         def hook(module: nn.Module, _: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-            if isinstance(module, DeepseekV2TopkRouter):
+            if not isinstance(module, SwitchTransformersTop1Router):
                 logits, _, indices = output
                 ran = one_hot(indices, logits.shape[-1]).sum(-2)
             else:
