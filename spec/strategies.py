@@ -42,10 +42,10 @@ def grid() -> st.SearchStrategy[float]:
 
 def scores(anchors: tuple[float, ...] = ()) -> st.SearchStrategy[st.SearchStrategy[float]]:
     """Styles of finite score: ties, neighbours of anchors, bfloat16, any float32."""
-    near = st.builds(step, st.sampled_from((*anchors, 1.0, 0.0)), st.integers(-3, 3)).map(_normal)
+    near = st.builds(step, st.sampled_from((*anchors, *anchors, 1.0, 0.0)), st.integers(-2, 2)).map(_normal)
     rough = st.floats(-8, 8, width=32).map(lambda v: _normal(float(bfloat16([v])[0])))
     fine = st.floats(-50, 50, width=32).map(_normal)
-    return st.sampled_from([grid(), st.one_of(near, grid()), rough, fine])
+    return st.sampled_from([grid(), near, st.one_of(near, grid()), rough, fine])
 
 
 @st.composite

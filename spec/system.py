@@ -130,6 +130,15 @@ def traces(model_index: int = 0, *, keyed: bool = True, zone: str = "boundary", 
         return session.generate(**arguments).traces
 
 
+@cache
+def monotone_trace() -> Any:
+    """A native trace of the softmax model over one token 30 times: every router sees the same state all along."""
+    with okr.record(softmax_model()) as session:
+        ids = tokens(1, 1, seed=3).repeat(1, 30)
+        made = session.generate(input_ids=ids, max_new_tokens=2, do_sample=False, pad_token_id=0, eos_token_id=None)
+    return made.traces[0]
+
+
 @contextmanager
 def outputs_of(model: Any) -> Iterator[dict[str, list[tuple[Tensor, Any]]]]:
     """Input and output of every router call in the block, by site path."""

@@ -55,26 +55,22 @@ def own_traces_match(subject: Subject) -> None:
 
 @check("OKR-VERIFY-003")
 def other_keys_get_uniform_p_values(subject: Subject) -> None:
-    """300 keys on traces made natively and under another key, 19 decoys each.
+    """60 keys, 19 decoys each, on a trace made under another key and on a native one of a single token repeated.
 
-    A correct test gives P(p <= x) <= x; more than the counts below happen with probability under 1e-6 (binomial tail).
+    All states of the second are alike, so its hits come and go together: a test that takes tokens for independent
+    finds p <= 0.25 for three keys in four there. A correct test gives P(p <= x) <= x; each count below is exceeded
+    with probability under 1e-7 (binomial tail), any of the six with less than 6e-7.
     """
     from spec import system
     from spec.system import okr
 
-    for keyed in (True, False):
-        evidence = system.traces(0, keyed=keyed)[0]
-        p_values = [
-            _verdict(
-                0, evidence, okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")), decoys=19, alpha=0.05, **_setting(0)
-            ).p_value
-            for n in range(300)
-        ]
-        for level, most in ((0.05, 36), (0.25, 115), (0.5, 192)):
+    setting = _setting(0)
+    for evidence in (system.traces(0)[0], system.monotone_trace()):
+        keys = (okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")) for n in range(60))
+        p_values = [_verdict(0, evidence, key, decoys=19, alpha=0.05, **setting).p_value for key in keys]
+        for level, most in ((0.05, 15), (0.25, 34), (0.5, 49)):
             count = sum(p <= level + 1e-9 for p in p_values)
-            require(count <= most, f"p <= {level} for {count} of 300 wrong keys", expected=f"<= {most}", got=count)
-        low = sum(p > 0.5 for p in p_values)
-        require(low <= 199, "p > 0.5 too often: the decoys match better than a key does", expected="<= 199", got=low)
+            require(count <= most, f"p <= {level} for {count} of 60 wrong keys", expected=f"<= {most}", got=count)
 
 
 @check("OKR-VERIFY-004")

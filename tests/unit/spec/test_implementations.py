@@ -8,7 +8,7 @@ from spec.registry import load as clauses
 from spec.runner import run_clause, smoke
 from spec.subject import Subject
 
-SOME = Profile("some", 30, shrink=False)
+SOME = Profile("some", 10, shrink=False)  # docs/adequacy.md has 10,000 cases of each
 
 
 @pytest.mark.parametrize("name", ["numpy", "reordered", "float64", "torch"])
