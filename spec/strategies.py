@@ -110,12 +110,16 @@ def cases(**options: Any) -> st.SearchStrategy[SelectCase]:
 
 
 @st.composite
-def distinct(draw: Draw, /, **options: Any) -> SelectCase:
-    """A small case whose choice and key scores are pairwise different in each row and clear of every edge by 1/32."""
-    count = draw(st.integers(1, 8), label="experts")
-    length = draw(st.integers(1, 3), label="tokens")
+def distinct(
+    draw: Draw, /, *, experts: tuple[int, int] = (1, 8), tokens: tuple[int, int] = (1, 3), **options: Any
+) -> SelectCase:
+    """A small case whose choice and key scores are pairwise different in each row and clear of every edge by 1/8."""
+    count = draw(st.integers(*experts), label="experts")
+    length = draw(st.integers(*tokens), label="tokens")
     setting = draw(settings(count, **options), label="setting")
-    epsilon = setting.epsilon if math.isinf(setting.epsilon) else math.floor(setting.epsilon * 4) / 4 + 0.125
+    narrow = draw(st.one_of(st.none(), st.integers(0, 7)), label="narrow zone")  # most others hold every expert
+    epsilon = math.floor(setting.epsilon * 4) / 4 if math.isfinite(setting.epsilon) else math.inf
+    epsilon = 0.125 + (epsilon if narrow is None else narrow / 4)
     choice = [draw(st.permutations(range(-8, 9)))[:count] for _ in range(length)]
     key = [draw(st.permutations(range(-12, 13)))[:count] for _ in range(length)]
     setting = Setting(setting.top_k, epsilon, setting.zone, setting.strength)
@@ -124,7 +128,12 @@ def distinct(draw: Draw, /, **options: Any) -> SelectCase:
 
 @st.composite
 def unsound(draw: Draw, /, what: str, **options: Any) -> tuple[SelectCase, int]:
-    """A sound case with one token spoilt, and that token. ``what``: nan, inf, few (fewer than k candidates) or key."""
+    """A sound case with one token spoilt, and that token.
+
+    ``what``: nan, inf, few (fewer than k candidates), key, or any of them.
+    """
+    if what == "any":
+        what = draw(st.sampled_from(("nan", "inf", "few", "key")), label="what is spoilt")
     case = draw(small(experts=(2, 8), barred=False, **options))
     token = draw(st.integers(0, case.tokens - 1), label="spoilt token")
     expert = draw(st.integers(0, case.experts - 1), label="spoilt expert")

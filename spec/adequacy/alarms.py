@@ -59,7 +59,7 @@ def run(cases: int, names: tuple[str, ...] = CORRECT) -> list[dict[str, Any]]:
 
 
 def _selects() -> st.SearchStrategy[SelectCase]:
-    broken = st.sampled_from(("nan", "inf", "few", "key")).flatmap(strategies.unsound).map(lambda pair: pair[0])
+    broken = strategies.unsound("any").map(lambda pair: pair[0])
     plain = strategies.cases()
     return st.one_of(plain, plain, plain, plain, broken)
 

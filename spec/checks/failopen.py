@@ -24,8 +24,6 @@ def _left_alone(subject: Subject, spoilt: Spoilt) -> None:
     require(fine, f"token {token}: not k distinct experts in 0..E-1", got=taken)
     if answer.opportunity is not None:
         require(not answer.opportunity[token], f"token {token}: counted as an opportunity")
-    for part in (answer.pool, answer.locked):
-        require(part is None or not part[token].any(), f"token {token}: reports a zone")
 
 
 @check("OKR-FAIL-001", lambda: strategies.unsound("nan"))
@@ -62,7 +60,7 @@ def exactly_k_candidates_are_taken(subject: Subject, drawn: tuple[SelectCase, ob
     require(np.array_equal(got, expected), "exactly k candidates", expected=expected, got=got)
 
 
-@check("OKR-FAIL-006", lambda: st.sampled_from(("nan", "inf", "few", "key")).flatmap(strategies.unsound))
+@check("OKR-FAIL-006", lambda: strategies.unsound("any"))
 def one_broken_token_spoils_no_other(subject: Subject, spoilt: Spoilt) -> None:
     """Between two neighbours that a key turns upside down."""
     case, token = spoilt

@@ -1,6 +1,7 @@
 """Chapter SEL: which experts run."""
 
 import math
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -41,7 +42,7 @@ def descending_by_choice_score(subject: Subject, case: SelectCase) -> None:
         require(taken == expected, f"token {token}: order of the selection", expected=expected, got=taken)
 
 
-@check("OKR-SEL-005", lambda: strategies.small(tokens=(2, 4)))
+@check("OKR-SEL-005", lambda: st.one_of(strategies.small(tokens=(2, 4)), strategies.distinct(tokens=(2, 4))))
 def tokens_do_not_see_each_other(subject: Subject, case: SelectCase) -> None:
     together = subject.select(case).indices
     backwards = subject.select(
@@ -64,12 +65,15 @@ def shifting_choice_scores_changes_nothing(subject: Subject, drawn: tuple[Select
     require(np.array_equal(before, after), f"choice scores {shift:+d}", expected=before, got=after)
 
 
-@check("OKR-SEL-007", lambda: st.tuples(strategies.distinct(), st.randoms(use_true_random=False)))
-def permuting_experts_permutes_the_selection(subject: Subject, drawn: tuple[SelectCase, object]) -> None:
+def _permuted() -> st.SearchStrategy[tuple[SelectCase, Any]]:
+    """Infinite strength: sums may tie where scores do not."""
+    return st.tuples(strategies.distinct(experts=(3, 8), strength=math.inf), st.randoms(use_true_random=False))
+
+
+@check("OKR-SEL-007", _permuted)
+def permuting_experts_permutes_the_selection(subject: Subject, drawn: tuple[SelectCase, Any]) -> None:
     case, order = drawn[0], list(range(drawn[0].experts))
-    drawn[1].shuffle(order)  # type: ignore[attr-defined]
-    if math.isfinite(case.setting.strength):  # sums may tie where scores do not
-        case = SelectCase(case.choice, case.key, Setting(case.setting.top_k, case.setting.epsilon, case.setting.zone))
+    drawn[1].shuffle(order)
     before = subject.select(case).indices
     after = subject.select(
         SelectCase(np.ascontiguousarray(case.choice[:, order]), np.ascontiguousarray(case.key[:, order]), case.setting)
@@ -128,9 +132,17 @@ def no_tokens_no_selection(subject: Subject, setting: Setting) -> None:
     subject.select(SelectCase(empty, empty, setting))
 
 
-@check("OKR-SEL-013", lambda: strategies.small(strength=math.inf))
-def only_the_order_of_key_scores_matters(subject: Subject, case: SelectCase) -> None:
-    """At infinite strength: key scores times 4, exactly representable, rank as before."""
-    before = subject.select(case).indices
-    after = subject.select(SelectCase(case.choice, case.key * np.float32(4), case.setting)).indices
-    require(np.array_equal(before, after), "key scores times 4", expected=before, got=after)
+def _keys_to_scale() -> st.SearchStrategy[tuple[SelectCase, int]]:
+    spread = strategies.distinct(experts=(3, 8), strength=math.inf)
+    return st.tuples(st.one_of(spread, spread, strategies.small(strength=math.inf)), st.sampled_from((2, -2, 8, -8)))
+
+
+@check("OKR-SEL-013", _keys_to_scale)
+def only_the_order_of_key_scores_matters(subject: Subject, drawn: tuple[SelectCase, int]) -> None:
+    """At infinite strength key scores times a power of 2 rank as before. Powers that leave float32 are left out."""
+    case, power = drawn
+    scaled = np.ldexp(case.key, power).astype(np.float32)
+    if not np.array_equal(np.ldexp(scaled.astype(np.float64), -power), case.key):
+        return
+    before, after = (subject.select(SelectCase(case.choice, key, case.setting)).indices for key in (case.key, scaled))
+    require(np.array_equal(before, after), f"key scores times 2^{power}", expected=before, got=after)

@@ -18,6 +18,7 @@ from spec.verdicts import Violation
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"
 ORDERED = ("OKR-SEL-001", "OKR-SEL-002", "OKR-SEL-004", "OKR-TIE-002", "OKR-TIE-003", "OKR-FAIL-004")
+SPOILT = ("OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-003")  # speak of the broken tokens, not of their neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +45,19 @@ class Vector:
             low, high = (np.array([[unfloat(v) for v in r] for r in self.expected[k]]) for k in ("low", "high"))
             problem = not bool(((answer >= low) & (answer <= high)).all())
         else:
-            plain = list if clause in ORDERED else sorted
-            problem = any(
-                legal is not None and plain(taken) not in [plain(one) for one in legal]
-                for legal, taken in zip(self.expected, answer.indices.tolist(), strict=True)
-            )
+            rows = zip(self.expected, answer.indices.tolist(), strict=True)
+            problem = not all(self._legal(taken, legal, clause) for legal, taken in rows)
         if problem:
             shown = answer.indices if self.function == "select" else answer
             raise Violation(f"hunts: {self.hunts}", expected=str(self.expected), got=str(np.asarray(shown).tolist()))
+
+    def _legal(self, taken: list[int], legal: list[list[int]] | None, clause: str) -> bool:
+        """Whether one token's selection is what ``clause`` asks; None stands for any k distinct experts."""
+        if legal is None:
+            assert isinstance(self.case, SelectCase)
+            return len(set(taken)) == len(taken) and set(taken) <= set(range(self.case.experts))
+        plain = list if clause in ORDERED else sorted
+        return clause in SPOILT or plain(taken) in [plain(one) for one in legal]
 
 
 def files() -> list[Path]:

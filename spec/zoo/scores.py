@@ -30,14 +30,22 @@ class OtherNorm(NumpyRouter):
         return self.dot(hidden / np.where(norm > 0, norm, 1), projection.astype(np.float32))
 
 
-@seeded("h = 0 divides by zero", fails=("SCORE-002",), passes=("SCORE-004", "SCORE-008", *REST))
+@seeded(
+    "h = 0 divides by zero",
+    fails=("SCORE-002",),
+    passes=("SCORE-001", "SCORE-003", "SCORE-004", "SCORE-005", "SCORE-006", "SCORE-007", "SCORE-008", *REST),
+)
 class ZeroByZero(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True)
         return self.dot((hidden / norm).astype(np.float32), projection.astype(np.float32))
 
 
-@seeded("a constant added to the norm", fails=("SCORE-003",), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+@seeded(
+    "a constant added to the norm",
+    fails=("SCORE-003",),
+    passes=("SCORE-002", "SCORE-004", "SCORE-005", "SCORE-006", "SCORE-007", "SCORE-008", *REST),
+)
 class PaddedNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64), axis=1, keepdims=True) + 1e-6
@@ -45,7 +53,9 @@ class PaddedNorm(NumpyRouter):
 
 
 @seeded(
-    "states rounded to bfloat16 once more", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST)
+    "states rounded to bfloat16 once more",
+    fails=("SCORE-001", "SCORE-004"),
+    passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST),
 )
 class RoundedStates(NumpyRouter):
     def dot(self, unit: Array, signs: Array) -> Array:
@@ -53,7 +63,9 @@ class RoundedStates(NumpyRouter):
         return np.where(finite, bfloat16(np.where(finite, unit, 0)) @ signs, np.nan).astype(np.float32)
 
 
-@seeded("accumulated in float16", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-008", *REST))
+@seeded(
+    "accumulated in float16", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST)
+)
 class HalfSums(NumpyRouter):
     def dot(self, unit: Array, signs: Array) -> Array:
         total = np.zeros((len(unit), signs.shape[1]), np.float16)
@@ -62,20 +74,26 @@ class HalfSums(NumpyRouter):
         return total.astype(np.float32)
 
 
-@seeded("normalised by the norm of the batch", fails=("SCORE-005",), passes=("SCORE-008", *REST))
+@seeded("normalised by the norm of the batch", fails=("SCORE-005",), passes=("SCORE-002", "SCORE-008", *REST))
 class BatchNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64))
         return self.dot((hidden / (norm if norm > 0 else 1)).astype(np.float32), projection.astype(np.float32))
 
 
-@seeded("NaN replaced by 0", fails=("SCORE-006",), passes=("SCORE-001", "SCORE-002", "SCORE-003", "SCORE-008", *REST))
+@seeded(
+    "NaN replaced by 0",
+    fails=("SCORE-006",),
+    passes=("SCORE-001", "SCORE-002", "SCORE-003", "SCORE-004", "SCORE-005", "SCORE-007", "SCORE-008", *REST),
+)
 class NoNan(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         return np.nan_to_num(super().key_scores(hidden, projection))
 
 
-@seeded("centred over the experts", fails=("SCORE-001", "SCORE-007"), passes=("SCORE-002", "SCORE-008", *REST))
+@seeded(
+    "centred over the experts", fails=("SCORE-001", "SCORE-007"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST)
+)
 class Centred(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         scores = super().key_scores(hidden, projection)

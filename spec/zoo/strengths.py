@@ -8,7 +8,19 @@ from spec.implementations.numpy_router import Array, NumpyRouter
 from spec.zoo import seeded
 from spec.zoo.zones import _bfloat16
 
-REST = ("KEY", "SCORE", "SEL-001", "SEL-003", "SEL-004", "SEL-012", "TIE-002", "TIE-003", "FAIL", "ZONE-008")
+REST = (
+    "KEY",
+    "SCORE",
+    "SEL-001",
+    "SEL-003",
+    "SEL-004",
+    "SEL-012",
+    "TIE-002",
+    "TIE-003",
+    "FAIL",
+    "ZONE-001",
+    "ZONE-008",
+)
 HARD = ("STR-001", "SEL-010", "SEL-013", "TIE-001", "TIE-006", "ZONE-002", "ZONE-005")
 
 

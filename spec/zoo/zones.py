@@ -8,7 +8,7 @@ from spec.implementations.numpy_router import Array, NumpyRouter, Selection
 from spec.strategies import bfloat16
 from spec.zoo import seeded
 
-REST = ("KEY", "SCORE")
+REST = ("KEY", "SCORE", "ZONE-001", "SEL-003", "SEL-011", "FAIL-001", "FAIL-002", "FAIL-003")
 NATIVE = ("TIE-002", "FAIL-004", "SEL-012", "ZONE-008")
 
 
@@ -156,7 +156,7 @@ class RoughEdges(NumpyRouter):
         return _bfloat16(super().upper_edge(base, epsilon))
 
 
-@seeded("the zone reported before soundness", fails=("ZONE-013",), passes=(*REST, "SEL", "TIE", "STR"))
+@seeded("the zone reported before soundness", fails=("ZONE-013",), passes=(*REST, "SEL", "TIE", "STR", "FAIL"))
 class ReportsTooMuch(NumpyRouter):
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
@@ -167,14 +167,18 @@ class ReportsTooMuch(NumpyRouter):
         return answer._replace(pool=pool, locked=locked)
 
 
-@seeded("as many competitors as slots counted", fails=("ZONE-013",), passes=(*REST, "ZONE-007", "SEL", "TIE", "STR"))
+@seeded(
+    "as many competitors as slots counted", fails=("ZONE-013",), passes=(*REST, "ZONE-007", "SEL", "TIE", "STR", "FAIL")
+)
 class CountsTheForced(NumpyRouter):
     def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
         free = top_k - locked.sum(axis=1)
         return np.asarray((pool.sum(axis=1) >= free) & (free > 0))
 
 
-@seeded("the (k+1)-th score read at k = E", fails=("ZONE-008",), passes=(*REST, "ZONE-002", "ZONE-003"))
+@seeded(
+    "the (k+1)-th score read at k = E", fails=("ZONE-008",), passes=("KEY", "SCORE", "ZONE-001", "ZONE-002", "ZONE-003")
+)
 class CrashesAtE(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         if zone == "boundary":

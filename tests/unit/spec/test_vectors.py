@@ -9,7 +9,9 @@ import jsonschema
 import pytest
 
 from spec import vectors
+from spec.subject import Subject
 from spec.vectors.__main__ import render
+from spec.verdicts import Violation
 
 CONSUMER = Path(vectors.HERE).parent / "implementations" / "stdlib_vectors.py"
 
@@ -37,3 +39,19 @@ def test_a_consumer_without_dependencies_answers_them_all():
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(vectors.load())} of {len(vectors.load())}" in done.stdout
+
+
+def test_broken_tokens_must_still_run_distinct_experts():
+    vector = next(v for v in vectors.load() if v.id == "selections/too-few")
+
+    class Says:
+        def __init__(self, *experts):
+            self.indices = [experts]
+
+        def select(self, choice, key_scores, **setting):
+            return self.indices
+
+    vector.judge(Subject(Says(2, 1)), "OKR-FAIL-003")
+    for experts in ((1, 1), (1, 3)):
+        with pytest.raises(Violation):
+            vector.judge(Subject(Says(*experts)), "OKR-FAIL-003")
