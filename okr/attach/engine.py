@@ -2,8 +2,9 @@
 
 An attached router is an instance whose class was replaced by a subclass made at run time; the subclass runs the
 family's own ``forward`` inside an :class:`~okr.discovery.interception.Interception`, so the family's weighting follows
-from the chosen experts by itself, to the last bit. Names, parameters, state dict and hooks stay what they were. A copy
-or pickle of an attached router is a plain, unattached one.
+from the chosen experts by itself, to the last bit; or, for the hot families, that forward written out
+(:mod:`okr.attach.fused`). Names, parameters, state dict and hooks stay what they were. A copy or pickle of an attached
+router is a plain, unattached one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
+from okr.attach.fused import Fused, fused_for
 from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
@@ -58,12 +60,32 @@ class Guard:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What an attached router needs at each call."""
+    """What an attached router needs at each call; ``fused`` None: the family's own forward, intercepted."""
 
     site: RouterSite
     routing: SiteRouting
     family: Family
     guard: Guard
+    fused: Fused | None = None
+
+
+def _intercepted(
+    attachment: Attachment, native: Any, module: nn.Module, states: Tensor, args: Any, kwargs: Any
+) -> tuple[Any, Tensor]:
+    """The output of the family's own forward with the routing's choice answered to it, and that choice [T, k]."""
+    site, routing = attachment.site, attachment.routing
+    hidden = states.reshape(-1, site.hidden_size)
+    record = Record()
+    with Interception(
+        site, states.shape[:-1], lambda scores, native_choice: routing.choose(scores, hidden, native_choice), record
+    ):
+        output = native.forward(module, *args, **kwargs)
+    if record.chosen is None or not record.as_proven(site, len(hidden)):
+        raise UnsupportedRouter(
+            f"{site.path} ({site.router_class}) ranked experts by {record.calls or 'no call'} instead of "
+            f"{[name for name, _ in site.calls]}: in this mode its forward does not rank as it was proven to"
+        )
+    return output, record.chosen
 
 
 def _blank(native: Any) -> Any:
@@ -77,23 +99,16 @@ class _Attached(nn.Module):
     _okr_native: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        attachment = self.__dict__["_okr_attachment"]
-        site, routing = attachment.site, attachment.routing
+        attachment, native = self.__dict__["_okr_attachment"], self._okr_native
         states = args[0] if args else next(iter(kwargs.values()))
-        hidden = states.reshape(-1, site.hidden_size)
-        record = Record()
-        with Interception(
-            site, states.shape[:-1], lambda scores, native: routing.choose(scores, hidden, native), record
-        ):
-            output = self._okr_native.forward(self, *args, **kwargs)
-        if record.chosen is None or not record.as_proven(site, len(hidden)):
-            raise UnsupportedRouter(
-                f"{site.path} ({site.router_class}) ranked experts by {record.calls or 'no call'} instead of "
-                f"{[name for name, _ in site.calls]}: in this mode its forward does not rank as it was proven to"
-            )
-        output, experts = attachment.family.finish(output, record.chosen, routing.dropped)
+        fused = attachment.fused
+        if fused is not None and len(args) + len(kwargs) == 1 and fused.stands_for(native):
+            output, chosen = fused.forward(self, states, attachment.routing.choose)
+        else:
+            output, chosen = _intercepted(attachment, native, self, states, args, kwargs)
+        output, experts = attachment.family.finish(output, chosen, attachment.routing.dropped)
         attachment.guard.ran = True
-        routing.ran(experts)
+        attachment.routing.ran(experts)
         return output
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -145,8 +160,7 @@ def attached(
         Attachment(site, routing, family_of(module), guard)
         for module, site, routing in zip(modules, sites, routings, strict=True)
     ]
-    for module, attachment in zip(modules, attachments, strict=True):
-        _prove(module, attachment)
+    attachments = [_proven(module, attachment) for module, attachment in zip(modules, attachments, strict=True)]
     undo: list[Callable[[], None]] = [model.register_forward_hook(guard).remove]
     try:
         for module, attachment in zip(modules, attachments, strict=True):
@@ -173,20 +187,22 @@ class _Native:
         pass
 
 
-@torch.no_grad()
-def _prove(module: nn.Module, attachment: Attachment) -> None:
-    """Raise UnsupportedRouter unless the intercepted router, fed its own choice, repeats its output bit for bit.
+class _Next(_Native):
+    """Feeds back the experts numbered one higher: a choice that the router would not make."""
 
-    On a few random states on the router's device, in a shape that it takes.
+    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
+        return (native + 1) % scores.shape[-1]
+
+
+@torch.no_grad()
+def _proven(module: nn.Module, attachment: Attachment) -> Attachment:
+    """``attachment``, with its fused forward where that gives bit for bit what the intercepted one gives.
+
+    Raises UnsupportedRouter unless the intercepted router, fed its own choice, repeats its output bit for bit. On a
+    few random states on the router's device, in a shape that it takes.
     """
     site = attachment.site
-    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())  # accelerate's: where a part of it runs
-    devices = (getattr(hook, "execution_device", None) for hook in hooks)
-    device = next((device for device in devices if device is not None), None)
-    if device is None:
-        device = "cpu" if parameter is None else parameter.device
-    dtype = torch.float32 if parameter is None else parameter.dtype
+    device, dtype = _placement(module)
     generator = torch.Generator().manual_seed(0)
     training = module.training
     module.eval()
@@ -195,30 +211,71 @@ def _prove(module: nn.Module, attachment: Attachment) -> None:
             hidden = torch.randn(*leading, site.hidden_size, generator=generator).to(device=device, dtype=dtype)
             problem = _difference(module, attachment, hidden)
             if not problem:
-                return
+                fused = fused_for(module)
+                return replace(attachment, fused=fused if _fuses(module, attachment, fused, hidden) else None)
     finally:
         module.train(training)
     raise UnsupportedRouter(f"{site.path} ({site.router_class}) cannot be keyed: {problem}")
+
+
+def _placement(module: nn.Module) -> tuple[torch.device | str, torch.dtype]:
+    """Where a router takes its states, and their dtype."""
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())  # accelerate's: where a part of it runs
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    device = next((device for device in devices if device is not None), None)
+    if device is None:
+        device = "cpu" if parameter is None else parameter.device
+    return device, torch.float32 if parameter is None else parameter.dtype
 
 
 def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> str:
     """How the router's output for ``hidden`` changes when its own choice is fed back, or ""."""
     try:
         native = module(hidden.clone(), **example_arguments(module, hidden))
-        _swap_in(module, replace(attachment, routing=_Native(), guard=Guard()))
-        intercepted = module(hidden.clone(), **example_arguments(module, hidden))
+        intercepted = _answered(module, replace(attachment, routing=_Native()), hidden)
     except UnsupportedRouter as error:
         return str(error)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         return f"its forward failed on random states ({type(error).__name__})"
+    return "" if _same(native, intercepted) else "its native choice, fed back, changes its output"
+
+
+def _fuses(module: nn.Module, attachment: Attachment, fused: Fused | None, hidden: Tensor) -> bool:
+    """Whether ``fused`` answers the native choice and another one as the intercepted forward does, for ``hidden`` and
+    for a single token."""
+    if fused is None:
+        return False
+    try:
+        for states in (hidden, hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)):
+            for routing in (_Native(), _Next()):
+                general = replace(attachment, routing=routing)
+                if not _same(
+                    _answered(module, replace(general, fused=fused), states), _answered(module, general, states)
+                ):
+                    return False
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    return True
+
+
+def _answered(module: nn.Module, attachment: Attachment, hidden: Tensor) -> Any:
+    """The router's output for ``hidden`` while attached."""
+    _swap_in(module, replace(attachment, guard=Guard()))
+    try:
+        return module(hidden.clone(), **example_arguments(module, hidden))
     finally:
         _swap_out(module)
-    same = all(map(torch.equal, _tensors(native), _tensors(intercepted)))
-    return "" if same else "its native choice, fed back, changes its output"
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Tensor)]
+def _same(one: Any, other: Any) -> bool:
+    parts = [
+        [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Tensor)]
+        for output in (one, other)
+    ]
+    return len(parts[0]) == len(parts[1]) and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*parts, strict=True)
+    )
 
 
 def keyable_sites(model: nn.Module) -> list[RouterSite]:

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from okr.discovery import RouterSite
-from okr.routing import Key, key_scores, select
+from okr.routing import Key, key_scores
+from okr.routing.selection import route
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,17 @@ class Keyed(Native):
         hidden: Float[Tensor, "tokens hidden_size"],
         native: Int[Tensor, "tokens top_k"],
     ) -> Int[Tensor, "tokens top_k"]:
-        return select(
-            choice_scores(self.site, scores),
-            self.project(hidden),
+        setting = self.setting
+        indices, _ = route(
+            choice_scores(self.site, scores.detach()),  # no gradient passes through a choice
+            self.project(hidden.detach()),
+            native,
             top_k=self.site.top_k,
-            epsilon=self.setting.epsilon,
-            zone=self.setting.zone,
-            strength=self.setting.strength,
-            native=native,
-        ).indices
+            epsilon=setting.epsilon,
+            zone=setting.zone,
+            strength=setting.strength,
+        )
+        return indices
 
 
 class Forced(Native):

@@ -1,23 +1,49 @@
 """Zones, strength and selection: which experts run (spec chapters ZONE, SEL, TIE, STR, FAIL). The whole algorithm.
 
-Pure functions of tensors: no Python loop over tokens or experts, no host synchronisation.
+Pure functions of tensors: no Python loop over tokens or experts, no host synchronisation. They run at every router
+call, mostly on one token, where each torch operation costs more than its arithmetic: hence few of them, and numbers as
+tensors made once.
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_MANY = 128  # tokens from which k searches for a maximum beat one sort on a CPU
+
 
 class Zone(NamedTuple):
-    """Which experts may change places, before any key is looked at."""
+    """Which experts may change places, before any key is looked at. ``members`` and ``leaders`` say nothing where
+    ``contested`` is False; ``leaders`` None is nobody."""
 
-    opportunity: Bool[Tensor, " tokens"]
-    pool: Bool[Tensor, "tokens experts"]  # those that compete; empty where there is no opportunity
-    locked: Bool[Tensor, "tokens experts"]  # those that run whatever the key says
-    free: Int[Tensor, " tokens"]  # slots left to the pool: k - locked; 0 where there is no opportunity
+    contested: Bool[Tensor, "tokens 1"]
+    members: Bool[Tensor, "tokens experts"]  # S
+    leaders: Bool[Tensor, "tokens experts"] | None  # L
+    top_k: int
+
+    @property
+    def opportunity(self) -> Bool[Tensor, " tokens"]:
+        """Tokens at which the key decides something."""
+        return self.contested[:, 0]
+
+    @property
+    def locked(self) -> Bool[Tensor, "tokens experts"]:
+        """Experts that run whatever the key says; empty where there is no opportunity."""
+        return torch.zeros_like(self.members) if self.leaders is None else self.leaders & self.contested
+
+    @property
+    def pool(self) -> Bool[Tensor, "tokens experts"]:
+        """Experts that compete; empty where there is no opportunity."""
+        return self.members & self.contested & ~self.locked
+
+    @property
+    def free(self) -> Int[Tensor, " tokens"]:
+        """Slots left to the pool, k - locked; 0 where there is no opportunity."""
+        return (self.top_k - self.locked.sum(-1)) * self.opportunity
 
 
 class Selection(NamedTuple):
@@ -30,25 +56,22 @@ class Selection(NamedTuple):
 
 
 def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: float, zone: str) -> Zone:
-    """The zone of every token (clauses ZONE and FAIL). ``choice`` is float32 or wider; -inf bars an expert."""
-    experts = choice.shape[-1]
-    candidate = choice > -math.inf
-    count = candidate.sum(-1)
-    # False for NaN and +inf anywhere in the row; fewer than k candidates leave the token to the native selection.
-    sound = (choice < math.inf).all(-1) & (count >= top_k)
-    if zone == "max":
-        pool = candidate & (choice >= choice.amax(-1, keepdim=True) - epsilon)
-        locked = torch.zeros_like(pool)
-    else:
-        top = choice.topk(min(top_k + 1, experts), dim=-1).values
-        b_in = top[:, top_k - 1, None]
-        b_out = top[:, top_k, None] if top_k < experts else torch.full_like(b_in, -math.inf)
-        locked = choice > b_out + epsilon  # epsilon = inf with b_out = -inf is NaN: nothing locked, nothing to win
-        pool = candidate & (choice >= b_in - epsilon) & ~locked
-    free = top_k - locked.sum(-1)
-    opportunity = sound & (pool.sum(-1) > free) & (free > 0)
-    here = opportunity[:, None]
-    return Zone(opportunity, pool & here, locked & here, free * opportunity)
+    """The zone of every token (clauses ZONE and FAIL). ``choice`` is float32 or wider; -inf bars an expert.
+
+    A NaN or +inf in a row is its maximum: such a row is not sound. An edge of -inf would let barred experts in, so it
+    stops at the least finite number.
+    """
+    least, width = torch.finfo(choice.dtype).min, _number(epsilon)
+    if zone == "max" or epsilon == math.inf or top_k == choice.shape[-1]:  # k = E: all are members, no one contests
+        best = choice.amax(-1, keepdim=True)
+        members = choice >= (best - width).clamp_min(least)
+        contested = (members.sum(-1, keepdim=True) > _number(top_k)) & (best < _number(math.inf))
+        return Zone(contested, members, None, top_k)
+    top = choice.topk(top_k + 1, dim=-1).values
+    b_in, b_out = top[:, top_k - 1 : top_k], top[:, top_k:]
+    edge, lock = (b_in - width).clamp_min(least), b_out + width
+    contested = (b_out >= edge) & (b_in <= lock) & (top[:, :1] < _number(math.inf))  # |S| > k, |L| < k, sound
+    return Zone(contested, choice >= edge, choice > lock, top_k)
 
 
 def preference(
@@ -58,7 +81,7 @@ def preference(
     if strength == math.inf:
         return key_scores
     largest = torch.finfo(choice.dtype).max  # an overflowed sum must pass for neither locked nor outside (OKR-STR-005)
-    return (choice + min(strength, largest) * key_scores).clamp(-largest, largest)
+    return (choice + _number(min(strength, largest)) * key_scores).clamp(-largest, largest)
 
 
 def select(
@@ -77,22 +100,62 @@ def select(
     ``choice`` and ``key_scores`` are float32 or wider. ``native`` is what the model itself would run; None means the
     k largest choice scores, ties to the lower index. A token whose key scores are not finite is no opportunity.
     """
-    found = find_zone(choice, top_k=top_k, epsilon=epsilon, zone=zone)
-    opportunity = found.opportunity & key_scores.isfinite().all(-1)
     if native is None:
-        native = _ranked(choice, torch.ones_like(found.pool), top_k)
-    rank = preference(choice, key_scores, strength)
-    rank = rank.masked_fill(~found.pool, -math.inf).masked_fill(found.locked, math.inf)
-    chosen = rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-    members = torch.zeros_like(found.pool).scatter_(-1, chosen, True)
-    indices = torch.where(opportunity[:, None], _ranked(choice, members, top_k), native)
-    here = opportunity[:, None]
-    return Selection(indices, opportunity, found.pool & here, found.locked & here)
+        native = choice.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    indices, found = route(choice, key_scores, native, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
+    return Selection(indices, found.opportunity, found.pool, found.locked)
 
 
-def _ranked(
-    choice: Float[Tensor, "tokens experts"], members: Bool[Tensor, "tokens experts"], top_k: int
+def route(
+    choice: Float[Tensor, "tokens experts"],
+    key_scores: Float[Tensor, "tokens experts"],
+    native: Int[Tensor, "tokens top_k"],
+    *,
+    top_k: int,
+    epsilon: float,
+    zone: str,
+    strength: float,
+) -> tuple[Int[Tensor, "tokens top_k"], Zone]:
+    """:func:`select` without its report: the indices, and the zone of the tokens whose key scores are finite."""
+    found = find_zone(choice, top_k=top_k, epsilon=epsilon, zone=zone)
+    largest = torch.linalg.vector_norm(key_scores, math.inf, dim=-1, keepdim=True)
+    found = found._replace(contested=found.contested & (largest < _number(math.inf)))
+    rank = torch.where(found.members, preference(choice, key_scores, strength), _number(-math.inf))
+    if found.leaders is not None:
+        rank = torch.where(found.leaders, _number(math.inf), rank)
+    chosen = _by_choice(choice, _first(rank, top_k))
+    return torch.where(found.contested, chosen, native), found
+
+
+def _first(rank: Float[Tensor, "tokens experts"], top_k: int) -> Int[Tensor, "tokens top_k"]:
+    """The k largest of every row, equals to the lower index; rows with k numbers above -inf only."""
+    if top_k == 1:
+        return rank.argmax(-1, keepdim=True)
+    if rank.device.type != "cpu" or len(rank) < _MANY:
+        return rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    rank, places = rank.clone(), []
+    for _ in range(top_k):
+        places.append(rank.argmax(-1, keepdim=True))
+        rank.scatter_(-1, places[-1], -math.inf)
+    return torch.cat(places, -1)
+
+
+def _by_choice(
+    choice: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"]
 ) -> Int[Tensor, "tokens top_k"]:
-    """``members`` (exactly k a token) in descending order of choice score, ties to the lower index."""
-    order = choice.masked_fill(~members, -math.inf).sort(dim=-1, descending=True, stable=True).indices
-    return order[:, :top_k]
+    """``chosen`` in descending order of choice score, equals in ascending order."""
+    if chosen.shape[-1] == 1:
+        return chosen
+    chosen = chosen.sort(-1).values
+    return chosen.gather(-1, choice.gather(-1, chosen).sort(dim=-1, descending=True, stable=True).indices)
+
+
+def _number(value: float | int) -> Tensor | float:
+    """``value`` as an operand: a tensor without dimensions, cheaper than a Python number; compilers want the number."""
+    return value if torch.compiler.is_compiling() else _scalar(value)
+
+
+@cache
+def _scalar(value: float | int) -> Tensor:
+    with torch.inference_mode(False):  # else a number first met in inference could not serve in training
+        return torch.tensor(value, dtype=torch.float64, device="cpu")  # float64 without dimensions changes no dtype

@@ -1,0 +1,100 @@
+"""The hot families' forwards written out, with the one place open where experts are chosen.
+
+The general engine runs a router's own forward and intercepts its ranking calls. For softmax top-k routers and Switch
+the same computation is a few lines, so it stands here without interception; the engine uses it where the router's
+class is exactly a known one, and only after it gave, bit for bit, what the router's own forward gives.
+
+The family's own matrix product stays as it is and the key's projection is a product of its own: the joint product
+[gate | projection] rounds the gate's logits differently for some shapes, and an attached router must not change a bit
+where the key decides nothing (docs/performance.md has the measurement).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(what the family ranks [T, E], the router's input [T, d], its own choice [T, k]) -> the experts to run [T, k]."""
+
+Forward = Callable[[Any, Tensor, Choose], tuple[Any, Tensor]]
+"""(router, its input [..., d], choose) -> the router's output, and the chosen experts [T, k]."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A family's forward written out, and the family's own, which it stands for as long as that is in force."""
+
+    forward: Forward
+    own: Any
+
+    def stands_for(self, native: Any) -> bool:
+        """Whether the router class ``native`` still has the forward that this one was written for."""
+        return native.forward is self.own
+
+
+def fused_for(module: nn.Module) -> Fused | None:
+    """The fused forward for ``module``'s class and settings, or None: the general engine serves it."""
+    known = type(module)
+    entry = _FORWARDS.get(f"{known.__module__}.{known.__qualname__}")
+    if entry is None or getattr(module, "topk_method", "greedy") != "greedy":
+        return None
+    return Fused(entry, known.forward)
+
+
+def _deepseek_v2(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+    hidden = states.view(-1, router.hidden_dim)
+    logits = functional.linear(hidden.type(torch.float32), router.weight.type(torch.float32))
+    scores = logits.softmax(dim=-1, dtype=torch.float32)
+    chosen = choose(scores, hidden, torch.topk(scores, k=router.top_k, dim=-1, sorted=False).indices)
+    return (logits, scores.gather(-1, chosen) * router.routed_scaling_factor, chosen), chosen
+
+
+def _mixtral(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+    hidden = states.reshape(-1, router.hidden_dim)
+    logits = functional.linear(hidden, router.weight)
+    scores = functional.softmax(logits.float(), dim=-1)
+    chosen = choose(scores, hidden, torch.topk(scores, router.top_k, dim=-1).indices)
+    weights = scores.gather(-1, chosen)
+    return (logits, weights / weights.sum(dim=-1, keepdim=True), chosen), chosen
+
+
+def _qwen(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+    hidden = states.reshape(-1, router.hidden_dim)
+    logits = functional.linear(hidden, router.weight)
+    scores = functional.softmax(logits, dtype=torch.float, dim=-1)
+    chosen = choose(scores, hidden, torch.topk(scores, router.top_k, dim=-1).indices)
+    weights = scores.gather(-1, chosen)
+    if router.norm_topk_prob:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return (logits, weights.to(logits.dtype), chosen), chosen
+
+
+def _switch(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+    hidden = states.to(router.dtype)
+    if router.training and router.jitter_noise > 0:
+        hidden *= torch.empty_like(hidden).uniform_(1.0 - router.jitter_noise, 1.0 + router.jitter_noise)
+    if router.classifier.weight.dtype != router.dtype:
+        router.classifier = router.classifier.to(router.dtype)
+    logits = router.classifier(hidden)
+    scores = functional.softmax(logits, dim=-1, dtype=router.dtype).to(states.dtype)
+    flat = scores.view(-1, router.num_experts)
+    chosen = choose(flat, states.reshape(len(flat), -1), flat.argmax(dim=-1, keepdim=True))
+    experts = chosen.view(scores.shape[:-1])
+    mask = functional.one_hot(experts, num_classes=router.num_experts)
+    mask = mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)
+    return (mask, scores.gather(-1, experts.unsqueeze(-1)), logits), chosen
+
+
+_MODELS = "transformers.models"
+_FORWARDS: dict[str, Forward] = {
+    f"{_MODELS}.deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": _deepseek_v2,  # DeepSeek-MoE's router, too
+    f"{_MODELS}.mixtral.modeling_mixtral.MixtralTopKRouter": _mixtral,
+    f"{_MODELS}.qwen2_moe.modeling_qwen2_moe.Qwen2MoeTopKRouter": _qwen,
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter": _qwen,
+    f"{_MODELS}.olmoe.modeling_olmoe.OlmoeTopKRouter": _qwen,
+    f"{_MODELS}.switch_transformers.modeling_switch_transformers.SwitchTransformersTop1Router": _switch,
+}
