@@ -22,7 +22,12 @@ _HOME = {
     "Recorder": "okr.attach",
     "Trace": "okr.traces",
     "verify": "okr.detection",
+    "detect": "okr.detection",
+    "attribute": "okr.detection",
+    "Attribution": "okr.detection",
     "Verdict": "okr.detection",
+    "TraceVerdict": "okr.detection",
+    "TextVerdict": "okr.detection",
 } | dict.fromkeys(
     (
         "OKRError",
@@ -33,6 +38,7 @@ _HOME = {
         "ModelLoadError",
         "OutOfMemory",
         "InvalidTrace",
+        "InvalidText",
         "InvalidKey",
         "InvalidSetting",
         "InvalidConfig",
@@ -43,10 +49,12 @@ _HOME = {
 __all__ = [
     "SPEC_VERSION",
     "AlreadyAttached",
+    "Attribution",
     "Generation",
     "InvalidConfig",
     "InvalidKey",
     "InvalidSetting",
+    "InvalidText",
     "InvalidTrace",
     "Key",
     "Loaded",
@@ -56,12 +64,16 @@ __all__ = [
     "Recorder",
     "RouterNotFound",
     "RouterSite",
+    "TextVerdict",
     "Trace",
+    "TraceVerdict",
     "UnsupportedGeneration",
     "UnsupportedRouter",
     "Verdict",
     "Watermark",
     "__version__",
+    "attribute",
+    "detect",
     "discover",
     "load",
     "record",
@@ -71,13 +83,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from okr.attach import Generation, Recorder, Watermark, record, watermark
-    from okr.detection import Verdict, verify
+    from okr.detection import Attribution, TextVerdict, TraceVerdict, Verdict, attribute, detect, verify
     from okr.discovery import RouterSite, discover
     from okr.errors import (
         AlreadyAttached,
         InvalidConfig,
         InvalidKey,
         InvalidSetting,
+        InvalidText,
         InvalidTrace,
         ModelLoadError,
         OKRError,

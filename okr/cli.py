@@ -3,18 +3,19 @@
 import dataclasses
 import json
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
-from okr.errors import InvalidConfig, OKRError, RouterNotFound
+from okr.detection_cli import attribute_command, detect_command, verify_command
+from okr.errors import OKRError, RouterNotFound
 
-DONE, NOT_WATERMARKED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 2, 3, 130
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, whichever click typer is built on
 
@@ -26,13 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen).")]
-Epsilon = Annotated[float | None, typer.Option(help="Width of the zone, in the unit of each site; inf is allowed.")]
-Zone = Annotated[str | None, typer.Option(help="Which experts may change places: max or boundary.")]
-Strength = Annotated[float | None, typer.Option(help="Weight of the key score; inf: the key alone decides.")]
-Remote = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code from the checkpoint.")]
 
 
 @app.command()
@@ -46,7 +40,7 @@ def keygen(
 
     key = Key.from_passphrase(_ask_passphrase()) if passphrase else Key.generate()
     key.save(path)
-    _say({"key_id": key.id, "path": str(path)}, as_json, f"key {key.id} saved in {path}")
+    say({"key_id": key.id, "path": str(path)}, as_json, f"key {key.id} saved in {path}")
 
 
 def _ask_passphrase() -> str:
@@ -112,47 +106,9 @@ def run(
     run_command(resolved, resume=again, as_json=machine)
 
 
-@app.command("verify")
-def verify_(
-    model: Annotated[str, typer.Argument(help="The model that made the traces.")],
-    traces: Annotated[list[Path], typer.Argument(help="Trace files; several are one pooled test.")],
-    key: KeyFile,
-    epsilon: Epsilon = None,
-    zone: Zone = None,
-    strength: Strength = None,
-    decoys: Annotated[int, typer.Option(help="Decoy keys.")] = 999,
-    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.001,
-    trust_remote_code: Remote = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say whether traces were made under a key. Exit code 0: watermarked, 1: not."""
-    _check_setting(epsilon, zone, strength)
-    from okr.detection import verify
-    from okr.loaders import load
-    from okr.routing import Key
-    from okr.traces import Trace
-
-    secret = Key.load(key)
-    items = [Trace.load(path) for path in traces]
-    loaded = load(model, trust_remote_code=trust_remote_code)
-    verdict = verify(
-        loaded.model, items, secret, decoys=decoys, alpha=alpha, epsilon=epsilon, zone=zone, strength=strength
-    )
-    _say(verdict.as_dict(), as_json, str(verdict))
-    if not verdict.watermarked:
-        raise typer.Exit(NOT_WATERMARKED)
-
-
-def _check_setting(epsilon: float | None, zone: str | None, strength: float | None) -> None:
-    """Refuse a bad setting before anything is loaded."""
-    if epsilon is not None and not epsilon >= 0:
-        raise InvalidConfig(f"--epsilon must be a number >= 0 (inf is allowed), got {epsilon}")
-    if strength is not None and not strength > 0:
-        raise InvalidConfig(f"--strength must be a number > 0 (inf is allowed), got {strength}")
-    if zone not in (None, "max", "boundary"):
-        raise InvalidConfig(f"--zone must be max or boundary, got {zone!r}")
-
-
+app.command("verify")(verify_command)
+app.command("detect")(detect_command)
+app.command("attribute")(attribute_command)
 app.command()(conform)
 
 
@@ -165,7 +121,7 @@ def validate(
     from okr.experiment.results import Results
 
     found = Results.load(results)
-    _say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
+    say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
 
 
 @app.command()
@@ -177,19 +133,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The output folder of a r
 
     write_atomically(folder / REPORT, render(Results.load(folder / RESULTS)))
     print(folder / REPORT)
-
-
-def _say(document: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(_safe(document), indent=2) if as_json else text)
-
-
-def _safe(value: Any) -> Any:
-    """JSON has no infinity and no NaN."""
-    if isinstance(value, dict):
-        return {name: _safe(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_safe(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

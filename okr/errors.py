@@ -37,6 +37,10 @@ class InvalidTrace(OKRError):
     """A trace is damaged, inconsistent, or does not belong to this model."""
 
 
+class InvalidText(OKRError):
+    """A text cannot be judged: empty, too short, too long, or not in the model's tokens."""
+
+
 class InvalidKey(OKRError):
     """A key or key file cannot be used. The message never holds the secret."""
 

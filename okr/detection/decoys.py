@@ -39,6 +39,12 @@ class Decoys:
         signs = self.signs[first:last].to(claimed.device)
         return claimed.index_select(-1, columns.flatten()).view(len(claimed), *columns.shape).mul_(signs)
 
+    def by_row(self, claimed: Float[Tensor, "rows tokens experts"], first: int) -> Float[Tensor, "rows tokens experts"]:
+        """Key scores of image ``first`` + r in row r, given the claimed key's in every row."""
+        columns = self.columns[first : first + len(claimed)].to(claimed.device)
+        signs = self.signs[first : first + len(claimed)].to(claimed.device)
+        return claimed.gather(-1, columns[:, None].expand_as(claimed)) * signs[:, None]
+
 
 def matches(
     choice: Float[Tensor, "tokens experts"],
@@ -47,19 +53,21 @@ def matches(
     pool: Bool[Tensor, "tokens experts"],
     locked: Bool[Tensor, "tokens experts"],
     strength: float,
-) -> Float[Tensor, " keys"]:
-    """For every key, how many free slots hold an expert that the key prefers: the statistic of the test.
+) -> tuple[Int[Tensor, "tokens keys"], Float[Tensor, "tokens keys"]]:
+    """For every token and key: how many free slots hold an expert that the key prefers, and by how much the key
+    prefers what ran (the summed preference of the pool's experts that ran), which orders keys with equal counts.
 
     ``experts`` are those that ran, at opportunities only. An expert of the pool is preferred if its preference is
     among the pool's k - locked largest, so among the k largest once locked experts come before all others.
     """
     rank = preference(choice[:, None], scores, strength)
+    ran = rank.gather(-1, experts[:, None].expand(-1, rank.shape[1], -1))
+    free_slot = pool.gather(-1, experts)[:, None]
     rank = rank.masked_fill(~(pool | locked)[:, None], -math.inf).masked_fill_(locked[:, None], math.inf)
     threshold = _kth_largest(rank, experts.shape[-1])
-    ran = rank.gather(-1, experts[:, None].expand(-1, rank.shape[1], -1))
-    hits = ((ran >= threshold[..., None]) & pool.gather(-1, experts)[:, None]).sum(-1)
+    hits = ((ran >= threshold[..., None]) & free_slot).sum(-1)
     free = experts.shape[-1] - locked.sum(-1)
-    return torch.minimum(hits, free[:, None]).sum(0).double()
+    return torch.minimum(hits, free[:, None]), (ran * free_slot).sum(-1)
 
 
 def _kth_largest(rank: Float[Tensor, "tokens keys experts"], k: int) -> Float[Tensor, "tokens keys"]:

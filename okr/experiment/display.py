@@ -1,12 +1,12 @@
 """What a person at a terminal sees of a run: progress on stderr, a summary table on stdout."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from okr.experiment.results import Results
@@ -55,6 +55,15 @@ def bars() -> Iterator[Bars]:
         shown._end_stage()
         if progress.live.is_started:
             progress.stop()
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 def summary_table(results: Results, folder: Path) -> Table:

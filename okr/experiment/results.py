@@ -38,6 +38,7 @@ class SampleVerdict(_Record):
     free_slots: Count = Field(description="expert slots that the key decided on there")
     outside_zone: Count = Field(description="expert slots there that the setting does not allow")
     routed: Count = Field(description="(token, site) pairs with recorded routing")
+    tokens_needed: Count | None = Field(description="decoder tokens until p was first at most alpha; null: never")
 
 
 class _Sample(_Record):

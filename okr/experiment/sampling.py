@@ -12,7 +12,7 @@ from torch import Tensor
 
 from okr.attach import Recorder, record, watermark
 from okr.attach.replay import input_device
-from okr.detection import Verdict, verify
+from okr.detection import TraceVerdict, verify
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment.config import RunConfig
 from okr.experiment.folder import TRACES
@@ -123,6 +123,7 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
 def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Trace, prompt: str) -> dict[str, Any]:
     path = trace_path(group, sample)
     trace.save(folder / path)
+    verdict = _verify(subject, trace, subject.key)
     new = trace.token_ids[trace.prompt_length :].tolist()
     described = {
         "sample_id": sample,
@@ -131,14 +132,14 @@ def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Tr
         "new_tokens": trace.new_tokens,
         "trace": path,
         "digest": trace.digest().hex(),
-        "verdict": _verify(subject, trace, subject.key).as_dict(),
+        "verdict": {name: value for name, value in verdict.as_dict().items() if name not in ("tokens", "dtypes")},
     }
     if group == "control":
         described["unrelated_p_value"] = _verify(subject, trace, unrelated_key(subject.config.seed, sample)).p_value
     return described
 
 
-def _verify(subject: Subject, trace: Trace, key: Key) -> Verdict:
+def _verify(subject: Subject, trace: Trace, key: Key) -> TraceVerdict:
     config = subject.config
     return verify(subject.loaded.model, trace, key, decoys=config.decoys, alpha=config.alpha, **config.setting())
 

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from jaxtyping import Int, Int16, Int32
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from torch import nn
 
+from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
+from okr.traces.engines import NOT_RECORDED, arrange
 from okr.traces.header import TraceHeader
 
-NOT_RECORDED, NOTHING_RAN = -1, -2  # in place of an expert index
+NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
 MAX_FILE_BYTES = 2**30
 MAX_HEADER_BYTES = 2**21
 
@@ -46,6 +50,45 @@ class Trace:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @classmethod
+    def from_routed_experts(
+        cls,
+        token_ids: Sequence[int] | np.ndarray,
+        array: Any,
+        *,
+        model: nn.Module,
+        sites: Sequence[RouterSite] | None = None,
+        prompt_length: int = 0,
+        first: int = 0,
+        **header: Any,
+    ) -> "Trace":
+        """The trace of one sequence from the ``routed_experts`` that a serving engine returned (docs/traces.md).
+
+        Arguments: ``token_ids`` [n], prompt and generated tokens; ``array``, whole numbers [rows, layers, k], where row
+        r holds what ran for token ``first`` + r. A row for the last token, which was only ever an output, is dropped;
+        tokens without a row count as not recorded. ``layers`` is one a router that can be keyed, in the model's
+        order, or one a transformer layer, dense ones included. A slot row of -1, or of one expert k > 1 times (a slot
+        that an engine left unfilled), means not recorded. ``model`` is the same model in transformers; ``sites`` are
+        its keyable ones unless given; ``header`` may say ``key_id``, ``zone``, ``epsilon`` and ``strength``.
+
+        Raises InvalidTrace for anything else.
+        """
+        if sites is None:
+            sites = [site for site in discover(model) if site.keyable]
+        if not sites or any(site.stack.startswith("encoder") for site in sites):
+            raise InvalidTrace(
+                "routed experts are those of a decoder: give at least one router site, none of an encoder"
+            )
+        tokens = np.asarray(token_ids)
+        if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu" or tokens.max() >= 2**31:
+            raise InvalidTrace("token_ids must be at least two token ids in one dimension")
+        return cls(
+            header=TraceHeader.describe(model, sites, **header),
+            token_ids=tokens.astype(np.int32),
+            experts=arrange(array, sites, len(tokens), first),
+            prompt_length=prompt_length,
+        )
 
     @property
     def new_tokens(self) -> int:

@@ -28,8 +28,8 @@ def test_the_statistic_counts_the_selection_of_the_spec(zone, strength):
     found = find_zone(choice, top_k=3, epsilon=1.0, zone=zone)
     here = found.opportunity
     ran = torch.stack([torch.randperm(12)[:3] for _ in range(40)])
-    got = matches(choice[here], images[here], ran[here], found.pool[here], found.locked[here], strength)
-    for image, count in zip(images.unbind(1), got, strict=True):
+    got, _ = matches(choice[here], images[here], ran[here], found.pool[here], found.locked[here], strength)
+    for image, count in zip(images.unbind(1), got.sum(0), strict=True):
         target = select(choice, image, top_k=3, epsilon=1.0, zone=zone, strength=strength)
         expected = 0
         for t in here.nonzero().flatten().tolist():
@@ -50,20 +50,19 @@ def test_decoys_are_signed_permutations_with_the_claimed_key_first():
 
 
 def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):
-    """One strongly repetitive native text, 400 random keys: P(p <= 0.05) = 0.05 exactly, so more than 47 of 400
-    happen with probability below 1e-6 (20 expected), fewer than 3 likewise."""
+    """One strongly repetitive native text, 150 random keys: P(p <= 0.05) = 0.05 exactly, so more than 25 of 150
+    happen with probability below 1e-6 (7.5 expected)."""
     ids = torch.tensor([[5, 6, 5, 6, 5, 6, 5, 6]])
     with okr.record(deepseek) as recorder:
         trace = recorder.generate(input_ids=ids, max_new_tokens=24, do_sample=False).traces[0]
     setting = {"epsilon": 1.0, "zone": "boundary", "strength": math.inf}
     p = [
         okr.verify(deepseek, trace, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, **setting).p_value
-        for i in range(400)
+        for i in range(150)
     ]
     significant = sum(value <= 0.05 for value in p)
-    assert binom.sf(46, 400, 0.05) < 1e-6
-    assert binom.cdf(2, 400, 0.05) < 1e-6
-    assert significant <= 46
+    assert binom.sf(25, 150, 0.05) < 1e-6
+    assert significant <= 25
     assert np.mean(p) > 0.4
 
 

@@ -1,0 +1,174 @@
+"""Which of several keys, if any, evidence was made under.
+
+Null hypothesis of key i: the evidence was made without knowledge of it. Each key's p-value comes from images of
+that key by sequential sampling (Besag and Clifford 1991): images are drawn until ``_ENOUGH`` of them do at least as
+well, then p = _ENOUGH / drawn, or until the last of N, then p = (1 + those that do as well) / (N + 1). Such p-values
+are valid, and cheap for keys that were not there, so N can be large enough for the smallest p to survive Holm's
+correction over all keys (valid however the p-values depend on each other).
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from okr.attach.routings import Projector
+from okr.detection.decoys import Decoys, matches
+from okr.detection.evidence import SiteEvidence, all_evidence
+from okr.detection.tally import at_least_as_good, blocks, site_seed
+from okr.detection.verification import as_traces
+from okr.errors import InvalidKey, InvalidSetting
+from okr.routing import Key
+from okr.traces import Trace
+
+_ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
+_BLOCKS = (64, 448, 3584)  # images drawn at a time; the last size is repeated
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One key's share of an attribution: its p-value, the same after Holm's correction, and how many images it took."""
+
+    key_id: str
+    p_value: float
+    adjusted_p: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Which key the evidence was made under.
+
+    key_id: the candidate with the smallest p-value if its adjusted p-value is at most alpha, else None: none of them,
+        or too little evidence. P(key_id names a key that had no part in the evidence) <= alpha.
+    candidates: every key in the order given. opportunities: (token, site) pairs where a key could decide.
+    """
+
+    key_id: str | None
+    alpha: float
+    opportunities: int
+    candidates: tuple[Candidate, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attribution as plain JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if not self.opportunities:
+            return "cannot tell: no opportunities"
+        best = min(self.candidates, key=lambda candidate: candidate.p_value)
+        found = f"key {self.key_id}" if self.key_id else f"none of {len(self.candidates)} keys"
+        return f"{found}: smallest adjusted p = {best.adjusted_p:.3g} ({best.key_id}), alpha {self.alpha:g}"
+
+
+def attribute(
+    model: nn.Module,
+    evidence: Trace | Sequence[Trace],
+    keys: Sequence[Key],
+    *,
+    epsilon: float | None = None,
+    zone: str | None = None,
+    strength: float | None = None,
+    alpha: float = 0.01,
+    skip_prompt: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Attribution:
+    """Which of ``keys`` decided the routing that traces recorded, if any: one replay for all keys.
+
+    Arguments as in :func:`okr.verify`; ``advance`` hears of every key that is done. Deterministic. Raises InvalidKey
+    for no or equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
+    """
+    items = as_traces(evidence)
+    keys = list(keys)
+    if not keys or len({key.id for key in keys}) < len(keys):
+        raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
+    if not isinstance(alpha, int | float) or not 0 < alpha < 1:
+        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha}")
+    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    sites = [site for trace in found for site in trace if len(site.choice)]
+    content = b"".join(trace.digest() for trace in items)
+    largest = math.ceil(len(keys) / alpha - 1e-9) - 1
+    results = []
+    for key in keys:
+        results.append(sequential_p_value(sites, key, hashlib.sha256(key.id.encode() + content).digest(), largest))
+        advance(1)
+    adjusted = holm([p for p, _ in results])
+    candidates = tuple(
+        Candidate(key.id, p, corrected, images)
+        for key, (p, images), corrected in zip(keys, results, adjusted, strict=True)
+    )
+    best = min(candidates, key=lambda candidate: candidate.p_value)
+    return Attribution(
+        key_id=best.key_id if best.adjusted_p <= alpha * (1 + 1e-9) else None,
+        alpha=alpha,
+        opportunities=sum(len(site.choice) for site in sites),
+        candidates=candidates,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, running = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int) -> tuple[float, int]:
+    """The sequential p-value of one key with at most ``largest`` images, and how many were drawn.
+
+    Where it is at most ``_ENOUGH`` / (largest + 1) it is the p-value of a test with exactly ``largest`` decoys.
+    """
+    if not sites:
+        return 1.0, 0
+    claimed = [Projector(site.site, key)(site.hidden) for site in sites]
+    matched, support = _count(sites, claimed, 0, seed, 0)
+    own = (float(matched[0]), float(support[0]))
+    drawn = as_good = 0
+    for number, size in enumerate(_sizes(largest), 1):
+        matched, support = _count(sites, claimed, size, seed, number)
+        better = at_least_as_good(matched[1:], support[1:], own).cumsum(0) + as_good
+        if int(better[-1]) >= _ENOUGH:
+            drawn += int((better < _ENOUGH).sum()) + 1
+            return _ENOUGH / drawn, drawn
+        drawn, as_good = drawn + size, int(better[-1])
+    return (1 + as_good) / (drawn + 1), drawn
+
+
+def _sizes(largest: int) -> Iterator[int]:
+    number = 0
+    while largest > 0:
+        size = min(largest, _BLOCKS[min(number, len(_BLOCKS) - 1)])
+        yield size
+        largest, number = largest - size, number + 1
+
+
+def _count(
+    sites: Sequence[SiteEvidence], claimed: Sequence[Tensor], images: int, seed: bytes, block: int
+) -> tuple[Float[Tensor, " keys"], Float[Tensor, " keys"]]:
+    """Matches and support of the key itself (index 0) and of ``images`` new images of it, over all sites."""
+    matched, support = torch.zeros(2, images + 1, dtype=torch.float64)
+    drawn: dict[str, Decoys] = {}
+    for site, scores in zip(sites, claimed, strict=True):
+        path = site.site.path
+        if path not in drawn:
+            drawn[path] = Decoys.draw(images, site.site.num_experts, site_seed(seed + block.to_bytes(4, "big"), path))
+        for first, last in blocks(site, images + 1):
+            hits, prefers = matches(
+                site.choice,
+                drawn[path].scores(scores, first, last),
+                site.experts,
+                site.pool,
+                site.locked,
+                site.strength,
+            )
+            matched[first:last] += hits.sum(0).double().cpu()
+            support[first:last] += prefers.sum(0, dtype=torch.float64).cpu()
+    return matched, support

@@ -1,0 +1,130 @@
+"""How well a model under a key, and under images of that key, predicts a text: side by side in one batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from okr.attach import Setting
+from okr.attach.engine import attached
+from okr.attach.replay import input_device
+from okr.attach.routings import Native, Projector, choice_scores
+from okr.detection.decoys import Decoys
+from okr.discovery import RouterSite
+from okr.routing import Key, select
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens to be judged: int64 [n]; those before ``prompt_length`` (at least 1) are given, not scored. ``source`` is
+    what an encoder reads, int64 [m], None for decoder-only models."""
+
+    tokens: Int[Tensor, " tokens"]
+    prompt_length: int
+    source: Int[Tensor, " source"] | None
+
+    @property
+    def scored(self) -> int:
+        """How many tokens are scored."""
+        return len(self.tokens) - self.prompt_length
+
+
+class KeyRows(Native):
+    """Routes every row of a batch by its own image of one key: rows R, their tokens laid out one row after another."""
+
+    def __init__(self, site: RouterSite, key: Key, setting: Setting, images: Decoys) -> None:
+        super().__init__()
+        self.site, self.setting, self.images = site, setting, images
+        self.project = Projector(site, key)
+        self.rows = (0, 1)
+        self.opportunities = 0
+
+    def choose(
+        self,
+        scores: Float[Tensor, "tokens experts"],
+        hidden: Float[Tensor, "tokens hidden_size"],
+        native: Int[Tensor, "tokens top_k"],
+    ) -> Int[Tensor, "tokens top_k"]:
+        first, last = self.rows
+        claimed = self.project(hidden).view(last - first, -1, self.site.num_experts)
+        selection = select(
+            choice_scores(self.site, scores),
+            self.images.by_row(claimed, first).flatten(0, 1),
+            top_k=self.site.top_k,
+            epsilon=self.setting.epsilon,
+            zone=self.setting.zone,
+            strength=self.setting.strength,
+            native=native,
+        )
+        if first == 0:  # the claimed key itself
+            self.opportunities += int(selection.opportunity[: claimed.shape[1]].sum())
+        return selection.indices
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """log p of every scored token of several texts in nats: ``keyed`` [keys, tokens], the claimed key first;
+    ``unkeyed`` [tokens]; ``opportunities`` under the claimed key."""
+
+    keyed: Float[Tensor, "keys tokens"]
+    unkeyed: Float[Tensor, " tokens"]
+    opportunities: int
+
+
+@torch.no_grad()
+def likelihoods(
+    model: nn.Module,
+    sites: Sequence[RouterSite],
+    texts: Sequence[Text],
+    key: Key,
+    setting: Setting,
+    images: Sequence[Decoys],
+    *,
+    temperature: float,
+    rows: int,
+    unkeyed: bool = True,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Likelihoods:
+    """Score ``texts`` under a key and its images (``images[i]`` belongs to ``sites[i]``), ``rows`` keys at a time.
+
+    Memory grows with ``rows`` and the longest text, not with the number of keys. ``advance`` hears of every
+    pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty.
+    """
+    keys = len(images[0].columns)
+    training = model.training
+    model.eval()
+    routings = [KeyRows(site, key, setting, part) for site, part in zip(sites, images, strict=True)]
+    blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)]
+    parts: list[Tensor] = []
+    try:
+        native = [_log_p(model, text, 1, temperature)[0] for text in texts] if unkeyed else [torch.zeros(0)]
+        with attached(model, sites, routings):
+            for text in texts:
+                found = []
+                for block in blocks:
+                    for routing in routings:
+                        routing.rows = block
+                    found.append(_log_p(model, text, block[1] - block[0], temperature))
+                    advance(block[1] - block[0])
+                parts.append(torch.cat(found))
+    finally:
+        model.train(training)
+    return Likelihoods(torch.cat(parts, 1), torch.cat(native), sum(routing.opportunities for routing in routings))
+
+
+def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float[Tensor, "rows tokens"]:
+    """log p of the scored tokens with the text repeated in ``rows`` rows, float64 on the CPU."""
+    device = input_device(model)
+    tokens = text.tokens.to(device)
+    inputs = tokens[:-1].expand(rows, -1)
+    arguments: dict[str, Any] = {"input_ids": inputs}
+    if text.source is not None:
+        arguments = {"input_ids": text.source.to(device).expand(rows, -1), "decoder_input_ids": inputs}
+    logits = model(**arguments, use_cache=False).logits[:, text.prompt_length - 1 :]
+    targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
+    loss = cross_entropy((logits.float() / temperature).flatten(0, 1), targets.flatten(), reduction="none")
+    return -loss.view(rows, -1).double().cpu()

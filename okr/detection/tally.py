@@ -1,0 +1,128 @@
+"""Counting what a claimed key and its decoys match, over sites and traces (spec chapter VERIFY)."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from okr.attach.routings import Projector
+from okr.detection.decoys import Decoys, matches
+from okr.detection.evidence import SiteEvidence
+from okr.detection.verdict import SiteScore, TokenScore
+from okr.routing import Key
+
+_CHUNK = 2**22  # scores held at once: keys x tokens x experts
+
+
+class SiteTally:
+    """Counts of one site over any number of traces: for the claimed key (index 0) and every decoy.
+
+    ``matched`` counts the free slots that hold a preferred expert; ``support`` sums the preferences of what ran.
+    """
+
+    def __init__(self, key: Key, decoys: Decoys, first: SiteEvidence) -> None:
+        self.path, self.decoys, self.project = first.site.path, decoys, Projector(first.site, key)
+        keys = len(decoys.columns)
+        self.matched = torch.zeros(keys, dtype=torch.float64)
+        self.support = torch.zeros(keys, dtype=torch.float64)
+        self.routed = self.opportunities = self.free_slots = self.outside = 0
+
+    def add(self, evidence: SiteEvidence) -> Int[Tensor, "tokens keys"]:
+        """Count one trace's evidence; returns what every key matched at every opportunity, int16 on the CPU."""
+        self.routed += evidence.routed
+        self.outside += evidence.outside
+        self.opportunities += len(evidence.choice)
+        self.free_slots += int(evidence.free.sum())
+        keys = len(self.matched)
+        hits = torch.zeros(len(evidence.choice), keys, dtype=torch.int16)
+        if not len(evidence.choice):
+            return hits
+        claimed = self.project(evidence.hidden)
+        for first, last in blocks(evidence, keys):
+            scores = self.decoys.scores(claimed, first, last)
+            found, support = matches(
+                evidence.choice, scores, evidence.experts, evidence.pool, evidence.locked, evidence.strength
+            )
+            hits[:, first:last] = found.cpu()
+            self.support[first:last] += support.sum(0, dtype=torch.float64).cpu()
+        self.matched += hits.sum(0)
+        return hits
+
+    def score(self) -> SiteScore:
+        """This site's line in the verdict."""
+        free = self.free_slots
+        return SiteScore(
+            path=self.path,
+            opportunities=self.opportunities,
+            free_slots=free,
+            hit_rate=float(self.matched[0]) / free if free else None,
+            chance_rate=float(self.matched[1:].mean()) / free if free else None,
+        )
+
+
+def blocks(evidence: SiteEvidence, keys: int) -> list[tuple[int, int]]:
+    """Ranges of keys small enough to be held at once."""
+    step = max(1, _CHUNK // max(1, evidence.choice.numel()))
+    return [(first, min(first + step, keys)) for first in range(0, keys, step)]
+
+
+def site_seed(seed: bytes, path: str) -> bytes:
+    """What a site's decoys are drawn from."""
+    return hashlib.sha256(seed + path.encode()).digest()
+
+
+def at_least_as_good(
+    matched: Float[Tensor, " keys"], support: Float[Tensor, " keys"], claimed: tuple[float, float]
+) -> Bool[Tensor, " keys"]:
+    """Which keys match more than the claimed one, or as much with at least its support."""
+    return (matched > claimed[0]) | ((matched == claimed[0]) & (support >= claimed[1]))
+
+
+class TokenTally:
+    """Counts by decoder token of each trace; ``encoder`` holds what the encoders' tokens matched."""
+
+    def __init__(self, keys: int) -> None:
+        self.encoder = torch.zeros(keys, dtype=torch.int64)
+        self.traces: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.keys = keys
+
+    def open_trace(self, tokens: int) -> None:
+        """Begin the next trace, which has this many decoder tokens."""
+        counts = torch.zeros(tokens, dtype=torch.int64)
+        self.traces.append((counts, counts.clone(), torch.zeros(tokens, self.keys, dtype=torch.int16)))
+
+    def add(self, evidence: SiteEvidence, hits: Int[Tensor, "tokens keys"]) -> None:
+        """Count one site's matches of the trace that is open."""
+        tokens, free = evidence.tokens.cpu(), evidence.free.cpu()
+        if len(tokens) and int(tokens[0]) < 0:
+            self.encoder += hits.sum(0)
+            return
+        opportunities, slots, matched = self.traces[-1]
+        opportunities.index_add_(0, tokens, torch.ones_like(tokens))
+        slots.index_add_(0, tokens, free)
+        matched.index_add_(0, tokens, hits)
+
+    def scores(self) -> tuple[TokenScore, ...]:
+        """The claimed key's counts, token by token, where it could decide."""
+        return tuple(
+            TokenScore(number, index, int(opportunities[index]), int(slots[index]), int(matched[index, 0]))
+            for number, (opportunities, slots, matched) in enumerate(self.traces)
+            for index in opportunities.nonzero().flatten().tolist()
+        )
+
+    def needed(self, alpha: float) -> int | None:
+        """The smallest number of leading decoder tokens at which the claimed key's rank is at most alpha."""
+        sums = torch.cat([matched for _, _, matched in self.traces]).cumsum(0, dtype=torch.int64) + self.encoder
+        ranks = 1 + (sums[:, 1:] >= sums[:, :1]).sum(1)
+        enough = (ranks <= alpha * self.keys * (1 + 1e-9)).nonzero()
+        return int(enough[0]) + 1 if len(enough) else None
+
+
+def pooled(tallies: Sequence[SiteTally]) -> tuple[Float[Tensor, " keys"], Float[Tensor, " keys"]]:
+    """Matches and support of every key over all sites."""
+    return (
+        torch.stack([tally.matched for tally in tallies]).sum(0),
+        torch.stack([tally.support for tally in tallies]).sum(0),
+    )

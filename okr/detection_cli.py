@@ -1,0 +1,189 @@
+"""The commands that say whether, and which, key was there: verify, detect, attribute."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okr.cli_options import Alpha, AsJson, Decoys, Epsilon, KeyFile, Remote, Strength, Zone, check_setting, say
+from okr.errors import InvalidText
+
+if TYPE_CHECKING:
+    from okr.detection import TraceVerdict
+    from okr.loaders import Loaded
+
+NOT_WATERMARKED = 1
+
+Model = Annotated[str, typer.Argument(help="The model it was made by: embedded name, preset, folder or hub id.")]
+Traces = Annotated[list[Path], typer.Argument(help="Trace files; several are one pooled test.")]
+SkipPrompt = Annotated[bool, typer.Option("--skip-prompt", help="Leave out the tokens that were given.")]
+
+
+def verify_command(
+    model: Model,
+    traces: Traces,
+    key: KeyFile,
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
+    decoys: Decoys = 999,
+    alpha: Alpha = 0.001,
+    skip_prompt: SkipPrompt = False,
+    by_router: Annotated[bool, typer.Option("--by-router", help="Also print a line a router.")] = False,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether traces were made under a key. Exit code 0: watermarked, 1: not."""
+    check_setting(epsilon, zone, strength)
+    from okr.detection import verify
+    from okr.loaders import load
+    from okr.routing import Key
+    from okr.traces import Trace
+
+    secret = Key.load(key)
+    items = [Trace.load(path) for path in traces]
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    verdict = verify(
+        loaded.model,
+        items,
+        secret,
+        decoys=decoys,
+        alpha=alpha,
+        epsilon=epsilon,
+        zone=zone,
+        strength=strength,
+        skip_prompt=skip_prompt,
+    )
+    say(verdict.as_dict(), as_json, "\n".join([str(verdict), *(_routers(verdict) if by_router else ())]))
+    if not verdict.watermarked:
+        raise typer.Exit(NOT_WATERMARKED)
+
+
+def _routers(verdict: "TraceVerdict") -> list[str]:
+    lines = [f"{'router':<44} {'opportunities':>13} {'hit rate':>9} {'chance':>7}"]
+    for site in verdict.sites:
+        rates = "        -       -" if site.hit_rate is None else f"{site.hit_rate:9.3f} {site.chance_rate:7.3f}"
+        lines.append(f"{site.path:<44} {site.opportunities:>13} {rates}")
+    return lines
+
+
+def detect_command(
+    model: Model,
+    texts: Annotated[list[Path], typer.Argument(help="Text files (- for standard input); several are one test.")],
+    key: KeyFile,
+    epsilon: Annotated[float, typer.Option(help="The watermark's epsilon; inf is allowed.")],
+    zone: Annotated[str, typer.Option(help="The watermark's zone: max or boundary.")] = "max",
+    strength: Annotated[float, typer.Option(help="The watermark's strength; inf is allowed.")] = float("inf"),
+    source: Annotated[
+        list[Path] | None, typer.Option(help="For encoder-decoders: the file the encoder read, one for each text.")
+    ] = None,
+    decoys: Decoys = 99,
+    alpha: Alpha = 0.01,
+    temperature: Annotated[float, typer.Option(help="Temperature that the text was sampled at.")] = 1.0,
+    rows: Annotated[int, typer.Option(help="Keys that run side by side; bounds the memory.")] = 16,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether texts were written under a key, from the text alone. Exit code 0: watermarked, 1: not."""
+    check_setting(epsilon, zone, strength)
+    contents, sources = [_read(path) for path in texts], [_read(path) for path in source or ()]
+    from okr.detection import detect
+    from okr.detection.verification import check_decoys
+    from okr.experiment.display import counting
+    from okr.loaders import load
+    from okr.routing import Key
+
+    check_decoys(decoys, alpha)
+    secret = Key.load(key)
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    tokens, given = _tokens(loaded, contents, sources)
+    with counting("keys scored", (decoys + 1) * len(tokens)) as advance:
+        verdict = detect(
+            loaded.model,
+            tokens,
+            secret,
+            epsilon=epsilon,
+            zone=zone,
+            strength=strength,
+            source_ids=given or None,
+            decoys=decoys,
+            alpha=alpha,
+            temperature=temperature,
+            rows=rows,
+            advance=advance,
+        )
+    say(verdict.as_dict(), as_json, str(verdict))
+    if not verdict.watermarked:
+        raise typer.Exit(NOT_WATERMARKED)
+
+
+def _read(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidText(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidText(f"{path} is not UTF-8 text") from None
+
+
+def _tokens(loaded: "Loaded", texts: list[str], sources: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of every text and of what the encoder read; texts beyond the model's positions become several."""
+    from okr.loaders import generation_defaults
+
+    config, tokenizer = loaded.model.config, loaded.tokenizer
+    if config.is_encoder_decoder:
+        start = generation_defaults(loaded.model)["decoder_start_token_id"]
+        written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return [[start, *ids] for ids in written], [tokenizer(text)["input_ids"] for text in sources]
+    if sources:
+        raise InvalidText("--source is for encoder-decoders; this model has no encoder")
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    room = getattr(config, "max_position_embeddings", None) or sys.maxsize
+    pieces: list[list[int]] = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        parts = [bos + ids[first : first + room - 1] for first in range(0, len(ids), room - 1)]
+        pieces += [part for part in parts if len(part) > 1] or [bos + ids]
+    return pieces, []
+
+
+def attribute_command(
+    model: Model,
+    traces: Traces,
+    key: Annotated[list[Path], typer.Option("--key", help="Key file; repeat it, or name a folder of key files.")],
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
+    alpha: Annotated[float, typer.Option(help="Chance of naming a key that had no part, at most.")] = 0.01,
+    skip_prompt: SkipPrompt = False,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which of several keys traces were made under, if any. Exit code 0: one was found, 1: none."""
+    check_setting(epsilon, zone, strength)
+    from okr.detection import attribute
+    from okr.experiment.display import counting
+    from okr.loaders import load
+    from okr.routing import Key
+    from okr.traces import Trace
+
+    files = [file for path in key for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    keys = [Key.load(file) for file in files]
+    items = [Trace.load(path) for path in traces]
+    loaded = load(model, trust_remote_code=trust_remote_code)
+    with counting("keys judged", len(keys)) as advance:
+        found = attribute(
+            loaded.model,
+            items,
+            keys,
+            epsilon=epsilon,
+            zone=zone,
+            strength=strength,
+            alpha=alpha,
+            skip_prompt=skip_prompt,
+            advance=advance,
+        )
+    say(found.as_dict(), as_json, str(found))
+    if found.key_id is None:
+        raise typer.Exit(NOT_WATERMARKED)
