@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
 from okr.routing.selection import route
+from okr.routing.single import route_one
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Keyed(Native):
         self, site: RouterSite, key: Key, setting: Setting, report: Callable[[Tensor], None] | None = None
     ) -> None:
         super().__init__(report)
-        self.site, self.setting, self.project = site, setting, Projector(site, key)
+        self.site, self.project = site, Projector(site, key)
+        self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
 
     def choose(
         self,
@@ -79,17 +82,23 @@ class Keyed(Native):
         hidden: Float[Tensor, "tokens hidden_size"],
         native: Int[Tensor, "tokens top_k"],
     ) -> Int[Tensor, "tokens top_k"]:
-        setting = self.setting
-        indices, _ = route(
-            choice_scores(self.site, scores.detach()),  # no gradient passes through a choice
-            self.project(hidden.detach()),
-            native,
-            top_k=self.site.top_k,
-            epsilon=setting.epsilon,
-            zone=setting.zone,
-            strength=setting.strength,
-        )
-        return indices
+        choice = choice_scores(self.site, scores.detach())  # no gradient passes through a choice
+        keys = self.project(hidden.detach())
+        if _single(choice):
+            chosen = route_one(choice.numpy()[0], keys.numpy()[0], **self.rule)
+            return native if chosen is None else torch.from_numpy(chosen)[None]
+        return route(choice, keys, native, **self.rule)[0]
+
+
+def _single(choice: Tensor) -> bool:
+    """Whether these are the float32 scores of one token in this process's memory: no device to wait for."""
+    return (
+        len(choice) == 1
+        and choice.dtype == torch.float32
+        and choice.device.type == "cpu"
+        and type(choice) is Tensor
+        and not torch.compiler.is_compiling()
+    )
 
 
 class Forced(Native):

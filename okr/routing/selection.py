@@ -6,6 +6,7 @@ tensors made once.
 """
 
 import math
+import sys
 from functools import cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_FINITE = sys.float_info.max  # compilers take a number they leave open for finite: "== inf" would get no guard
 _MANY = 128  # tokens from which k searches for a maximum beat one sort on a CPU
 
 
@@ -62,7 +64,7 @@ def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: f
     stops at the least finite number.
     """
     least, width = torch.finfo(choice.dtype).min, _number(epsilon)
-    if zone == "max" or epsilon == math.inf or top_k == choice.shape[-1]:  # k = E: all are members, no one contests
+    if zone == "max" or epsilon > _FINITE or top_k == choice.shape[-1]:  # k = E: all are members, no one contests
         best = choice.amax(-1, keepdim=True)
         members = choice >= (best - width).clamp_min(least)
         contested = (members.sum(-1, keepdim=True) > _number(top_k)) & (best < _number(math.inf))
@@ -78,7 +80,7 @@ def preference(
     choice: Float[Tensor, "tokens *#keys experts"], key_scores: Float[Tensor, "tokens *keys experts"], strength: float
 ) -> Float[Tensor, "tokens *keys experts"]:
     """What the pool is ranked by: the key score alone, or choice + strength * key score where strength is finite."""
-    if strength == math.inf:
+    if strength > _FINITE:
         return key_scores
     largest = torch.finfo(choice.dtype).max  # an overflowed sum must pass for neither locked nor outside (OKR-STR-005)
     return (choice + _number(min(strength, largest)) * key_scores).clamp(-largest, largest)
