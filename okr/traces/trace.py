@@ -122,7 +122,8 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace; the file appears whole or not at all."""
-        content = save(self._arrays(), metadata={"okr": self.header.model_dump_json()})
+        metadata = {"okr": self.header.model_dump_json(), "sha256": self.digest().hex()}
+        content = save(self._arrays(), metadata=metadata)
         path = Path(path)
         try:
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -154,8 +155,8 @@ class Trace:
             raise InvalidTrace("not a safetensors file, or its header is damaged or too large")
         try:
             arrays = load(content)
-            metadata = _metadata(content[8 : 8 + size])
-            header = TraceHeader.model_validate_json(metadata)
+            described, checksum = _metadata(content[8 : 8 + size])
+            header = TraceHeader.model_validate_json(described)
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidTrace(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -167,12 +168,15 @@ class Trace:
         prompt = arrays.pop("prompt_length")
         if prompt.dtype != np.int32 or prompt.shape != (1,):
             raise InvalidTrace("prompt_length must be one int32")
-        return cls(header=header, prompt_length=int(prompt[0]), **arrays)
+        trace = cls(header=header, prompt_length=int(prompt[0]), **arrays)
+        if trace.digest().hex() != checksum:
+            raise InvalidTrace("its checksum does not match: the file was damaged or changed")
+        return trace
 
 
-def _metadata(raw: bytes) -> str:
+def _metadata(raw: bytes) -> tuple[str, str]:
     document = json.loads(raw)
-    return str(document["__metadata__"]["okr"])
+    return str(document["__metadata__"]["okr"]), str(document["__metadata__"]["sha256"])
 
 
 def _check(trace: Trace) -> None:

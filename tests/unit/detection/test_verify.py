@@ -144,3 +144,71 @@ def test_verification_leaves_no_mark_on_the_model(moe, key):
     okr.verify(moe, traces[0], key, decoys=19, alpha=0.05)
     assert moe.training
     assert [vars(module).get("expert_capacity") for module in moe.modules()] == capacities
+
+
+def test_a_prompt_that_was_given_can_be_left_out(moe, key):
+    trace = generated(moe, key, epsilon=2.0)[0]
+    whole, new = (okr.verify(moe, trace, key, skip_prompt=skip) for skip in (False, True))
+    assert 0 < new.opportunities < whole.opportunities
+    assert {token.index for token in new.tokens} <= set(range(trace.prompt_length, len(trace.token_ids) - 1))
+    assert new.routed == sum(not site.in_encoder for site in trace.header.sites) * (trace.new_tokens - 1)
+
+
+def test_counts_by_router_and_by_token_add_up(moe, key):
+    traces = generated(moe, key, epsilon=2.0)
+    verdict = okr.verify(moe, traces, key)
+    decoder = [site for site in verdict.sites if not site.path.startswith("encoder")]
+    for field in ("opportunities", "free_slots"):
+        assert sum(getattr(token, field) for token in verdict.tokens) == sum(getattr(site, field) for site in decoder)
+        assert sum(getattr(site, field) for site in verdict.sites) == getattr(verdict, field)
+    assert {token.trace for token in verdict.tokens} == {0, 1}
+    assert all(0 <= token.matched <= token.free_slots for token in verdict.tokens)
+
+
+def test_tokens_needed_is_where_a_shorter_trace_first_suffices(deepseek, key):
+    """The decoys are other ones for every length, so the two may differ by a token or two, not by many."""
+    trace = generated(deepseek, key, epsilon=1.0, zone="boundary")[0]
+    verdict = okr.verify(deepseek, trace, key, decoys=99, alpha=0.01)
+
+    def cut(tokens):
+        return dataclasses.replace(
+            trace, token_ids=trace.token_ids[: tokens + 1], experts=trace.experts[:tokens], prompt_length=1
+        )
+
+    p = [okr.verify(deepseek, cut(n), key, decoys=99, alpha=0.01).p_value for n in range(1, 12)]
+    first = next(n for n, value in enumerate(p, 1) if value <= 0.01)
+    assert abs(verdict.tokens_needed - first) <= 3
+    stranger = okr.verify(deepseek, trace, Key(bytes([9]) * 32), decoys=99, alpha=0.01)
+    assert stranger.watermarked or stranger.tokens_needed is None or stranger.tokens_needed < len(trace.token_ids)
+
+
+def test_partial_traces_are_judged_by_what_they_hold(deepseek, key):
+    """Some routers, some tokens: the rest counts as not recorded, and what is left still tells the key."""
+    trace = generated(deepseek, key, epsilon=1.0, zone="boundary")[0]
+    whole = okr.verify(deepseek, trace, key)
+    experts = trace.experts.copy()
+    experts[:, 1] = -1
+    experts[::3, 0] = -1
+    part = okr.verify(deepseek, dataclasses.replace(trace, experts=experts), key)
+    assert part.routed == len(experts) - len(experts[::3])
+    assert part.watermarked
+    assert whole.hit_rate == 1.0
+    only = okr.verify(deepseek, dataclasses.replace(trace, experts=np.where(experts < 0, experts, np.int16(-1))), key)
+    assert (only.p_value, only.opportunities, only.watermarked) == (1.0, 0, False)
+
+
+@pytest.mark.parametrize("made", [torch.float32, torch.bfloat16])
+def test_a_trace_is_replayed_in_the_other_dtype(key, made):
+    """On a trained model: agreement drops a little and is reported, the verdict stays."""
+    other = torch.bfloat16 if made == torch.float32 else torch.float32
+    model = okr.load("tiny-deepseek-moe", dtype=made).model
+    torch.manual_seed(0)
+    with okr.watermark(model, key, epsilon=math.inf, zone="boundary", strength=1.0) as wm:
+        trace = wm.generate(input_ids=torch.randint(3, 4096, (1, 6)), max_new_tokens=32, do_sample=True).traces[0]
+    replayed = okr.load("tiny-deepseek-moe", dtype=other).model
+    verdict = okr.verify(replayed, trace, key)
+    assert verdict.p_value == 0.001
+    assert verdict.hit_rate > 0.97
+    assert verdict.dtypes == ((str(made).removeprefix("torch."),), str(other).removeprefix("torch."))
+    stranger = okr.verify(replayed, trace, Key(bytes([9]) * 32))
+    assert stranger.p_value > 0.001
