@@ -120,7 +120,7 @@ def route(
 ) -> tuple[Int[Tensor, "tokens top_k"], Zone]:
     """:func:`select` without its report: the indices, and the zone of the tokens whose key scores are finite."""
     found = find_zone(choice, top_k=top_k, epsilon=epsilon, zone=zone)
-    largest = torch.linalg.vector_norm(key_scores, math.inf, dim=-1, keepdim=True)
+    largest = key_scores.abs().amax(-1, keepdim=True)
     found = found._replace(contested=found.contested & (largest < _number(math.inf)))
     rank = torch.where(found.members, preference(choice, key_scores, strength), _number(-math.inf))
     if found.leaders is not None:

@@ -57,6 +57,22 @@ def tokens_do_not_see_each_other(subject: Subject, case: SelectCase) -> None:
         )
 
 
+def _sound_or_not() -> st.SearchStrategy[SelectCase]:
+    return st.one_of(strategies.cases(), strategies.unsound("any").map(lambda pair: pair[0]))
+
+
+@check("OKR-SEL-005", _sound_or_not, share=0.5)
+def long_batches_change_nothing(subject: Subject, case: SelectCase) -> None:
+    """Each token among 300: kernels take other ways through a long batch."""
+    rows = np.arange(300) % case.tokens
+    few = subject.select(case).indices[rows]
+    many = subject.select(SelectCase(case.choice[rows], case.key[rows], case.setting)).indices
+    for row in np.flatnonzero((few != many).any(axis=1))[:1]:
+        require(
+            False, f"token {row % case.tokens} in a batch of 300", expected=few[row].tolist(), got=many[row].tolist()
+        )
+
+
 @check("OKR-SEL-006", lambda: st.tuples(strategies.distinct(strength=math.inf), st.integers(-64, 64)))
 def shifting_choice_scores_changes_nothing(subject: Subject, drawn: tuple[SelectCase, int]) -> None:
     case, shift = drawn

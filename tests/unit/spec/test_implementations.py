@@ -1,5 +1,8 @@
 """The implementations that ship conform; the compiled one is left to ``okr conform compile``."""
 
+import subprocess
+import sys
+
 import pytest
 
 from spec.adapters import load
@@ -26,3 +29,23 @@ def test_the_package_keeps_the_system_clauses():
         run_clause(subject, c, Profile("few", 10, shrink=False)) for c in clauses().values() if c.level == "system"
     ]
     assert {r.clause.id: r.note or r.failure for r in results if r.verdict != "pass"} == {}
+
+
+COMPILED = """
+import math, torch
+choice, key = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(3))
+compiled = torch.compile(selection.select, dynamic=True, backend="eager")
+for number in (0.5, 0.25, math.inf, 1.0, math.inf):
+    for setting in ({"epsilon": 2.0, "strength": number}, {"epsilon": number, "strength": math.inf}):
+        answers = (select(choice, key, top_k=2, zone="boundary", **setting) for select in (compiled, selection.select))
+        assert torch.equal(*(answer.indices for answer in answers)), setting
+"""
+
+
+def test_compiled_graphs_tell_infinite_strength_from_finite():
+    """A graph made for any finite number must not serve infinity: torch puts no guard on ``== inf``.
+
+    A process of its own, because the shapes that this one checks at every call cannot be compiled.
+    """
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
