@@ -33,6 +33,7 @@ def test_the_package_keeps_the_system_clauses():
 
 COMPILED = """
 import math, torch
+from okr.routing import selection
 choice, key = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(3))
 compiled = torch.compile(selection.select, dynamic=True, backend="eager")
 for number in (0.5, 0.25, math.inf, 1.0, math.inf):
