@@ -1,0 +1,118 @@
+"""verify, detect and attribute at the command line."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from small_runs import SMALL
+
+from okr.cli import execute
+from okr.routing import Key
+
+SOFT = ["--epsilon", "inf", "--zone", "boundary", "--strength", "2"]
+
+
+@pytest.fixture
+def other_keys(tmp_path: Path) -> Path:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    for number in range(4):
+        Key(bytes([number]) * 16).save(folder / f"{number}.json")
+    return folder
+
+
+def test_verify_shows_every_router(
+    finished: Path, deepseek_folder: Path, key_file: Path, capfd: pytest.CaptureFixture
+) -> None:
+    trace = str(finished / "traces" / "watermarked-0000.safetensors")
+    words = ["verify", str(deepseek_folder), trace, "--key", str(key_file), "--skip-prompt", "--by-router"]
+    assert execute([*words, "--decoys", str(SMALL["decoys"]), "--alpha", str(SMALL["alpha"])]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "tokens sufficed" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["router", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]
+
+
+def test_attribute_names_the_key_or_none(
+    finished: Path, deepseek_folder: Path, key_file: Path, other_keys: Path, capfd: pytest.CaptureFixture
+) -> None:
+    trace = str(finished / "traces" / "watermarked-0000.safetensors")
+    words = ["attribute", str(deepseek_folder), trace, "--key", str(other_keys)]
+    assert execute([*words, "--key", str(key_file), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["key_id"] == Key.load(key_file).id
+    assert len(found["candidates"]) == 5
+    assert execute(words) == 1
+    assert capfd.readouterr().out.startswith("none of 4 keys")
+    assert execute([*words, "--key", str(other_keys / "0.json")]) == 2
+    assert "twice" in capfd.readouterr().err
+
+
+def test_detect_reads_files_and_standard_input(
+    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It is a truth universally acknowledged, that a single man")
+    words = ["detect", str(deepseek_folder), "--key", str(key_file), "--decoys", "19", "--alpha", "0.05", *SOFT]
+    assert execute([*words, str(text), "--json"]) in (0, 1)
+    one = json.loads(capfd.readouterr().out)
+    monkeypatch.setattr("sys.stdin", io.StringIO(text.read_text()))
+    assert execute([*words, "-", "--json"]) in (0, 1)
+    assert json.loads(capfd.readouterr().out) == one
+    assert execute([*words, str(text), str(text), "--json"]) in (0, 1)
+    assert json.loads(capfd.readouterr().out)["tokens"] == 2 * one["tokens"]
+
+
+def test_a_text_longer_than_the_model_is_judged_in_pieces(
+    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    text = tmp_path / "long.txt"
+    text.write_text("the house of the lord " * 120)
+    words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--decoys", "1", "--alpha", "0.5"]
+    assert execute([*words, *SOFT, "--json"]) in (0, 1)
+    assert json.loads(capfd.readouterr().out)["tokens"] > 512
+
+
+def test_an_encoder_decoder_is_given_its_source(
+    switch_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the whale rose")
+    words = ["detect", str(switch_folder), str(text), "--key", str(key_file), "--decoys", "19", "--alpha", "0.05"]
+    assert execute([*words, *SOFT, "--source", str(text)]) in (0, 1)
+    capfd.readouterr()
+    assert execute([*words, *SOFT]) == 2
+    assert "source_ids" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing.txt", *SOFT], "cannot read"),
+        (["binary.txt", *SOFT], "not UTF-8"),
+        (["empty.txt", *SOFT], "at least two"),
+        (["text.txt"], "epsilon"),
+        (["text.txt", *SOFT, "--decoys", "5"], "decoys"),
+        (["text.txt", *SOFT, "--rows", "0"], "rows"),
+        (["text.txt", *SOFT, "--source", "text.txt"], "no encoder"),
+        (["text.txt", "--epsilon", "nan"], "--epsilon"),
+    ],
+)
+def test_bad_input_is_one_line(
+    deepseek_folder: Path,
+    key_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    Path("empty.txt").write_text("")
+    Path("text.txt").write_text("some words of text")
+    assert execute(["detect", str(deepseek_folder), "--key", str(key_file), *words]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert said in printed.err
+    assert "Traceback" not in printed.err
