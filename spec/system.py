@@ -139,6 +139,34 @@ def monotone_trace() -> Any:
     return made.traces[0]
 
 
+@cache
+def _outspoken(index: int) -> Any:
+    model = copied(models()[index])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".experts." in name:
+                parameter.mul_(10)
+        model.lm_head.weight.mul_(20)
+    return model
+
+
+def outspoken_models() -> list[Any]:
+    """Both models with louder experts and sharper predictions, as training makes them: text shows who was routed."""
+    return [_outspoken(index) for index in (0, 1)]
+
+
+@cache
+def texts(index: int) -> list[list[int]]:
+    """Two texts of 8 given and 48 sampled tokens each, from the outspoken model under the key."""
+    model = _outspoken(index)
+    torch.manual_seed(7)
+    with okr.watermark(model, key(), epsilon=epsilon_of(model), zone="boundary") as session:
+        made = session.generate(
+            input_ids=tokens(), max_new_tokens=48, do_sample=True, pad_token_id=0, eos_token_id=None
+        )
+    return [row.tolist() for row in made.sequences]
+
+
 @contextmanager
 def outputs_of(model: Any) -> Iterator[dict[str, list[tuple[Tensor, Any]]]]:
     """Input and output of every router call in the block, by site path."""

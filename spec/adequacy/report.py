@@ -98,6 +98,5 @@ _LIMITS = """## What this does not show
 - The mutation run covers `okr/routing` only, not `okr/attach`; the system clauses have no zoo of their own.
 - The zoo's bugs were chosen by the same hand that wrote the clauses.
 - `torch.compile` falls back to eager code once it has specialised too often; the suite cannot see that it did.
-- Detection from text alone has no clauses yet (chapter TEXT is a draft).
 - Numbers below 2^-126 and hidden states beyond 2^30 or below 2^-30 are outside the text's promises and not tested.
 """

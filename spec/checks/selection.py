@@ -10,7 +10,7 @@ from spec import judge, oracle, strategies
 from spec.cases import SelectCase, Setting
 from spec.checks import check
 from spec.subject import Subject
-from spec.verdicts import require
+from spec.verdicts import Violation, require
 
 
 @check("OKR-SEL-001", lambda: strategies.cases())
@@ -25,7 +25,13 @@ def no_opportunity_means_native(subject: Subject, case: SelectCase) -> None:
 
 @check("OKR-SEL-002", lambda: strategies.cases(), share=2)
 def opportunity_takes_the_preferred(subject: Subject, case: SelectCase) -> None:
-    judge.legal(subject, case)
+    """Tokens that are no opportunity are left to OKR-SEL-001."""
+    answer = subject.select(case).indices.tolist()
+    for taken, (choice, key) in zip(answer, oracle.rows(case), strict=True):
+        if any(zone.opportunity for zone in oracle.zones(choice, key, case.setting)):
+            reason = oracle.illegal(choice, key, case.setting, taken)
+            if reason:
+                raise Violation(reason, expected=oracle.describe(choice, key, case.setting), got=str(taken))
 
 
 @check("OKR-SEL-003", lambda: strategies.cases())

@@ -94,14 +94,14 @@ def opportunity_needs_more_competitors_than_free_slots(subject: Subject, case: S
         require(moved == expected, f"token {token}: an opportunity, or not", expected=expected, got=moved)
 
 
-@check("OKR-ZONE-008", lambda: strategies.small(barred=False))
+@check("OKR-ZONE-008", lambda: strategies.distinct())
 def all_experts_selected_leaves_no_choice(subject: Subject, case: SelectCase) -> None:
     setting = Setting(case.experts, case.setting.epsilon, case.setting.zone, case.setting.strength)
     case = SelectCase(case.choice, case.key, setting)
-    got, expected = subject.select(case).indices, judge.native(case)
-    require(
-        np.array_equal(got, expected), "k = E leaves nothing to choose", expected=expected.tolist(), got=got.tolist()
-    )
+    answer, expected = subject.select(case), judge.native(case)
+    same = np.array_equal(answer.indices, expected)
+    require(same, "k = E leaves nothing to choose", expected=expected.tolist(), got=answer.indices.tolist())
+    require(answer.opportunity is None or not answer.opportunity.any(), "an opportunity at k = E")
 
 
 @check("OKR-ZONE-009", lambda: strategies.small(experts=(2, 8), tokens=(1, 2)))

@@ -32,7 +32,7 @@ class HigherPreference(NumpyRouter):
 )
 class HigherNative(NumpyRouter):
     def native(self, c: Array, top_k: int) -> Array:
-        best = _last_first(-c)[:, :top_k]
+        best = np.sort(_last_first(-c)[:, :top_k], axis=1)
         return np.take_along_axis(best, np.argsort(-np.take_along_axis(c, best, 1), axis=1, kind="stable"), 1)
 
 
