@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from okr.calibrate_cli import calibrate_command
 from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
@@ -109,6 +110,7 @@ def run(
 app.command("verify")(verify_command)
 app.command("detect")(detect_command)
 app.command("attribute")(attribute_command)
+app.command("calibrate")(calibrate_command)
 app.command()(conform)
 
 

@@ -112,11 +112,14 @@ class TokenTally:
             for index in opportunities.nonzero().flatten().tolist()
         )
 
-    def needed(self, alpha: float) -> int | None:
-        """The smallest number of leading decoder tokens at which the claimed key's rank is at most alpha."""
+    def p_values(self) -> Float[Tensor, " tokens"]:
+        """The claimed key's rank over the decoys after each decoder token, as a p-value; equal counts go to decoys."""
         sums = torch.cat([matched for _, _, matched in self.traces]).cumsum(0, dtype=torch.int64) + self.encoder
-        ranks = 1 + (sums[:, 1:] >= sums[:, :1]).sum(1)
-        enough = (ranks <= alpha * self.keys * (1 + 1e-9)).nonzero()
+        return (1 + (sums[:, 1:] >= sums[:, :1]).sum(1)).double() / self.keys
+
+    def needed(self, alpha: float) -> int | None:
+        """The smallest number of leading decoder tokens at which the claimed key's p-value is at most alpha."""
+        enough = (self.p_values() <= alpha * (1 + 1e-9)).nonzero()
         return int(enough[0]) + 1 if len(enough) else None
 
 

@@ -8,13 +8,13 @@ uniform, however dependent the tokens are: a randomisation test (Hemerik and Goe
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from scipy.stats import norm
 from torch import Tensor, nn
 
 from okr.detection.decoys import Decoys
-from okr.detection.evidence import all_evidence
+from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled, site_seed
 from okr.detection.verdict import TraceVerdict
 from okr.errors import InvalidSetting, InvalidTrace
@@ -43,10 +43,20 @@ def verify(
     """
     items = as_traces(traces)
     check_decoys(decoys, alpha)
+    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    tallies, by_token = count(items, found, key, decoys)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    dtypes = (tuple(sorted({trace.header.dtype for trace in items})), dtype)
+    return _verdict(tallies, by_token, key, alpha, dtypes)
+
+
+def count(
+    items: Sequence[Trace], found: Iterable[Sequence[SiteEvidence]], key: Key, decoys: int
+) -> tuple[list[SiteTally], TokenTally]:
+    """What a claimed key and its decoys match in traces and the evidence in them: by site and by token."""
     seed = hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in items)).digest()
     tallies: dict[str, SiteTally] = {}
     by_token = TokenTally(decoys + 1)
-    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     for trace, sites in zip(items, found, strict=True):
         by_token.open_trace(len(trace.token_ids) - 1)
         for evidence in sites:
@@ -55,9 +65,7 @@ def verify(
                 images = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
                 tallies[site.path] = SiteTally(key, images, evidence)
             by_token.add(evidence, tallies[site.path].add(evidence))
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    dtypes = (tuple(sorted({trace.header.dtype for trace in items})), dtype)
-    return _verdict(list(tallies.values()), by_token, key, alpha, dtypes)
+    return list(tallies.values()), by_token
 
 
 def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from okr.attach.replay import input_device
 from okr.experiment.sampling import GROUPS, Subject, session
-from okr.loaders import generation_defaults, passages
+from okr.loaders import Loaded, generation_defaults, passages
 
 MAX_TOKENS = 256  # of a passage
 SOURCE_WORDS = 48  # what an encoder reads; its decoder predicts the rest
@@ -27,7 +27,7 @@ def measure(subject: Subject, advance: Callable[[], None]) -> dict[str, Any]:
         with session(subject, group):
             measured = []
             for text in texts:
-                measured.append(passage_loss(subject, text))
+                measured.append(passage_loss(subject.loaded, text))
                 advance()
         losses[group] = [loss for loss, _ in measured]
         tokens = sum(count for _, count in measured)
@@ -35,12 +35,12 @@ def measure(subject: Subject, advance: Callable[[], None]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def passage_loss(subject: Subject, text: str) -> tuple[float, int]:
+def passage_loss(loaded: Loaded, text: str) -> tuple[float, int]:
     """Mean negative log-likelihood of ``text`` in nats per token, and how many tokens were predicted.
 
     An encoder-decoder predicts the words after the first SOURCE_WORDS, given those.
     """
-    model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.tokenizer
 
     def ids(part: str) -> Tensor:
         encoded = tokenizer(part, return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
