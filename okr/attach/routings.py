@@ -12,7 +12,7 @@ from torch import Tensor
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
 from okr.routing.selection import route
-from okr.routing.single import route_one
+from okr.routing.single import select_one
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,14 @@ class Projector:
 
     def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
         """The key scores g of router inputs."""
-        projection = self._on.get(hidden.device)
+        return key_scores(hidden, self.on(hidden.device))
+
+    def on(self, device: torch.device) -> Float[Tensor, "hidden_size experts"]:
+        """The projection on ``device``, float32."""
+        projection = self._on.get(device)
         if projection is None:
-            projection = self._on[hidden.device] = self._signs.to(hidden.device, torch.float32)
-        return key_scores(hidden, projection)
+            projection = self._on[device] = self._signs.to(device, torch.float32)
+        return projection
 
 
 class Native:
@@ -74,6 +78,7 @@ class Keyed(Native):
     ) -> None:
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
+        self.probabilities = site.ranks == "probabilities"
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
 
     def choose(
@@ -82,21 +87,24 @@ class Keyed(Native):
         hidden: Float[Tensor, "tokens hidden_size"],
         native: Int[Tensor, "tokens top_k"],
     ) -> Int[Tensor, "tokens top_k"]:
-        choice = choice_scores(self.site, scores.detach())  # no gradient passes through a choice
-        keys = self.project(hidden.detach())
-        if _single(choice):
-            chosen = route_one(choice.numpy()[0], keys.numpy()[0], **self.rule)
-            return native if chosen is None else torch.from_numpy(chosen)[None]
-        return route(choice, keys, native, **self.rule)[0]
+        scores, hidden = scores.detach(), hidden.detach()  # no gradient passes through a choice
+        if _single(scores):
+            hidden = hidden.float()
+            product = hidden @ self.project.on(hidden.device)
+            chosen = select_one(
+                scores.numpy()[0], product.numpy()[0], hidden.numpy()[0], probabilities=self.probabilities, **self.rule
+            )
+            return native if chosen is None else torch.from_numpy(chosen[None])
+        return route(choice_scores(self.site, scores), self.project(hidden), native, **self.rule)[0]
 
 
-def _single(choice: Tensor) -> bool:
+def _single(scores: Tensor) -> bool:
     """Whether these are the float32 scores of one token in this process's memory: no device to wait for."""
     return (
-        len(choice) == 1
-        and choice.dtype == torch.float32
-        and choice.device.type == "cpu"
-        and type(choice) is Tensor
+        len(scores) == 1
+        and scores.dtype == torch.float32
+        and scores.device.type == "cpu"
+        and type(scores) is Tensor
         and not torch.compiler.is_compiling()
     )
 

@@ -5,15 +5,30 @@ of :mod:`okr.routing.selection` is nothing but such overhead. The results are th
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST, _TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 _NOBODY = np.empty(0, np.int64)
 
 
 @np.errstate(all="ignore")
+def select_one(
+    scores: Float32[np.ndarray, " experts"],
+    product: Float32[np.ndarray, " experts"],
+    hidden: Float32[np.ndarray, " hidden_size"],
+    *,
+    probabilities: bool,
+    **rule: Any,
+) -> Int64[np.ndarray, " top_k"] | None:
+    """:func:`route_one` from what a router has at hand: the scores that it ranks (``probabilities`` or not), its input,
+    and the product of that with the key's projection."""
+    norm = math.sqrt(hidden @ hidden)
+    return route_one(np.log(scores) if probabilities else scores, product / np.float32(max(norm, _TINY)), **rule)
+
+
 def route_one(
     choice: Float32[np.ndarray, " experts"],
     key_scores: Float32[np.ndarray, " experts"],
@@ -23,9 +38,12 @@ def route_one(
     zone: str,
     strength: float,
 ) -> Int64[np.ndarray, " top_k"] | None:
-    """The experts of one token as :func:`okr.routing.selection.route` selects them; None where it is no opportunity."""
-    width, best, leaders = np.float32(epsilon), choice.max(), _NOBODY
-    if not (best < math.inf and np.abs(key_scores).max() < math.inf):
+    """The experts of one token as :func:`okr.routing.selection.route` selects them; None where it is no opportunity.
+
+    Call it where NumPy's floating-point warnings are off: overflow is expected, and provided for.
+    """
+    width, best, leaders = np.float32(epsilon), np.maximum.reduce(choice), _NOBODY
+    if not (best < math.inf and np.maximum.reduce(np.abs(key_scores)) < math.inf):
         return None
     if zone == "max" or epsilon == math.inf or top_k == len(choice):
         pool = (choice >= max(best - width, -_LARGEST)).nonzero()[0]
