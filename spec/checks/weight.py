@@ -71,7 +71,12 @@ _SETTINGS = st.builds(
 
 @check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1)), _SETTINGS, st.integers(0, 1000)), share=0.2)
 def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
-    """Choice scores as the family computes them; scores closer than 1e-5 to each other's order stay open."""
+    """Six tokens at once and one alone, with choice scores as the family computes them.
+
+    Scores closer than 1e-5 to each other's order stay open.
+    """
+    import torch
+
     from spec import system
     from spec.system import okr
 
@@ -80,9 +85,10 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
     options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
     with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
         system.logits(model, system.tokens(1, 6, seed))
+        system.logits(model, system.tokens(1, 1, seed))
     for site, module in system.routers(model):
-        hidden, (_, _, experts) = seen[site.path][0]
-        rows = hidden.reshape(-1, site.hidden_size)
+        rows = torch.cat([hidden.reshape(-1, site.hidden_size) for hidden, _ in seen[site.path]])
+        experts = torch.cat([output[2] for _, output in seen[site.path]])
         signs = oracle.projection(
             system.SECRET,
             stack=site.stack,

@@ -1,11 +1,12 @@
-"""okr.routing itself, eagerly and through torch.compile."""
+"""okr.routing itself: its tensor functions, and its way of selecting one token."""
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from okr.routing import check_setting, keys, scores, selection
+from okr.routing import check_setting, keys, scores, selection, single
 
 Array = NDArray[Any]
 
@@ -37,4 +38,23 @@ class TorchRouter:
         return selection.select(choice, key, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
 
 
+class SingleRouter(TorchRouter):
+    """Selects token by token in NumPy, as attached routers do while a text is generated."""
+
+    name = "single"
+
+    def select(
+        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> Array:
+        """See okr.routing.single.route_one."""
+        check_setting(top_k, choice.shape[1], epsilon, zone, strength)
+        taken = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
+        with np.errstate(all="ignore"):
+            for row, (c, g) in enumerate(zip(choice, key_scores, strict=True)):
+                keyed = single.route_one(c, g, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
+                taken[row] = taken[row] if keyed is None else keyed
+        return taken
+
+
 eager = TorchRouter()
+one_by_one = SingleRouter()

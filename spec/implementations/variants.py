@@ -1,10 +1,11 @@
-"""Correct implementations that round differently: another order of summation, and float64 throughout."""
+"""Correct implementations that differ: another order of summation, float64 throughout, plain Python."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spec.implementations import stdlib_vectors
 from spec.implementations.numpy_router import NumpyRouter
 
 Array = NDArray[Any]
@@ -38,5 +39,24 @@ class Float64Router(NumpyRouter):
     real: Any = np.float64
 
 
+class StdlibRouter:
+    """The standard-library consumer of the vectors, asked live. Made for sound questions: settings are not checked."""
+
+    name = "stdlib"
+
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        signs = ["".join("+" if sign > 0 else "-" for sign in row) for row in projection.tolist()]
+        scores = stdlib_vectors.key_scores(hidden.tolist(), signs)
+        return np.array(scores).reshape(len(hidden), projection.shape[1])
+
+    def select(
+        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> Array:
+        rows = zip(choice.tolist(), key_scores.tolist(), strict=True)
+        taken = [stdlib_vectors.select_token(c, g, top_k, epsilon, zone, strength) for c, g in rows]
+        return np.array(taken, np.int64).reshape(len(choice), top_k)
+
+
 reordered = ReorderedRouter()
 float64 = Float64Router()
+stdlib = StdlibRouter()
