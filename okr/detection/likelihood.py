@@ -126,5 +126,6 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
         arguments = {"input_ids": text.source.to(device).expand(rows, -1), "decoder_input_ids": inputs}
     logits = model(**arguments, use_cache=False).logits[:, text.prompt_length - 1 :]
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
-    loss = cross_entropy((logits.float() / temperature).flatten(0, 1), targets.flatten(), reduction="none")
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return -loss.view(rows, -1).double().cpu()

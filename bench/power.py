@@ -1,0 +1,226 @@
+"""How much text shows: detection from text alone against its cost, beside KGW on the same model and prompts.
+
+    python bench/power.py tiny-deepseek-moe --out docs/data/power-tiny-deepseek-moe.json
+    python tools/train_tiny.py coarse-mixtral --corpus DIR --out FOLDER   # docs/embedded-models.md has the texts
+    python bench/power.py FOLDER --out docs/data/power-coarse-mixtral.json
+
+Six texts share a key; every text is sampled at temperature 1 from the first words of a shipped passage. OKR is tested
+by okr.detect's statistic with 99 decoys; KGW (transformers' WatermarkLogitsProcessor, half of the vocabulary green,
+left hash of one token) by an exact binomial test over the distinct (token before, token) pairs. Cost: added loss on
+held-out passages in nats per token, mean of three keys, 95% interval over passages; for both alike. Power: the share of
+texts with p <= 0.01 and its 95% Clopper-Pearson interval, for the first n tokens of single texts and for texts pooled
+into one test. One journal line is written for each setting, so an interrupted run goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import beta, binom
+from transformers import WatermarkingConfig, WatermarkLogitsProcessor
+
+import okr
+from okr.attach import Setting
+from okr.attach.engine import keyable_sites
+from okr.detection.decoys import Decoys
+from okr.detection.likelihood import Text, likelihoods
+from okr.detection.tally import site_seed
+from okr.detection.text import statistic
+from okr.experiment.quality import paired_interval
+from okr.loaders import Loaded, passages
+
+INF = math.inf
+SETTINGS = {
+    "fine": [("boundary", INF, s) for s in (1.5, 1.0, 1.25, 0.75)] + [("boundary", 0.5, INF), ("max", 2.0, INF)],
+    "coarse": [("boundary", INF, s) for s in (0.75, 0.5, 0.65, 0.25)] + [("boundary", 0.5, INF), ("max", 1.0, INF)],
+}
+KGW_BIASES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+LENGTHS = (25, 50, 100, 200, 300, 400)
+POOLED = (2, 4)  # texts of the largest length in one test
+DECOYS, LEVEL, BATCH = 99, 0.01, 6
+STATISTICS = {  # of log p [keys, tokens]; what detect uses, and what it was chosen over
+    "log(p + mean)": statistic,
+    "log p": lambda log_p: log_p.sum(1),
+    "standardised": lambda log_p: ((log_p - log_p.mean(0)) / log_p.std(0)).sum(1),
+}
+
+
+def key(*parts: object) -> okr.Key:
+    """A key to measure with, no secret: anyone can derive it."""
+    return okr.Key(hashlib.sha256(" ".join(map(str, ("power", *parts))).encode()).digest())
+
+
+def prompts(loaded: Loaded, texts: int) -> list[list[int]]:
+    """The first 24 tokens of shipped passages."""
+    return [loaded.tokenizer(passage.text)["input_ids"][:24] for passage in passages(texts)]
+
+
+def interval(hits: np.ndarray) -> tuple[float, float, float]:
+    """The share of hits and its 95% Clopper-Pearson interval."""
+    n, k = len(hits), int(hits.sum())
+    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
+    return k / n, low, float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
+
+
+def generate(loaded: Loaded, ids: list[list[int]], seed: int, **options: object) -> torch.Tensor:
+    """Texts of LENGTHS[-1] new tokens, sampled at temperature 1: prompts and continuations."""
+    torch.manual_seed(seed)
+    inputs = torch.tensor(ids)
+    length = {"max_new_tokens": LENGTHS[-1], "min_new_tokens": LENGTHS[-1]}
+    return loaded.model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        **length,
+        **options,
+    )
+
+
+@torch.no_grad()
+def losses(loaded: Loaded, texts: list[str], kgw: WatermarkLogitsProcessor | None = None) -> list[float]:
+    """Mean loss of each text; with ``kgw``, of the distribution that KGW samples from."""
+    found = []
+    for text in texts:
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
+        logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        if kgw is not None:
+            logits = kgw(ids[0, :-1, None], logits.clone())
+        found.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
+    return found
+
+
+def okr_line(loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: list[str], native: list[float]) -> dict:
+    """Cost and power of one OKR setting."""
+    chosen = Setting(setting[1], setting[0], setting[2])
+    options = {"epsilon": chosen.epsilon, "zone": chosen.zone, "strength": chosen.strength}
+    added = []
+    for number in range(3):
+        with okr.watermark(loaded.model, key("cost", number), **options):
+            added.append(losses(loaded, held_out))
+    sites, matrices = keyable_sites(loaded.model), []
+    for first in range(0, len(ids), BATCH):
+        made_under = key("text", setting, first)
+        with okr.watermark(loaded.model, made_under, **options):
+            made = generate(loaded, ids[first : first + BATCH], first)
+        for row in made:
+            seed = hashlib.sha256(row.numpy().tobytes()).digest()
+            images = [
+                Decoys.draw(DECOYS, s.num_experts, hashlib.sha256(seed + s.path.encode()).digest()) for s in sites
+            ]
+            text = Text(row, len(ids[0]), None)
+            found = likelihoods(
+                loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, rows=10, unkeyed=False
+            )
+            matrices.append(found.keyed)
+    p = {name: {n: [rank(f(m[:, :n])) for m in matrices] for n in LENGTHS} for name, f in STATISTICS.items()}
+    z = {name: {n: np.mean([z_of(f(m[:, :n])) for m in matrices]) for n in LENGTHS} for name, f in STATISTICS.items()}
+    best = statistic
+    pooled = {
+        count * LENGTHS[-1]: [
+            rank(sum(best(m) for m in matrices[first : first + count]))
+            for first in range(0, len(matrices) - count + 1, count)
+        ]
+        for count in POOLED
+    }
+    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
+    return line("OKR", name, added, native, p["log(p + mean)"] | pooled) | {
+        "z": {part: {str(n): round(float(value), 3) for n, value in found.items()} for part, found in z.items()}
+    }
+
+
+def rank(score: torch.Tensor) -> float:
+    """The exact p-value of key 0."""
+    return (1 + int((score[1:] >= score[0]).sum())) / len(score)
+
+
+def z_of(score: torch.Tensor) -> float:
+    """The distance of key 0 from the others in their standard deviations."""
+    return float((score[0] - score[1:].mean()) / score[1:].std())
+
+
+def kgw_line(loaded: Loaded, bias: float, ids: list[list[int]], held_out: list[str], native: list[float]) -> dict:
+    """Cost and power of one KGW bias."""
+    vocabulary, ratio = loaded.model.config.vocab_size, 0.5
+
+    def processor(number: int) -> WatermarkLogitsProcessor:
+        hashing_key = 15485863 + 7919 * number
+        return WatermarkLogitsProcessor(
+            vocab_size=vocabulary, device="cpu", greenlist_ratio=ratio, bias=bias, hashing_key=hashing_key
+        )
+
+    added = [losses(loaded, held_out, processor(1000 + number)) for number in range(3)]
+    counts = []
+    for number, first in enumerate(range(0, len(ids), BATCH)):
+        config = WatermarkingConfig(greenlist_ratio=ratio, bias=bias, hashing_key=15485863 + 7919 * number)
+        made = generate(loaded, ids[first : first + BATCH], first, watermarking_config=config)
+        counts += [green(processor(number), row, len(ids[0])) for row in made]
+    share = int(vocabulary * ratio) / vocabulary
+
+    def p_value(parts: list[np.ndarray]) -> float:
+        new, hits = np.sum([part.sum(0) for part in parts], axis=0)
+        return float(binom.sf(hits - 1, new, share))
+
+    p = {n: [p_value([part[:n]]) for part in counts] for n in LENGTHS}
+    for count in POOLED:
+        p[count * LENGTHS[-1]] = [
+            p_value(counts[first : first + count]) for first in range(0, len(counts) - count + 1, count)
+        ]
+    return line("KGW", f"bias {bias:g}", added, native, p)
+
+
+def green(processor: WatermarkLogitsProcessor, row: torch.Tensor, start: int) -> np.ndarray:
+    """[tokens, 2]: whether each new token is the first of its pair, and green as well."""
+    seen, found = set(), []
+    for place in range(start, len(row)):
+        pair = (int(row[place - 1]), int(row[place]))
+        fresh = pair not in seen
+        seen.add(pair)
+        hit = fresh and bool((processor._get_greenlist_ids(row[place - 1 : place]) == pair[1]).any())
+        found.append((fresh, hit))
+    return np.array(found, int)
+
+
+def line(method: str, name: str, added: list[list[float]], native: list[float], p: dict[int, list[float]]) -> dict:
+    """One setting's record."""
+    cost, low, high = paired_interval(np.mean(added, axis=0).tolist(), native)
+    power = {str(n): [round(v, 4) for v in interval(np.array(v) <= LEVEL + 1e-12)] for n, v in p.items()}
+    return {"method": method, "setting": name, "cost": [round(v, 5) for v in (cost, low, high)], "power": power}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=48)
+    parser.add_argument("--passages", type=int, default=40, help="held-out passages that the cost is measured on")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    loaded = okr.load(arguments.model)
+    kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
+    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"lines": []}
+    done |= {"model": type(loaded.model).__name__, "grain": kind, "texts": arguments.texts, "level": LEVEL}
+    done |= {"decoys": DECOYS, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
+    ids = prompts(loaded, arguments.texts)
+    held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
+    native = losses(loaded, held_out)
+    jobs = [("KGW", bias, kgw_line) for bias in KGW_BIASES] + [("OKR", s, okr_line) for s in SETTINGS[kind]]
+    for number, (method, what, work) in enumerate(jobs):
+        if number < len(done["lines"]):
+            continue
+        began = time.monotonic()
+        done["lines"].append(work(loaded, what, ids, held_out, native))
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        last = done["lines"][-1]
+        print(f"{method} {last['setting']}: cost {last['cost'][0]:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
