@@ -111,9 +111,7 @@ def okr_line(loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: lis
             made = generate(loaded, ids[first : first + BATCH], first)
         for row in made:
             seed = hashlib.sha256(row.numpy().tobytes()).digest()
-            images = [
-                Decoys.draw(DECOYS, s.num_experts, hashlib.sha256(seed + s.path.encode()).digest()) for s in sites
-            ]
+            images = [Decoys.draw(DECOYS, site.num_experts, site_seed(seed, site.path)) for site in sites]
             text = Text(row, len(ids[0]), None)
             found = likelihoods(
                 loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, rows=10, unkeyed=False
