@@ -56,7 +56,7 @@ class Stack(nn.Module):
 
     def __init__(self, hidden_size: int, layers: int) -> None:
         super().__init__()
-        config = DeepseekConfig(hidden_size=hidden_size)
+        config = DeepseekConfig(hidden_size=hidden_size, num_attention_heads=hidden_size // 16)
         self.layers = nn.ModuleList(Block(config) for _ in range(layers))
 
 

@@ -10,6 +10,7 @@ import transformers
 
 from okr.discovery import discover, prove, search, table
 from okr.discovery.sites import pattern
+from tests.unit.discovery.families_document import DOCUMENT, document
 from tests.unit.discovery.routers_of_transformers import NOT_KEYABLE, SITES
 from tests.unit.discovery.zoo import FAMILIES, build, config_of, make, model_class
 
@@ -64,6 +65,13 @@ def test_the_full_table(snapshot):
     if len(INSTALLED) < len(FAMILIES):
         pytest.skip("this transformers has fewer families")
     assert tables == snapshot
+
+
+def test_the_document_of_families_says_what_discovery_finds():
+    written = DOCUMENT.read_text("utf-8")
+    if f"transformers {transformers.__version__}:" not in written:
+        pytest.skip("the document describes another transformers")
+    assert written == document(), "run: python -m tests.unit.discovery.families_document"
 
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "switch_transformers", "dbrx", "jetmoe", "gemma4"])
