@@ -106,7 +106,7 @@ def wide(draw: Draw, /, *, tokens: tuple[int, int] = (1, 3), **options: Any) -> 
 
 def cases(**options: Any) -> st.SearchStrategy[SelectCase]:
     """Small cases and wide ones. ``options`` as for ``settings``."""
-    return st.one_of(small(**options), wide(**options))
+    return st.one_of(small(**options), wide(**options), wide(**options))
 
 
 @st.composite

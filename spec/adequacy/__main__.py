@@ -1,4 +1,7 @@
-"""``python -m spec.adequacy [zoo] [mutation] [alarms]`` measures, all by default, and rewrites docs/adequacy.md."""
+"""``python -m spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
+
+Parts: ``zoo``, ``mutation`` (of okr.routing), ``attach`` (mutants of okr.attach), ``alarms``.
+"""
 
 import json
 import sys
@@ -48,7 +51,8 @@ def _measured() -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "zoo": zoo,
-    "mutation": lambda: [entry for module in mutation.MODULES for entry in mutation.run(module)],
+    "mutation": lambda: [entry for target in mutation.ROUTING for entry in mutation.run(target)],
+    "attach": lambda: [entry for target in mutation.ATTACH for entry in mutation.run(target)],
     "alarms": lambda: alarms.run(ALARM_CASES),
 }
 

@@ -1,7 +1,8 @@
-"""Runs the mutants of okr.routing against the clauses, each in a process of its own.
+"""Runs the mutants of okr.routing and okr.attach against the clauses, each in a process of its own.
 
 Only a clause that is violated (an assertion) kills a mutant; crashes and hangs are counted apart. A mutant lives on if
-every clause about its module passes.
+every clause about its module passes. Sources are never edited: a child process executes the changed tree in place of
+the module.
 """
 
 import importlib
@@ -11,8 +12,11 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from spec import vectors
 from spec.adapters import load
@@ -23,44 +27,81 @@ from spec.registry import Clause
 from spec.runner import Result, chosen, run_clause, run_vectors
 from spec.subject import Subject
 
-MODULES = ("okr.routing.keys", "okr.routing.scores", "okr.routing.selection")
-ROOMS = {"keys": ("key",), "scores": ("score",), "selection": ("selection", "zone", "ties", "strength", "failopen")}
-STAGES = (0, 8, 60)  # cases for each check, 0 for the vectors alone: most mutants die early
-LIMIT = 900.0  # seconds for one mutant
+_SELECTION = ("selection", "zone", "ties", "strength", "failopen")
+_MODEL = ("weight", "attach", "trace", "replay")
 
 
-def clauses(module: str) -> list[Clause]:
-    """The clauses about what the module does; no other pure function calls it."""
-    rooms = ROOMS[module.rpartition(".")[2]]
-    return sorted((c for c in chosen([]) if c.room in rooms), key=lambda c: rooms.index(c.room))
+@dataclass(frozen=True)
+class Target:
+    """A module, the chapters about what it does, the implementation they are asked of, and how hard.
+
+    ``stages``: cases for each check, 0 for the vectors alone; most mutants die early. ``limit``: seconds for a mutant.
+    ``every``: only each mutant with a multiple of this number is tried.
+    """
+
+    module: str
+    rooms: tuple[str, ...]
+    implementation: str = "okr"
+    stages: tuple[int, ...] = (0, 8, 60)
+    limit: float = 900.0
+    every: int = 1
+
+    @property
+    def clauses(self) -> list[Clause]:
+        """The chapters' clauses, in the order of ``rooms``."""
+        return sorted((c for c in chosen([]) if c.room in self.rooms), key=lambda c: self.rooms.index(c.room))
 
 
-def run(module: str) -> list[dict[str, Any]]:
-    """Each mutant of ``module`` with its fate: killed, crash, timeout or survived, and by which clause."""
-    all_checks(), vectors.load(), load("okr")  # once, before the processes part
-    source = Path(importlib.import_module(module).__file__ or "").read_text("utf-8")
+ROUTING = (
+    Target("okr.routing.keys", ("key",)),
+    Target("okr.routing.scores", ("score",)),
+    Target("okr.routing.settings", ("zone",)),
+    Target("okr.routing.selection", _SELECTION),
+    Target("okr.routing.single", (*_SELECTION, "weight"), "single-in-okr"),
+)
+ATTACH = tuple(
+    Target(f"okr.attach.{name}", _MODEL, stages=(10,), limit=120.0, every=4)
+    for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
+)
+
+
+def run(target: Target) -> list[dict[str, Any]]:
+    """Each mutant of the module with its fate: killed, crash, timeout or survived, and by which clause."""
+    torch.set_num_threads(1)  # threads do not survive a fork
+    all_checks(), vectors.load(), _subject(target)  # once, before the processes part
+    if _MODEL[0] in target.rooms:
+        from spec import system
+
+        system.models()
+    source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
     found = []
-    for mutant in mutants(source):
-        fate = _in_child(module, mutant)
-        found.append({"module": module, "line": mutant.line, "mutant": mutant.name, **fate})
-        print(
-            f"{fate['fate']:<9} {fate['clause']:<14} {module.rpartition('.')[2]}:{mutant.line} {mutant.name[:90]}",
-            file=sys.stderr,
-        )
+    for mutant in mutants(source)[:: target.every]:
+        fate = _in_child(target, mutant)
+        found.append({"module": target.module, "line": mutant.line, "mutant": mutant.name, **fate})
+        place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
+        print(f"{fate['fate']:<9} {fate['clause']:<14} {place} {mutant.name[:90]}", file=sys.stderr)
     return found
 
 
-def _in_child(module: str, mutant: Mutant) -> dict[str, str]:
+def _subject(target: Target) -> Subject:
+    if target.implementation != "single-in-okr":
+        return Subject(load(target.implementation), timeout=60)
+    subject = Subject(load("single"), timeout=60)
+    subject.levels = frozenset(("routing", "system"))  # the same code at work in a model
+    return subject
+
+
+def _in_child(target: Target, mutant: Mutant) -> dict[str, str]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         with os.fdopen(writer, "w") as pipe:
-            json.dump(_fate(module, mutant), pipe)
+            json.dump(_fate(target, mutant), pipe)
         os._exit(0)
     os.close(writer)
     content = b""
-    while select.select([reader], [], [], LIMIT)[0]:
+    while select.select([reader], [], [], target.limit)[0]:
         chunk = os.read(reader, 1 << 16)
         if not chunk:
             break
@@ -75,25 +116,20 @@ def _in_child(module: str, mutant: Mutant) -> dict[str, str]:
     return {"fate": "timeout" if hung else "crash", "clause": "", "what": "the process"}
 
 
-def _fate(module: str, mutant: Mutant) -> dict[str, str]:
+def _fate(target: Target, mutant: Mutant) -> dict[str, str]:
     """Patch the module in place and ask the clauses. Clauses in which the mutant only crashes are remembered."""
     apart = {"fate": "", "clause": "", "what": ""}
     try:
-        target = importlib.import_module(module)
-        exec(compile(mutant.tree, target.__file__ or module, "exec"), target.__dict__)
-        _share(module, target)
-        subject = Subject(load("okr"), timeout=60)
-        for stage in STAGES:
-            for result in _results(subject, module, stage):
+        _patch(target.module, mutant)
+        subject = _subject(target)
+        for stage in target.stages:
+            for result in _results(subject, target, stage):
                 if result.verdict == "fail" and result.failure is not None:
                     return {"fate": "killed", "clause": result.clause.id, "what": result.failure.what[:120]}
                 if result.verdict not in ("pass", "not applicable") and not apart["fate"]:
                     fate = "timeout" if result.verdict == "timeout" else "crash"
-                    apart = {
-                        "fate": fate,
-                        "clause": result.clause.id,
-                        "what": (result.note or str(result.failure))[:120],
-                    }
+                    what = (result.note or str(result.failure))[:120]
+                    apart = {"fate": fate, "clause": result.clause.id, "what": what}
             if apart["fate"] and stage:
                 break
     except Exception as error:
@@ -101,18 +137,22 @@ def _fate(module: str, mutant: Mutant) -> dict[str, str]:
     return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
 
 
-def _results(subject: Subject, module: str, stage: int) -> Iterator[Result]:
+def _results(subject: Subject, target: Target, stage: int) -> Iterator[Result]:
     """Every clause's result, as they come."""
-    for clause in clauses(module):
+    for clause in target.clauses:
         if stage:
             yield run_clause(subject, clause, Profile("mutation", stage, shrink=False))
         else:
             yield run_vectors(subject, clause)
 
 
-def _share(module: str, target: Any) -> None:
-    """Names that the package re-exports must be the mutated ones."""
-    package = importlib.import_module(module.rpartition(".")[0])
-    for name in vars(package):
-        if hasattr(target, name) and not name.startswith("_"):
-            setattr(package, name, getattr(target, name))
+def _patch(name: str, mutant: Mutant) -> None:
+    """Execute the mutant in its module; whoever imported one of its names gets the new one."""
+    module = importlib.import_module(name)
+    before = dict(vars(module))
+    exec(compile(mutant.tree, module.__file__ or name, "exec"), vars(module))
+    holders = [m for place, m in [*sys.modules.items()] if place.partition(".")[0] in ("okr", "spec")]
+    for holder in holders:
+        for key, value in [*vars(holder).items()]:
+            if key in before and value is before[key] and not key.startswith("__"):
+                setattr(holder, key, vars(module)[key])

@@ -26,12 +26,23 @@ _BAD = (
 )
 
 
+_GOOD: tuple[dict[str, object], ...] = (
+    {},
+    {"top_k": 1},
+    {"top_k": 4},
+    {"epsilon": 0.0},
+    {"epsilon": math.inf},
+    {"strength": 1e-30},
+)
+
+
 @check("OKR-ZONE-001", lambda: st.sampled_from(_BAD))
 def settings_out_of_range_are_refused(subject: Subject, bad: dict[str, object]) -> None:
-    good = {"top_k": 2, "epsilon": 1.0, "zone": "max", "strength": math.inf}
+    plain = {"top_k": 2, "epsilon": 1.0, "zone": "max", "strength": math.inf}
     scores = np.arange(8, dtype=np.float32).reshape(2, 4)
-    require(subject.refuses("select", scores, scores, **{**good, **bad}), f"the setting {bad} was accepted")
-    require(not subject.refuses("select", scores, scores, **good), f"the setting {good} was refused")
+    require(subject.refuses("select", scores, scores, **{**plain, **bad}), f"the setting {bad} was accepted")
+    for good in _GOOD:
+        require(not subject.refuses("select", scores, scores, **{**plain, **good}), f"the setting {good} was refused")
 
 
 def _probed(subject: Subject, case: SelectCase, what: str, *, part: int | None = None) -> None:
