@@ -9,8 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from spec import vectors
+from spec.adapters import load
+from spec.adapters.worker import reply
 from spec.command import Request, run
 from spec.implementations import stdlib_vectors
+from spec.runner import chosen, run_vectors
+from spec.subject import Subject
 
 HERE = Path(__file__).parent
 IMPOSTORS = f"{HERE / 'impostors.py'}:"
@@ -119,9 +124,34 @@ def test_every_adapter_gives_the_same_verdicts(router, tmp_path):
     assert [verdict for _, verdict, _, _ in found[0]].count("fail") == (1 if "zoo" in router else 0)
 
 
-def test_answers_worked_out_elsewhere_are_judged_like_live_ones(tmp_path):
-    from spec import vectors
+@pytest.mark.parametrize(
+    "router", ["spec.zoo.ties:HigherPreference", "spec.zoo.keys:LayerByte", "spec.implementations.numpy_router:router"]
+)
+def test_stored_answers_give_the_live_verdicts(router, tmp_path):
+    """The fourth adapter: what a router says to the vectors, judged later, comes out as the vectors do live."""
+    implementation = load(router)
+    path = tmp_path / "answers.json"
+    answers = {v.id: reply(implementation, v.function, as_request(v)) for v in vectors.load()}
+    path.write_text(json.dumps({"answers": answers}))
+    _, report = conform(f"vectors:{path}", tmp_path=tmp_path)
+    stored = {c["id"]: c["verdict"] for c in report["clauses"]}
+    live = {c.id: run_vectors(Subject(implementation), c) for c in chosen([]) if c.level == "routing"}
+    assert {i: v for i, v in stored.items() if i in live and live[i].cases} == {
+        i: r.verdict for i, r in live.items() if r.cases
+    }
+    failed = [i for i, r in live.items() if r.failed]
+    assert bool(failed) == ("zoo" in router)
+    assert all(stored[i] == "fail" for i in failed)
 
+
+def as_request(vector):
+    """A vector's question in the form of the JSON lines."""
+    given = next(v for path in vectors.files() for v in json.loads(path.read_text())["vectors"] if v["id"] == vector.id)
+    experts = {"experts": vector.case.experts} if vector.function == "select" else {}
+    return {**given["input"], **experts}
+
+
+def test_answers_worked_out_elsewhere_are_judged_like_live_ones(tmp_path):
     documents = [json.loads(path.read_text("utf-8")) for path in vectors.files()]
     answers = {
         v["id"]: stdlib_vectors.answer(v["function"], dict(v["input"]))
