@@ -18,4 +18,4 @@ def key_scores(
     """
     hidden = hidden.to(projection.dtype)
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    return (hidden @ projection) / norm.clamp_min(_TINY)
+    return (hidden @ projection).div_(norm.clamp_min(_TINY))

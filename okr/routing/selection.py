@@ -130,12 +130,12 @@ def route(
 
 
 def _first(rank: Float[Tensor, "tokens experts"], top_k: int) -> Int[Tensor, "tokens top_k"]:
-    """The k largest of every row, equals to the lower index; rows with k numbers above -inf only."""
+    """The k largest of every row that has k numbers above -inf, equals to the lower index. Overwrites ``rank``."""
     if top_k == 1:
         return rank.argmax(-1, keepdim=True)
     if rank.device.type != "cpu" or len(rank) < _MANY:
         return rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-    rank, places = rank.clone(), []
+    places = []
     for _ in range(top_k):
         places.append(rank.argmax(-1, keepdim=True))
         rank.scatter_(-1, places[-1], -math.inf)
