@@ -115,6 +115,27 @@ def test_gradients_reach_the_router_through_the_keyed_choice(name):
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
 
 
+@pytest.mark.parametrize(
+    "name", ["mixtral", "qwen2_moe", "olmoe", "deepseek_v2", "phimoe", "gpt_oss", "switch_transformers"]
+)
+def test_router_logits_are_recorded_as_without_a_key(name):
+    """As many as there are routers, and those of the first router, which sees the same states, bit for bit."""
+
+    def logits(model):
+        with torch.no_grad():
+            output = model(**FAMILIES[name].inputs(), output_router_logits=True)
+        recorded = getattr(output, "router_logits", None) or output.encoder_router_logits
+        return [part for part in recorded if isinstance(part, torch.Tensor)]
+
+    model = build(name)
+    native = logits(model)
+    with watermark(model, FIRST, **EVERYTHING):
+        under_key = logits(model)
+    assert len(under_key) == len(native) > 0
+    assert torch.equal(under_key[0], native[0])
+    assert not torch.equal(under_key[-1], native[-1])
+
+
 def test_attaching_twice_is_refused_and_leaves_the_first_in_place():
     model = make("mixtral")
     native = run(model, "mixtral")
