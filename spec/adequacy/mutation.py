@@ -11,12 +11,13 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import given
+from hypothesis.strategies import SearchStrategy
 
 from spec import vectors
 from spec.adapters import load
@@ -24,9 +25,11 @@ from spec.adequacy.mutants import Mutant, mutants
 from spec.checks import all_checks
 from spec.profiles import Profile
 from spec.registry import Clause
-from spec.runner import Result, chosen, run_clause, run_vectors
+from spec.runner import chosen, run_vectors
 from spec.subject import Subject
+from spec.verdicts import Fault, NotApplicable, Violation
 
+Cases = dict[str, list[Any]]
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
 _MODEL = ("weight", "attach", "trace", "replay")
 
@@ -74,9 +77,10 @@ def run(target: Target) -> list[dict[str, Any]]:
 
         system.models()
     source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
+    cases = {stage: _drawn(target, stage) for stage in target.stages if stage}
     found = []
     for mutant in mutants(source)[:: target.every]:
-        fate = _in_child(target, mutant)
+        fate = _in_child(target, mutant, cases)
         found.append({"module": target.module, "line": mutant.line, "mutant": mutant.name, **fate})
         place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
         print(f"{fate['fate']:<9} {fate['clause']:<14} {place} {mutant.name[:90]}", file=sys.stderr)
@@ -91,13 +95,32 @@ def _subject(target: Target) -> Subject:
     return subject
 
 
-def _in_child(target: Target, mutant: Mutant) -> dict[str, str]:
+def _drawn(target: Target, stage: int) -> Cases:
+    """The cases of every check of the target's clauses, by the check's name: drawn once, put to every mutant."""
+    rooms = {clause.id for clause in target.clauses}
+    found: Cases = {}
+    for check in all_checks():
+        if check.clause in rooms:
+            cases = found.setdefault(check.name, [])
+            if check.strategy is not None:
+                _draw(check.strategy(), Profile("mutation", stage, shrink=False).settings(check.share), cases)
+    return found
+
+
+def _draw(strategy: SearchStrategy[Any], settings: Any, cases: list[Any]) -> None:
+    def keep(case: Any) -> None:
+        cases.append(case)
+
+    settings(given(strategy)(keep))()
+
+
+def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, str]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         with os.fdopen(writer, "w") as pipe:
-            json.dump(_fate(target, mutant), pipe)
+            json.dump(_fate(target, mutant, cases), pipe)
         os._exit(0)
     os.close(writer)
     content = b""
@@ -116,20 +139,20 @@ def _in_child(target: Target, mutant: Mutant) -> dict[str, str]:
     return {"fate": "timeout" if hung else "crash", "clause": "", "what": "the process"}
 
 
-def _fate(target: Target, mutant: Mutant) -> dict[str, str]:
+def _fate(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, str]:
     """Patch the module in place and ask the clauses. Clauses in which the mutant only crashes are remembered."""
     apart = {"fate": "", "clause": "", "what": ""}
     try:
         _patch(target.module, mutant)
         subject = _subject(target)
         for stage in target.stages:
-            for result in _results(subject, target, stage):
-                if result.verdict == "fail" and result.failure is not None:
-                    return {"fate": "killed", "clause": result.clause.id, "what": result.failure.what[:120]}
-                if result.verdict not in ("pass", "not applicable") and not apart["fate"]:
-                    fate = "timeout" if result.verdict == "timeout" else "crash"
-                    what = (result.note or str(result.failure))[:120]
-                    apart = {"fate": fate, "clause": result.clause.id, "what": what}
+            for clause in target.clauses:
+                verdict, what = _verdict(subject, clause, cases.get(stage))
+                if verdict == "fail":
+                    return {"fate": "killed", "clause": clause.id, "what": what}
+                if verdict != "pass" and not apart["fate"]:
+                    fate = "timeout" if verdict == "timeout" else "crash"
+                    apart = {"fate": fate, "clause": clause.id, "what": what}
             if apart["fate"] and stage:
                 break
     except Exception as error:
@@ -137,13 +160,24 @@ def _fate(target: Target, mutant: Mutant) -> dict[str, str]:
     return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
 
 
-def _results(subject: Subject, target: Target, stage: int) -> Iterator[Result]:
-    """Every clause's result, as they come."""
-    for clause in target.clauses:
-        if stage:
-            yield run_clause(subject, clause, Profile("mutation", stage, shrink=False))
-        else:
-            yield run_vectors(subject, clause)
+def _verdict(subject: Subject, clause: Clause, cases: Cases | None) -> tuple[str, str]:
+    """pass, fail, timeout or crash, and what was found: on the clause's vectors, or on these cases of its checks."""
+    if cases is None:
+        result = run_vectors(subject, clause)
+        return ("pass", "") if result.verdict == "unsupported" else (result.verdict, str(result.failure)[:120])
+    for check in (check for check in all_checks() if check.clause == clause.id):
+        for arguments in [()] if check.strategy is None else [(case,) for case in cases[check.name]]:
+            try:
+                check.body(subject, *arguments)
+            except NotApplicable:
+                continue
+            except Violation as violation:
+                return "fail", violation.what[:120]
+            except Fault as fault:
+                return fault.kind, str(fault)[:120]
+            except Exception as error:
+                return "crash", f"{type(error).__name__}: {error}"[:120]
+    return "pass", ""
 
 
 def _patch(name: str, mutant: Mutant) -> None:

@@ -17,6 +17,8 @@ def render(measured: dict[str, Any], explained: dict[str, str]) -> str:
     parts.append(
         _mutation(measured["mutation"], explained) if "mutation" in measured else "## Mutants\n\nNot measured yet.\n"
     )
+    if "attach" in measured:
+        parts.append(_attach(measured["attach"]))
     parts.append(_alarms(measured["alarms"]) if "alarms" in measured else "## False alarms\n\nNot measured yet.\n")
     parts.append(_LIMITS)
     return "\n".join(parts)
@@ -53,15 +55,7 @@ def _mutation(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
         "| module | mutants | killed by a clause | crashed | hung | survived | of those equivalent | score |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    modules = sorted({e["module"] for e in entries})
-    for module in [*modules, "all"]:
-        group = [e for e in entries if module in (e["module"], "all")]
-        fates = Counter(e["fate"] for e in group)
-        same = sum(e["fate"] == "survived" and explained.get(e["mutant"], "").startswith("equivalent") for e in group)
-        judged = fates["killed"] + fates["survived"] - same
-        score = f"{fates['killed'] / judged:.1%}" if judged else "-"
-        row = (module, len(group), fates["killed"], fates["crash"], fates["timeout"], fates["survived"], same, score)
-        lines.append("| " + " | ".join(map(str, row)) + " |")
+    lines += _fates(entries, explained)
     lines += [
         "",
         "Score: killed / (killed + survived that are not equivalent). Crashes and hangs count on neither side.",
@@ -70,9 +64,53 @@ def _mutation(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
     lines += ["| survivor | explanation |", "| --- | --- |"]
     for e in entries:
         if e["fate"] == "survived":
-            name = e["mutant"].replace("|", "\\|")
-            place = f"{e['module'].rpartition('.')[2]}:{e['line']}"
-            lines.append(f"| `{place}` {name} | {explained.get(e['mutant'], 'NOT EXPLAINED')} |")
+            lines.append(f"| {_name(e)} | {explained.get(_key(e), 'NOT EXPLAINED')} |")
+    return "\n".join([*lines, ""])
+
+
+def _fates(entries: list[dict[str, Any]], explained: dict[str, str]) -> list[str]:
+    """One row a module and one for all."""
+    lines = []
+    for module in [*sorted({e["module"] for e in entries}), "all"]:
+        group = [e for e in entries if module in (e["module"], "all")]
+        fates = Counter(e["fate"] for e in group)
+        same = sum(e["fate"] == "survived" and explained.get(_key(e), "").startswith("equivalent") for e in group)
+        judged = fates["killed"] + fates["survived"] - same
+        score = f"{fates['killed'] / judged:.1%}" if judged else "-"
+        row = (module, len(group), fates["killed"], fates["crash"], fates["timeout"], fates["survived"], same, score)
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return lines
+
+
+def _key(entry: dict[str, Any]) -> str:
+    """A mutant's name in survivors.json."""
+    return f"{entry['module'].rpartition('.')[2]}.{entry['mutant']}"
+
+
+def _name(entry: dict[str, Any]) -> str:
+    name = entry["mutant"].replace("|", "\\|")
+    return f"`{entry['module'].rpartition('.')[2]}:{entry['line']}` {name}"
+
+
+def _attach(entries: list[dict[str, Any]]) -> str:
+    lines = [
+        "## Mutants of okr.attach",
+        "",
+        "Every fourth mutant of the code that puts routing into models, asked of the chapters WEIGHT, ATTACH, TRACE",
+        "and REPLAY on two small models. Much of this code checks itself and raises, so many mutants crash. The two",
+        "models are of two families out of many, each run in one way: what survives stands in code for other families,",
+        "devices and ways to generate, or for speed, which unit tests cover and clauses do not.",
+        "",
+        "| module | mutants | killed by a clause | crashed | hung | survived | of those equivalent | score |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *_fates(entries, {}),
+        "",
+        "No survivor here was examined for equivalence.",
+        "",
+        "| survivor |",
+        "| --- |",
+    ]
+    lines += [f"| {_name(e)} |" for e in entries if e["fate"] == "survived"]
     return "\n".join([*lines, ""])
 
 
@@ -95,7 +133,7 @@ def _alarms(entries: list[dict[str, Any]]) -> str:
 
 _LIMITS = """## What this does not show
 
-- The mutation run covers `okr/routing` only, not `okr/attach`; the system clauses have no zoo of their own.
+- The system clauses have no zoo of their own.
 - The zoo's bugs were chosen by the same hand that wrote the clauses.
 - `torch.compile` falls back to eager code once it has specialised too often; the suite cannot see that it did.
 - Numbers below 2^-126 and hidden states beyond 2^30 or below 2^-30 are outside the text's promises and not tested.

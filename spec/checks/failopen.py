@@ -49,10 +49,9 @@ def broken_key_scores_mean_native(subject: Subject, spoilt: Spoilt) -> None:
     require(got == expected, f"token {token}: key scores are not finite", expected=expected, got=got)
 
 
-@check("OKR-FAIL-005", lambda: st.tuples(strategies.distinct(), st.randoms(use_true_random=False)))
-def exactly_k_candidates_are_taken(subject: Subject, drawn: tuple[SelectCase, object]) -> None:
-    case, order = drawn[0], list(range(drawn[0].experts))
-    drawn[1].shuffle(order)  # type: ignore[attr-defined]
+@check("OKR-FAIL-005", lambda: st.tuples(strategies.distinct(), st.permutations(range(8))))
+def exactly_k_candidates_are_taken(subject: Subject, drawn: tuple[SelectCase, list[int]]) -> None:
+    case, order = drawn[0], [expert for expert in drawn[1] if expert < drawn[0].experts]
     choice = case.choice.copy()
     choice[:, order[case.setting.top_k :]] = -np.inf
     case = SelectCase(choice, case.key, case.setting)
