@@ -144,7 +144,8 @@ def unsound(draw: Draw, /, what: str, **options: Any) -> tuple[SelectCase, int]:
     elif what == "key":
         key[token, expert] = draw(st.sampled_from((math.nan, math.inf, -math.inf)))
     else:
-        choice[token, expert] = {"nan": math.nan, "inf": math.inf}[what]
+        others = draw(st.lists(st.integers(0, case.experts - 1), max_size=case.experts), label="others spoilt")
+        choice[token, [expert, *others]] = {"nan": math.nan, "inf": math.inf}[what]
     return SelectCase(choice, key, case.setting), token
 
 

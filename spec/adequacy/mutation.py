@@ -16,20 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import given
-from hypothesis.strategies import SearchStrategy
 
 from spec import vectors
 from spec.adapters import load
 from spec.adequacy.mutants import Mutant, mutants
+from spec.adequacy.questions import Cases, drawn, verdict
 from spec.checks import all_checks
-from spec.profiles import Profile
 from spec.registry import Clause
-from spec.runner import chosen, run_vectors
+from spec.runner import chosen
 from spec.subject import Subject
-from spec.verdicts import Fault, NotApplicable, Violation
 
-Cases = dict[str, list[Any]]
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
 _MODEL = ("weight", "attach", "trace", "replay")
 
@@ -59,7 +55,7 @@ ROUTING = (
     Target("okr.routing.keys", ("key",)),
     Target("okr.routing.scores", ("score",)),
     Target("okr.routing.settings", ("zone",)),
-    Target("okr.routing.selection", _SELECTION),
+    Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.single", (*_SELECTION, "weight"), "single-in-okr"),
 )
 ATTACH = tuple(
@@ -77,7 +73,7 @@ def run(target: Target) -> list[dict[str, Any]]:
 
         system.models()
     source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
-    cases = {stage: _drawn(target, stage) for stage in target.stages if stage}
+    cases = {stage: drawn(target.clauses, stage) for stage in target.stages if stage}
     found = []
     for mutant in mutants(source)[:: target.every]:
         fate = _in_child(target, mutant, cases)
@@ -93,25 +89,6 @@ def _subject(target: Target) -> Subject:
     subject = Subject(load("single"), timeout=60)
     subject.levels = frozenset(("routing", "system"))  # the same code at work in a model
     return subject
-
-
-def _drawn(target: Target, stage: int) -> Cases:
-    """The cases of every check of the target's clauses, by the check's name: drawn once, put to every mutant."""
-    rooms = {clause.id for clause in target.clauses}
-    found: Cases = {}
-    for check in all_checks():
-        if check.clause in rooms:
-            cases = found.setdefault(check.name, [])
-            if check.strategy is not None:
-                _draw(check.strategy(), Profile("mutation", stage, shrink=False).settings(check.share), cases)
-    return found
-
-
-def _draw(strategy: SearchStrategy[Any], settings: Any, cases: list[Any]) -> None:
-    def keep(case: Any) -> None:
-        cases.append(case)
-
-    settings(given(strategy)(keep))()
 
 
 def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, str]:
@@ -147,37 +124,17 @@ def _fate(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, 
         subject = _subject(target)
         for stage in target.stages:
             for clause in target.clauses:
-                verdict, what = _verdict(subject, clause, cases.get(stage))
-                if verdict == "fail":
+                said, what = verdict(subject, clause, cases.get(stage))
+                if said == "fail":
                     return {"fate": "killed", "clause": clause.id, "what": what}
-                if verdict != "pass" and not apart["fate"]:
-                    fate = "timeout" if verdict == "timeout" else "crash"
+                if said != "pass" and not apart["fate"]:
+                    fate = "timeout" if said == "timeout" else "crash"
                     apart = {"fate": fate, "clause": clause.id, "what": what}
             if apart["fate"] and stage:
                 break
     except Exception as error:
         apart = {"fate": "crash", "clause": "", "what": f"{type(error).__name__}: {error}"[:120]}
     return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
-
-
-def _verdict(subject: Subject, clause: Clause, cases: Cases | None) -> tuple[str, str]:
-    """pass, fail, timeout or crash, and what was found: on the clause's vectors, or on these cases of its checks."""
-    if cases is None:
-        result = run_vectors(subject, clause)
-        return ("pass", "") if result.verdict == "unsupported" else (result.verdict, str(result.failure)[:120])
-    for check in (check for check in all_checks() if check.clause == clause.id):
-        for arguments in [()] if check.strategy is None else [(case,) for case in cases[check.name]]:
-            try:
-                check.body(subject, *arguments)
-            except NotApplicable:
-                continue
-            except Violation as violation:
-                return "fail", violation.what[:120]
-            except Fault as fault:
-                return fault.kind, str(fault)[:120]
-            except Exception as error:
-                return "crash", f"{type(error).__name__}: {error}"[:120]
-    return "pass", ""
 
 
 def _patch(name: str, mutant: Mutant) -> None:

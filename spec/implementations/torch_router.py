@@ -51,8 +51,9 @@ class SingleRouter(TorchRouter):
         taken = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
         with np.errstate(all="ignore"):
             for row, (c, g) in enumerate(zip(choice, key_scores, strict=True)):
-                keyed = single.route_one(c, g, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
-                taken[row] = taken[row] if keyed is None else keyed
+                if np.isfinite(g).all():  # otherwise it is not asked
+                    keyed = single.route_one(c, g, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
+                    taken[row] = taken[row] if keyed is None else keyed
         return taken
 
 

@@ -1,0 +1,59 @@
+"""Cases drawn once and put to many implementations: drawing them is most of the work."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given
+from hypothesis.strategies import SearchStrategy
+
+from spec.checks import all_checks
+from spec.profiles import Profile
+from spec.registry import Clause
+from spec.runner import run_vectors
+from spec.subject import Subject
+from spec.verdicts import Fault, NotApplicable, Violation
+
+Cases = dict[str, list[Any]]
+
+
+def drawn(clauses: Iterable[Clause], count: int) -> Cases:
+    """The cases that a profile of ``count`` gives every check of the clauses, by the check's name."""
+    wanted = {clause.id for clause in clauses}
+    found: Cases = {}
+    for check in all_checks():
+        if check.clause in wanted:
+            cases = found.setdefault(check.name, [])
+            if check.strategy is not None:
+                _draw(check.strategy(), Profile("drawn", count, shrink=False).settings(check.share), cases)
+    return found
+
+
+def _draw(strategy: SearchStrategy[Any], settings: Any, cases: list[Any]) -> None:
+    def keep(case: Any) -> None:
+        cases.append(case)
+
+    settings(given(strategy)(keep))()
+
+
+def verdict(subject: Subject, clause: Clause, cases: Cases | None, most: int | None = None) -> tuple[str, str]:
+    """pass, fail or a fault, and what was found: on the clause's vectors, or on (``most`` of) the cases of its checks.
+
+    An exception that is no fault of the subject's is called a crash.
+    """
+    if cases is None:
+        result = run_vectors(subject, clause)
+        what = result.note if result.failure is None else result.failure.what
+        return ("pass", "") if result.verdict == "unsupported" else (result.verdict, what[:120])
+    for check in (check for check in all_checks() if check.clause == clause.id):
+        for arguments in [()] if check.strategy is None else [(case,) for case in cases[check.name][:most]]:
+            try:
+                check.body(subject, *arguments)
+            except NotApplicable:
+                continue
+            except Violation as violation:
+                return "fail", violation.what[:120]
+            except Fault as fault:
+                return fault.kind, str(fault)[:120]
+            except Exception as error:
+                return "crash", f"{type(error).__name__}: {error}"[:120]
+    return "pass", ""
