@@ -194,7 +194,7 @@ def main() -> None:
     if arguments.slice:
         tokens = torch.randint(10, 100_000, (1, 1024))
         figures["models"] += models("16B, two routed layers", slice_of_16b(), tokens, 8, max(5, arguments.rounds // 2))
-    print(table(figures["models"]))
+    print(table(figures["models"]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 

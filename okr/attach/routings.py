@@ -11,8 +11,9 @@ from torch import Tensor
 
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
+from okr.routing.scores import TINY
 from okr.routing.selection import route
-from okr.routing.single import select_one
+from okr.routing.single import route_one
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ class Keyed(Native):
     ) -> None:
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
-        self.probabilities = site.ranks == "probabilities"
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
 
     def choose(
@@ -87,24 +87,32 @@ class Keyed(Native):
         hidden: Float[Tensor, "tokens hidden_size"],
         native: Int[Tensor, "tokens top_k"],
     ) -> Int[Tensor, "tokens top_k"]:
-        scores, hidden = scores.detach(), hidden.detach()  # no gradient passes through a choice
-        if _single(scores):
+        if torch.is_grad_enabled():  # no gradient passes through a choice
+            scores, hidden = scores.detach(), hidden.detach()
+        choice = choice_scores(self.site, scores)
+        if not _single(choice):
+            return route(choice, self.project(hidden), native, **self.rule)[0]
+        chosen = self._route_one(choice, hidden)
+        return native if chosen is None else torch.from_numpy(chosen[None])
+
+    def _route_one(self, choice: Float[Tensor, "1 experts"], hidden: Float[Tensor, "1 hidden_size"]) -> Any:
+        """:func:`route_one` with the product for key scores and the norm in the strength."""
+        if hidden.dtype != torch.float32:
             hidden = hidden.float()
-            product = hidden @ self.project.on(hidden.device)
-            chosen = select_one(
-                scores.numpy()[0], product.numpy()[0], hidden.numpy()[0], probabilities=self.probabilities, **self.rule
-            )
-            return native if chosen is None else torch.from_numpy(chosen[None])
-        return route(choice_scores(self.site, scores), self.project(hidden), native, **self.rule)[0]
+        rule, product = self.rule, hidden @ self.project.on(hidden.device)
+        if rule["strength"] < math.inf:
+            norm = float(torch.linalg.vector_norm(hidden))  # already in this process's memory
+            rule = {**rule, "strength": rule["strength"] / max(norm, TINY)}
+        return route_one(choice.numpy()[0], product.numpy()[0], **rule)
 
 
-def _single(scores: Tensor) -> bool:
+def _single(choice: Tensor) -> bool:
     """Whether these are the float32 scores of one token in this process's memory: no device to wait for."""
     return (
-        len(scores) == 1
-        and scores.dtype == torch.float32
-        and scores.device.type == "cpu"
-        and type(scores) is Tensor
+        choice.shape[0] == 1
+        and choice.is_cpu
+        and choice.dtype == torch.float32
+        and type(choice) is Tensor
         and not torch.compiler.is_compiling()
     )
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_TINY = torch.finfo(torch.float32).tiny
+TINY = torch.finfo(torch.float32).tiny
 
 
 def key_scores(
@@ -18,4 +18,4 @@ def key_scores(
     """
     hidden = hidden.to(projection.dtype)
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    return (hidden @ projection).div_(norm.clamp_min(_TINY))
+    return (hidden @ projection).div_(norm.clamp_min(TINY))

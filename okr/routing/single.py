@@ -1,32 +1,18 @@
-"""The selection of one token on a CPU, in NumPy: what decoding asks for, at a fifth of the cost.
+"""The selection of one token on a CPU, in NumPy and plain numbers: what decoding asks for, at a fraction of the cost.
 
-Torch spends one to five microseconds an operation whatever its size, NumPy well under one; on one token the selection
-of :mod:`okr.routing.selection` is nothing but such overhead. The results are the same to the last bit.
+Torch spends microseconds an operation whatever its size; on one token the selection of :mod:`okr.routing.selection` is
+nothing but such overhead. This is the same selection from experts sorted by choice score: leaders, pool and the others
+then follow each other, and the zone is two places in that order.
 """
 
 import math
-from typing import Any
+from bisect import bisect_left, bisect_right
+from operator import neg
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-_LARGEST, _TINY = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
-_NOBODY = np.empty(0, np.int64)
-
-
-@np.errstate(all="ignore")
-def select_one(
-    scores: Float32[np.ndarray, " experts"],
-    product: Float32[np.ndarray, " experts"],
-    hidden: Float32[np.ndarray, " hidden_size"],
-    *,
-    probabilities: bool,
-    **rule: Any,
-) -> Int64[np.ndarray, " top_k"] | None:
-    """:func:`route_one` from what a router has at hand: the scores that it ranks (``probabilities`` or not), its input,
-    and the product of that with the key's projection."""
-    norm = math.sqrt(hidden @ hidden)
-    return route_one(np.log(scores) if probabilities else scores, product / np.float32(max(norm, _TINY)), **rule)
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def route_one(
@@ -40,30 +26,31 @@ def route_one(
 ) -> Int64[np.ndarray, " top_k"] | None:
     """The experts of one token as :func:`okr.routing.selection.route` selects them; None where it is no opportunity.
 
-    Call it where NumPy's floating-point warnings are off: overflow is expected, and provided for.
+    The key scores must be finite, or none of them. At infinite strength their scale does not matter; at a finite one
+    ``strength`` may carry the scale instead. Sums beyond float32 rank anywhere in the pool (OKR-STR-005).
     """
-    width, best, leaders = np.float32(epsilon), np.maximum.reduce(choice), _NOBODY
-    if not (best < math.inf and np.maximum.reduce(np.abs(key_scores)) < math.inf):
+    order = (-choice).argsort(kind="stable")
+    scores = choice[order].tolist()
+    if top_k == len(scores) or not (scores[0] < math.inf and scores[-1] < math.inf and math.isfinite(key_scores[0])):
+        return None  # NaN comes last
+    start, leaders = scores[0], 0
+    if zone == "boundary" and epsilon < math.inf:
+        start = scores[top_k - 1]
+        leaders = bisect_left(scores, -_rounded(scores[top_k] + _rounded(epsilon)), key=neg)
+    members = bisect_right(scores, -_rounded(start - _rounded(epsilon)), key=neg)
+    if not leaders < top_k < members:
         return None
-    if zone == "max" or epsilon == math.inf or top_k == len(choice):
-        pool = (choice >= max(best - width, -_LARGEST)).nonzero()[0]
-        if len(pool) <= top_k:
-            return None
-    else:
-        top = np.partition(choice, len(choice) - top_k - 1)[len(choice) - top_k - 1 :]
-        b_out, b_in = top[0], top[1:].min()
-        edge, lock = max(b_in - width, -_LARGEST), b_out + width
-        if not (b_out >= edge and b_in <= lock):
-            return None
-        leaders = (choice > lock).nonzero()[0]
-        pool = ((choice >= edge) & (choice <= lock)).nonzero()[0]
+    pool = order[leaders:members].copy()
+    pool.sort()  # equal preferences go to the lower index
     rank = key_scores[pool]
     if strength < math.inf:
         rank = choice[pool] + np.float32(min(strength, _LARGEST)) * rank
-        rank = np.minimum(np.maximum(rank, -_LARGEST), _LARGEST)
-    chosen = pool[(-rank).argsort(kind="stable")[: top_k - len(leaders)]]
-    if len(leaders):
-        chosen = np.concatenate((leaders, chosen))
-    chosen.sort()
-    ordered: Int64[np.ndarray, " top_k"] = chosen[(-choice[chosen]).argsort(kind="stable")]
-    return ordered
+    won = pool[(-rank).argsort(kind="stable")[: top_k - leaders]]
+    won.sort()
+    won = won[(-choice[won]).argsort(kind="stable")]
+    return np.concatenate((order[:leaders], won)) if leaders else won
+
+
+def _rounded(value: float) -> float:
+    """``value`` as float32, kept finite: an edge of -inf would let barred experts in."""
+    return float(np.float32(min(max(value, -_LARGEST), _LARGEST)))

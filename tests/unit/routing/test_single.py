@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okr.routing import key_scores, selection
-from okr.routing.single import route_one, select_one
+from okr.routing import selection
+from okr.routing.single import route_one
 
 NATIVE = -1
 
@@ -30,37 +30,25 @@ def questions(draw, tokens):
         "top_k": draw(st.integers(1, experts)),
         "epsilon": draw(st.sampled_from([0.0, 0.25, 0.3, 2.0, 3e38, math.inf])),
         "zone": draw(st.sampled_from(["max", "boundary"])),
-        "strength": draw(st.sampled_from([0.1, 1.0, 1e38, math.inf])),
+        "strength": draw(st.sampled_from([0.1, 1.0, 1e20, math.inf])),
     }
     return choice, keys, rule
 
 
+@pytest.mark.filterwarnings("error")
 @settings(max_examples=300)
-@np.errstate(all="ignore")
 @given(questions(1))
 def test_one_token_is_routed_as_any_other(question):
     choice, keys, rule = question
+    if not keys.isfinite().all():
+        keys = torch.full_like(keys, math.nan)  # of a product with a state that is not finite, nothing is
+    if keys.abs().max() > 1e30:
+        rule["strength"] = math.inf  # sums beyond float32 rank anywhere
     native = torch.full((1, rule["top_k"]), NATIVE)
     expected, zone = selection.route(choice, keys, native, **rule)
     got = route_one(choice.numpy()[0], keys.numpy()[0], **rule)
     assert (got is None) == (not zone.opportunity)
     assert (native[0] if got is None else torch.from_numpy(got)).tolist() == expected[0].tolist()
-
-
-@given(st.integers(0, 999), st.sampled_from([0.0, 1e-3, 1.0, 1e4]), st.booleans())
-def test_what_one_token_is_ranked_by_is_what_many_are_ranked_by(seed, scale, probabilities):
-    """Up to rounding of logarithm and norm, which no selection among these well separated numbers depends on."""
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(1, 8, generator=generator).softmax(-1)
-    hidden = torch.randn(1, 48, generator=generator) * scale
-    signs = torch.randint(0, 2, (48, 8), generator=generator).float() * 2 - 1
-    rule = {"top_k": 3, "epsilon": 0.4, "zone": "boundary", "strength": 1.0}
-    choice = scores.log() if probabilities else scores
-    native = torch.full((1, 3), NATIVE)
-    expected, _ = selection.route(choice, key_scores(hidden, signs), native, **rule)
-    product = (hidden @ signs).numpy()[0]
-    got = select_one(scores.numpy()[0], product, hidden.numpy()[0], probabilities=probabilities, **rule)
-    assert (native[0].tolist() if got is None else got.tolist()) == expected[0].tolist()
 
 
 @settings(max_examples=30)
