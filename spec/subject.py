@@ -74,6 +74,10 @@ class Subject:
             raise
         return False
 
+    def accepts(self, function: str, *arguments: Any, **options: Any) -> None:
+        """The call must answer, whatever it answers; refusing is a crash."""
+        self._call(function, arguments, options)
+
     def _call(self, function: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if not self.has(function):
             raise Unsupported(f"{self.name} has no function {function}")

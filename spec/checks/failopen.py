@@ -72,6 +72,21 @@ def one_broken_token_spoils_no_other(subject: Subject, spoilt: Spoilt) -> None:
     require(np.array_equal(alone, together), "a broken token changed its neighbours", expected=alone, got=together)
 
 
+@check("OKR-FAIL-006", lambda: strategies.unsound("any"), share=0.3)
+def broken_tokens_spoil_no_long_batch(subject: Subject, spoilt: Spoilt) -> None:
+    """Every second one of 300 tokens broken, the others ramps that a key turns upside down."""
+    case, token = spoilt
+    ramp = np.arange(case.experts, dtype=np.float32)
+    setting = Setting(case.setting.top_k, math.inf, case.setting.zone)
+    rows = np.arange(300) % 2 == 0
+    choice, key = (
+        np.where(rows[:, None], one, two) for one, two in ((case.choice[token], ramp), (case.key[token], -ramp))
+    )
+    together = subject.select(SelectCase(choice.astype(np.float32), key.astype(np.float32), setting)).indices[~rows]
+    alone = subject.select(SelectCase(ramp[None], -ramp[None], setting)).indices
+    require(bool((together == alone).all()), "broken tokens changed others", expected=alone[0], got=together[:3])
+
+
 @check("OKR-FAIL-007", lambda: st.sampled_from((1e30, 1e38, 3.4e38)))
 def large_finite_scores_are_sound(subject: Subject, size: float) -> None:
     """Near the largest float32 numbers, where a difference of scores overflows, zones still hold."""
