@@ -59,7 +59,7 @@ ROUTING = (
     Target("okr.routing.single", (*_SELECTION, "weight"), "single-in-okr"),
 )
 ATTACH = tuple(
-    Target(f"okr.attach.{name}", _MODEL, stages=(10,), limit=120.0, every=4)
+    Target(f"okr.attach.{name}", _MODEL, stages=(150,), limit=120.0, every=16)
     for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
 )
 

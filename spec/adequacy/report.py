@@ -96,7 +96,7 @@ def _attach(entries: list[dict[str, Any]]) -> str:
     lines = [
         "## Mutants of okr.attach",
         "",
-        "Every fourth mutant of the code that puts routing into models, asked of the chapters WEIGHT, ATTACH, TRACE",
+        "Every sixteenth mutant of the code that puts routing into models, asked of the chapters WEIGHT, ATTACH, TRACE",
         "and REPLAY on two small models. Much of this code checks itself and raises, so many mutants crash. The two",
         "models are of two families out of many, each run in one way: what survives stands in code for other families,",
         "devices and ways to generate, or for speed, which unit tests cover and clauses do not.",

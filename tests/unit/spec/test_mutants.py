@@ -1,8 +1,12 @@
 """The mutation driver changes what it says it changes."""
 
 import ast
+import json
 
+from spec.adequacy import report
+from spec.adequacy.__main__ import DOCUMENT, EXPLAINED, MEASURED
 from spec.adequacy.mutants import mutants
+from spec.zoo import members
 
 SOURCE = '''
 """Docstring 1."""
@@ -44,3 +48,13 @@ def test_every_kind_of_change_is_made_and_words_are_left_alone():
     assert not any("Docstring" in name and "Docstringx" in name for name in names)
     assert not any("message" in name.split("->")[1] for name in names)
     assert not any("__all__" in name for name in names)
+
+
+def test_the_published_figures_are_those_measured():
+    measured, explained = (json.loads(path.read_text("utf-8")) for path in (MEASURED, EXPLAINED))
+    page = report.render(measured, explained)
+    assert DOCUMENT.read_text("utf-8") == page
+    assert "NOT EXPLAINED" not in page
+    assert [entry["name"] for entry in measured["zoo"]] == [member.name for member in members()]
+    assert all(entry["killers"] and not entry["surprises"] for entry in measured["zoo"])
+    assert not any(entry["alarms"] for entry in measured["alarms"])
