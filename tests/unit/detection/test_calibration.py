@@ -1,0 +1,52 @@
+"""The calibration evidence: its page says what its figures say, and a small part of it is run again."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+import okr
+
+BENCH = Path(__file__).resolve().parents[3] / "bench"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_the_figures_say():
+    report = script("calibration_report")
+    assert report.PAGE.read_text(encoding="utf-8") == report.render(report.load("trace"), report.load("text"))
+    assert "**no**" not in report.PAGE.read_text(encoding="utf-8")
+
+
+def test_enough_was_run():
+    report = script("calibration_report")
+    for kind, least in (("trace", 100_000), ("text", 2_000)):
+        classes = report.load(kind)["classes"]
+        assert sum(sum(found["p"][1]) for found in classes.values()) >= least
+        assert len(classes) == 6
+
+
+@pytest.mark.parametrize(("hits", "tests"), [(0, 50), (3, 400), (400, 400)])
+def test_intervals_are_clopper_and_pearson_s(hits, tests):
+    expected = binomtest(hits, tests).proportion_ci(0.99, "exact")
+    assert script("calibration_report").interval(hits, tests) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("name", ["templated and repetitive", "very short"])
+def test_null_tests_of_the_hardest_classes_run_again(name):
+    """240 fresh keys on two texts: more than 33 at p <= 0.05, or 158 at 0.5, happen with probability below 1e-6 (12
+    and 120 expected); fewer than 83 above 0.5 likewise."""
+    p = np.array(script("calibration").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=120)["p"])
+    assert max(binom.sf(33, 240, 0.05), binom.sf(158, 240, 0.5), binom.cdf(82, 240, 0.5)) < 1e-6
+    assert (p <= 0.05).sum() <= 33
+    assert (p <= 0.5).sum() <= 158
+    assert (p > 0.5).sum() >= 83
