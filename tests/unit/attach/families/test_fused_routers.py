@@ -47,6 +47,8 @@ def test_the_fused_router_is_the_general_engine_bit_for_bit(name, setting, dtype
     model = make(name).to(dtype)
     router, attachment, ran = attachment_of(model, setting)
     assert attachment.fused is not None
+    if name == "switch_transformers":
+        router.expert_capacity = 2  # few enough that tokens are dropped
     hidden = torch.randn(*shape, attachment.site.hidden_size, generator=torch.Generator().manual_seed(seed))
     hidden = (hidden * scale).to(dtype)
     outputs = [engine._answered(router, replace(attachment, fused=f), hidden) for f in (attachment.fused, None)]
