@@ -208,7 +208,9 @@ def main() -> None:
     ids = prompts(loaded, arguments.texts)
     held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
     native = losses(loaded, held_out)
-    jobs = [("OKR", s, okr_line) for s in SETTINGS[kind]] + [("KGW", bias, kgw_line) for bias in KGW_BIASES]
+    jobs = [("OKR", s, okr_line) for s in SETTINGS[kind]]
+    for number, bias in enumerate(KGW_BIASES):  # the most telling comparisons first
+        jobs.insert(1 + 2 * number, ("KGW", bias, kgw_line))
     for number, (method, what, work) in enumerate(jobs):
         if number < len(done["lines"]):
             continue
