@@ -33,11 +33,11 @@ def route_one(
     scores = choice[order].tolist()
     if top_k == len(scores) or not (scores[0] < math.inf and scores[-1] < math.inf and math.isfinite(key_scores[0])):
         return None  # NaN comes last
-    start, leaders = scores[0], 0
-    if zone == "boundary" and epsilon < math.inf:
+    start, leaders, width = scores[0], 0, _rounded(epsilon) if epsilon <= _LARGEST else math.inf
+    if zone == "boundary" and width < math.inf:
         start = scores[top_k - 1]
-        leaders = bisect_left(scores, -_rounded(scores[top_k] + _rounded(epsilon)), key=neg)
-    members = bisect_right(scores, -_rounded(start - _rounded(epsilon)), key=neg)
+        leaders = bisect_left(scores, -_rounded(scores[top_k] + width), key=neg)
+    members = bisect_right(scores, -_rounded(start - width), key=neg)
     if not leaders < top_k < members:
         return None
     pool = order[leaders:members].copy()
