@@ -1,5 +1,6 @@
 """The commands that say whether, and which, key was there: verify, detect, attribute."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,10 @@ def detect_command(
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether texts were written under a key, from the text alone. Exit code 0: watermarked, 1: not."""
+    """Say whether texts were written under a key, from the text alone. Exit code 0: watermarked, 1: not.
+
+    Under ``accelerate launch`` the processes share the keys.
+    """
     check_setting(epsilon, zone, strength)
     contents, sources = [_read(path) for path in texts], [_read(path) for path in source or ()]
     from okr.detection import detect
@@ -96,9 +100,10 @@ def detect_command(
 
     check_decoys(decoys, alpha)
     secret = Key.load(key)
+    first, processes = _join_processes()
     loaded = load(model, trust_remote_code=trust_remote_code)
     tokens, given = _tokens(loaded, contents, sources)
-    with counting("keys scored", (decoys + 1) * len(tokens)) as advance:
+    with counting("keys scored", (decoys + 1) * len(tokens) // processes, shown=first) as advance:
         verdict = detect(
             loaded.model,
             tokens,
@@ -113,9 +118,20 @@ def detect_command(
             rows=rows,
             advance=advance,
         )
-    say(verdict.as_dict(), as_json, str(verdict))
-    if not verdict.watermarked:
+    if first:
+        say(verdict.as_dict(), as_json, str(verdict))
+    if first and not verdict.watermarked:
         raise typer.Exit(NOT_WATERMARKED)
+
+
+def _join_processes() -> tuple[bool, int]:
+    """Meet the other processes of an ``accelerate launch``, if any: whether this one speaks, and how many there are."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True, 1
+    from accelerate import PartialState
+
+    state = PartialState()
+    return bool(state.is_main_process), int(state.num_processes)
 
 
 def _read(path: Path) -> str:

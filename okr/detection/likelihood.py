@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -92,13 +93,15 @@ def likelihoods(
     """Score ``texts`` under a key and its images (``images[i]`` belongs to ``sites[i]``), ``rows`` keys at a time.
 
     Memory grows with ``rows`` and the longest text, not with the number of keys. ``advance`` hears of every
-    pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty.
+    pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty. Where
+    torch.distributed is initialised every process scores its share of the keys, and all get the whole result.
     """
     keys = len(images[0].columns)
     training = model.training
     model.eval()
     routings = [KeyRows(site, key, setting, part) for site, part in zip(sites, images, strict=True)]
-    blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)]
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)][rank::processes]
     parts: list[Tensor] = []
     try:
         native = [_log_p(model, text, 1, temperature)[0] for text in texts] if unkeyed else [torch.zeros(0)]
@@ -110,10 +113,30 @@ def likelihoods(
                         routing.rows = block
                     found.append(_log_p(model, text, block[1] - block[0], temperature))
                     advance(block[1] - block[0])
-                parts.append(torch.cat(found))
+                parts.append(torch.cat(found) if found else torch.zeros(0, text.scored, dtype=torch.float64))
     finally:
         model.train(training)
-    return Likelihoods(torch.cat(parts, 1), torch.cat(native), sum(routing.opportunities for routing in routings))
+    keyed, opportunities = _gathered(
+        torch.cat(parts, 1), sum(routing.opportunities for routing in routings), rows, keys
+    )
+    return Likelihoods(keyed, torch.cat(native), opportunities)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _gathered(own: Tensor, opportunities: int, rows: int, keys: int) -> tuple[Float[Tensor, "keys tokens"], int]:
+    """All keys' rows in order, from every process's blocks of ``rows`` keys, dealt out in turn; all opportunities."""
+    if not _distributed():
+        return own, opportunities
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (own, opportunities))
+    whole = own.new_empty(keys, own.shape[1])
+    for rank, (part, _) in enumerate(everyone):
+        places = [key for key in range(keys) if key // rows % len(everyone) == rank]
+        whole[places] = part
+    return whole, sum(count for _, count in everyone)
 
 
 def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float[Tensor, "rows tokens"]:

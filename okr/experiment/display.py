@@ -58,10 +58,10 @@ def bars() -> Iterator[Bars]:
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

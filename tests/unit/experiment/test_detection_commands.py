@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,36 @@ def test_detect_reads_files_and_standard_input(
     assert json.loads(capfd.readouterr().out) == one
     assert execute([*words, str(text), str(text), "--json"]) in (0, 1)
     assert json.loads(capfd.readouterr().out)["tokens"] == 2 * one["tokens"]
+
+
+def test_two_processes_share_the_keys(
+    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Under accelerate launch: the verdict of one process, said once; its exit code is the launcher's."""
+    text = tmp_path / "text.txt"
+    text.write_text("It is a truth universally acknowledged, that a single man")
+    words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--rows", "3", "--json", *SOFT]
+    words += ["--decoys", "19", "--alpha", "0.99"]
+    assert execute(words) == 0
+    alone = json.loads(capfd.readouterr().out)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "okr.cli"]
+    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together.pop("z") == pytest.approx(alone.pop("z"), abs=1e-4)
+    assert {n: v for n, v in together.items() if isinstance(v, int | str)} == {
+        n: v for n, v in alone.items() if isinstance(v, int | str)
+    }
 
 
 def test_a_text_longer_than_the_model_is_judged_in_pieces(
