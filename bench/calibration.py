@@ -153,28 +153,30 @@ def text_tests(loaded: Loaded, name: str, texts: int) -> dict[str, list[float]]:
     return {"p": p_values, "naive": []}
 
 
-def run(kind: str, texts: int, keys: int) -> dict:
-    """All classes; rounded p-values, so that the file stays readable."""
+def run(kind: str, texts: int, keys: int, names: list[str], out: Path) -> None:
+    """Every class, each written to ``out`` as it is done; p-values rounded, so that the file stays readable."""
     loaded = okr.load(MODEL)
-    classes = {}
-    for name in CLASSES:
+    for name in names:
         began = time.monotonic()
         with torch.no_grad():
             found = trace_tests(loaded, name, texts, keys) if kind == "trace" else text_tests(loaded, name, texts)
         rounded = {part: np.unique(np.round(values, 6), return_counts=True) for part, values in found.items()}
+        classes = json.loads(out.read_text(encoding="utf-8"))["classes"] if out.exists() else {}
         classes[name] = {part: [v.tolist(), n.tolist()] for part, (v, n) in rounded.items()}
+        document = {
+            "kind": kind,
+            "model": MODEL,
+            "tokens": TOKENS,
+            "decoys": DECOYS[kind],
+            "texts": texts,
+            "keys": keys,
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {"okr": okr.__version__, "torch": torch.__version__},
+            "classes": {name: classes[name] for name in CLASSES if name in classes},
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document) + "\n", encoding="utf-8")
         print(f"{name}: {len(found['p'])} tests in {time.monotonic() - began:.0f} s", flush=True)
-    return {
-        "kind": kind,
-        "model": MODEL,
-        "tokens": TOKENS,
-        "decoys": DECOYS[kind],
-        "texts": texts,
-        "keys": keys,
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {"okr": okr.__version__, "torch": torch.__version__},
-        "classes": classes,
-    }
 
 
 def main() -> None:
@@ -183,12 +185,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--texts", type=int, help="texts in each class (42 for trace, 340 for text)")
     parser.add_argument("--keys", type=int, default=400, help="fresh keys for each text's trace")
+    parser.add_argument("--only", choices=CLASSES, action="append", help="one class (repeat it); none: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     texts = arguments.texts or (42 if arguments.kind == "trace" else 340)
-    found = run(arguments.kind, texts, arguments.keys)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    run(arguments.kind, texts, arguments.keys, arguments.only or list(CLASSES), arguments.out)
 
 
 if __name__ == "__main__":

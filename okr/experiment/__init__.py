@@ -1,0 +1,1 @@
+"""Experiments: configuration, generation in two groups, results and report; calibration."""
