@@ -116,7 +116,7 @@ def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
     return float(norm.sf((matched - expected) / math.sqrt(variance))) if variance else 1.0
 
 
-def trace_tests(loaded: Loaded, name: str, texts: int, keys: int) -> dict[str, list[float]]:
+def trace_tests(loaded: Loaded, name: str, texts: int, keys: range) -> dict[str, list[float]]:
     """p-values of ``texts`` x ``keys`` tests of one class, and those of a naive test where keys choose freely."""
     p_values, naive = [], []
     for number in range(texts):
@@ -124,7 +124,7 @@ def trace_tests(loaded: Loaded, name: str, texts: int, keys: int) -> dict[str, l
         made_under = key("other", number) if name == "output under other keys" else None
         sites = evidence(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
         sites = [site for site in sites if len(site.choice)]
-        for test in range(keys):
+        for test in keys:
             claimed = key(name, number, test)
             seed = hashlib.sha256(f"{name} {number} {test}".encode()).digest()
             p_values.append(sequential_p_value(sites, claimed, seed, DECOYS["trace"])[0])
@@ -153,7 +153,7 @@ def text_tests(loaded: Loaded, name: str, texts: int) -> dict[str, list[float]]:
     return {"p": p_values, "naive": []}
 
 
-def run(kind: str, texts: int, keys: int, names: list[str], out: Path) -> None:
+def run(kind: str, texts: int, keys: range, names: list[str], out: Path) -> None:
     """Every class, each written to ``out`` as it is done; p-values rounded, so that the file stays readable."""
     loaded = okr.load(MODEL)
     for name in names:
@@ -169,7 +169,7 @@ def run(kind: str, texts: int, keys: int, names: list[str], out: Path) -> None:
             "tokens": TOKENS,
             "decoys": DECOYS[kind],
             "texts": texts,
-            "keys": keys,
+            "keys": len(keys),
             "date": time.strftime("%Y-%m-%d"),
             "versions": {"okr": okr.__version__, "torch": torch.__version__},
             "classes": {name: classes[name] for name in CLASSES if name in classes},
@@ -185,11 +185,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--texts", type=int, help="texts in each class (42 for trace, 340 for text)")
     parser.add_argument("--keys", type=int, default=400, help="fresh keys for each text's trace")
+    parser.add_argument("--first-key", type=int, default=0, help="number of the first key: other keys, other tests")
     parser.add_argument("--only", choices=CLASSES, action="append", help="one class (repeat it); none: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     texts = arguments.texts or (42 if arguments.kind == "trace" else 340)
-    run(arguments.kind, texts, arguments.keys, arguments.only or list(CLASSES), arguments.out)
+    keys = range(arguments.first_key, arguments.first_key + arguments.keys)
+    run(arguments.kind, texts, keys, arguments.only or list(CLASSES), arguments.out)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,16 @@ def script(name):
 
 def test_the_page_says_what_the_figures_say():
     report = script("calibration_report")
-    assert report.PAGE.read_text(encoding="utf-8") == report.render(report.load("trace"), report.load("text"))
-    assert "**no**" not in report.PAGE.read_text(encoding="utf-8")
+    runs = [report.load(kind) for kind in ("trace", "text", "trace-again")]
+    assert report.PAGE.read_text(encoding="utf-8") == report.render(*runs)
+
+
+def test_misses_are_as_rare_as_chance_makes_them():
+    """33 intervals of 99%: more than 6 misses happen with probability below 1e-6 if every test is exact."""
+    report = script("calibration_report")
+    page = report.PAGE.read_text(encoding="utf-8")
+    assert binom.sf(6, 33, 0.01) < 1e-6
+    assert page.count("| **no**") <= 6
 
 
 def test_enough_was_run():
@@ -45,7 +53,7 @@ def test_intervals_are_clopper_and_pearson_s(hits, tests):
 def test_null_tests_of_the_hardest_classes_run_again(name):
     """240 fresh keys on two texts: more than 33 at p <= 0.05, or 158 at 0.5, happen with probability below 1e-6 (12
     and 120 expected); fewer than 83 above 0.5 likewise."""
-    p = np.array(script("calibration").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=120)["p"])
+    p = np.array(script("calibration").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=range(120))["p"])
     assert max(binom.sf(33, 240, 0.05), binom.sf(158, 240, 0.5), binom.cdf(82, 240, 0.5)) < 1e-6
     assert (p <= 0.05).sum() <= 33
     assert (p <= 0.5).sum() <= 158
