@@ -122,8 +122,8 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace; the file appears whole or not at all."""
-        metadata = {"okr": self.header.model_dump_json(), "sha256": self.digest().hex()}
-        content = save(self._arrays(), metadata=metadata)
+        described = self.header.model_dump(mode="json") | {"sha256": self.digest().hex()}
+        content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # one entry: several have no order
         path = Path(path)
         try:
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -175,8 +175,11 @@ class Trace:
 
 
 def _metadata(raw: bytes) -> tuple[str, str]:
-    document = json.loads(raw)
-    return str(document["__metadata__"]["okr"]), str(document["__metadata__"]["sha256"])
+    """The header as JSON, and the checksum that is stored beside its fields."""
+    document = json.loads(json.loads(raw)["__metadata__"]["okr"])
+    checksum = document["sha256"]
+    del document["sha256"]
+    return json.dumps(document), checksum
 
 
 def _check(trace: Trace) -> None:
