@@ -37,7 +37,7 @@ from okr.loaders import Loaded, passages
 INF = math.inf
 SETTINGS = {
     "fine": [("boundary", INF, s) for s in (1.5, 1.0)] + [("boundary", 0.5, INF), ("max", 2.0, INF)],
-    "coarse": [("boundary", INF, s) for s in (0.75, 0.3, 0.2)] + [("boundary", 0.25, INF), ("max", 1.0, INF)],
+    "coarse": [("boundary", INF, s) for s in (0.75, 0.3, 0.42)] + [("boundary", 0.25, INF), ("max", 1.0, INF)],
 }
 KGW_BIASES = (0.65, 0.4)
 LENGTHS = (25, 50, 100, 200, 300, 400)

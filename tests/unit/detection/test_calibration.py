@@ -58,3 +58,8 @@ def test_null_tests_of_the_hardest_classes_run_again(name):
     assert (p <= 0.05).sum() <= 33
     assert (p <= 0.5).sum() <= 158
     assert (p > 0.5).sum() >= 83
+
+
+def test_the_page_of_power_says_what_its_figures_say():
+    report = script("power_report")
+    assert report.PAGE.read_text(encoding="utf-8") == report.render(report.load())
