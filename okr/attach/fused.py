@@ -46,8 +46,8 @@ def fused_for(module: nn.Module) -> Fused | None:
 
 
 def _deepseek_v2(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
-    hidden = states.view(-1, router.hidden_dim)
-    logits = functional.linear(hidden.type(torch.float32), router.weight.type(torch.float32))
+    hidden = states.view(-1, router.hidden_dim).type(torch.float32)
+    logits = functional.linear(hidden, router.weight.type(torch.float32))
     scores = logits.softmax(dim=-1, dtype=torch.float32)
     chosen = choose(scores, hidden, torch.topk(scores, k=router.top_k, dim=-1, sorted=False).indices)
     return (logits, scores.gather(-1, chosen) * router.routed_scaling_factor, chosen), chosen

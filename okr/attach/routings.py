@@ -11,6 +11,7 @@ from torch import Tensor
 
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
+from okr.routing.rows import in_memory, route_rows
 from okr.routing.scores import TINY
 from okr.routing.selection import route
 from okr.routing.single import route_one
@@ -90,31 +91,21 @@ class Keyed(Native):
         if torch.is_grad_enabled():  # no gradient passes through a choice
             scores, hidden = scores.detach(), hidden.detach()
         choice = choice_scores(self.site, scores)
-        if not _single(choice):
+        if not in_memory(choice):
             return route(choice, self.project(hidden), native, **self.rule)[0]
-        chosen = self._route_one(choice, hidden)
-        return native if chosen is None else torch.from_numpy(chosen[None])
-
-    def _route_one(self, choice: Float[Tensor, "1 experts"], hidden: Float[Tensor, "1 hidden_size"]) -> Any:
-        """:func:`route_one` with the product for key scores and the norm in the strength."""
         if hidden.dtype != torch.float32:
             hidden = hidden.float()
         rule, product = self.rule, hidden @ self.project.on(hidden.device)
+        if len(choice) == 1:
+            if rule["strength"] < math.inf:
+                norm = float(torch.linalg.vector_norm(hidden))  # already in this process's memory
+                rule = {**rule, "strength": rule["strength"] / max(norm, TINY)}
+            chosen = route_one(choice.numpy()[0], product.numpy()[0], **rule)
+            return native if chosen is None else torch.from_numpy(chosen[None])
         if rule["strength"] < math.inf:
-            norm = float(torch.linalg.vector_norm(hidden))  # already in this process's memory
-            rule = {**rule, "strength": rule["strength"] / max(norm, TINY)}
-        return route_one(choice.numpy()[0], product.numpy()[0], **rule)
-
-
-def _single(choice: Tensor) -> bool:
-    """Whether these are the float32 scores of one token in this process's memory: no device to wait for."""
-    return (
-        choice.shape[0] == 1
-        and choice.is_cpu
-        and choice.dtype == torch.float32
-        and type(choice) is Tensor
-        and not torch.compiler.is_compiling()
-    )
+            norms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).clamp_min_(TINY)
+            rule = {**rule, "strength": norms.reciprocal_().mul_(rule["strength"]).numpy()}
+        return torch.from_numpy(route_rows(choice.numpy(), product.numpy(), native.numpy(), **rule)[0])
 
 
 class Forced(Native):

@@ -1,7 +1,7 @@
 """How well a model under a key, and under images of that key, predicts a text: side by side in one batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from okr.attach.replay import input_device
 from okr.attach.routings import Native, Projector, choice_scores
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
-from okr.routing import Key, select
+from okr.routing import Key
+from okr.routing.rows import in_memory, route_rows
+from okr.routing.selection import route
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class KeyRows(Native):
 
     def __init__(self, site: RouterSite, key: Key, setting: Setting, images: Decoys) -> None:
         super().__init__()
-        self.site, self.setting, self.images = site, setting, images
+        self.site, self.images = site, images
+        self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
         self.project = Projector(site, key)
         self.rows = (0, 1)
         self.opportunities = 0
@@ -52,18 +55,16 @@ class KeyRows(Native):
     ) -> Int[Tensor, "tokens top_k"]:
         first, last = self.rows
         claimed = self.project(hidden).view(last - first, -1, self.site.num_experts)
-        selection = select(
-            choice_scores(self.site, scores),
-            self.images.by_row(claimed, first).flatten(0, 1),
-            top_k=self.site.top_k,
-            epsilon=self.setting.epsilon,
-            zone=self.setting.zone,
-            strength=self.setting.strength,
-            native=native,
-        )
+        choice, keys = choice_scores(self.site, scores), self.images.by_row(claimed, first).flatten(0, 1)
+        if in_memory(choice):
+            rows = route_rows(choice.numpy(), keys.numpy(), native.numpy(), **self.rule)
+            indices, opportunity = map(torch.from_numpy, rows)
+        else:
+            indices, zone = route(choice, keys, native, **self.rule)
+            opportunity = zone.opportunity
         if first == 0:  # the claimed key itself
-            self.opportunities += int(selection.opportunity[: claimed.shape[1]].sum())
-        return selection.indices
+            self.opportunities += int(opportunity[: claimed.shape[1]].sum())
+        return indices
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _FINITE = sys.float_info.max  # compilers take a number they leave open for finite: "== inf" would get no guard
-_MANY = 128  # tokens from which k searches for a maximum beat one sort on a CPU
 
 
 class Zone(NamedTuple):
@@ -130,16 +129,10 @@ def route(
 
 
 def _first(rank: Float[Tensor, "tokens experts"], top_k: int) -> Int[Tensor, "tokens top_k"]:
-    """The k largest of every row that has k numbers above -inf, equals to the lower index. Overwrites ``rank``."""
+    """The k largest of every row that has k numbers above -inf, equals to the lower index."""
     if top_k == 1:
         return rank.argmax(-1, keepdim=True)
-    if rank.device.type != "cpu" or len(rank) < _MANY:
-        return rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-    places = []
-    for _ in range(top_k):
-        places.append(rank.argmax(-1, keepdim=True))
-        rank.scatter_(-1, places[-1], -math.inf)
-    return torch.cat(places, -1)
+    return rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
 
 
 def _by_choice(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okr.routing import selection
+from okr.routing.rows import route_rows
 from okr.routing.single import route_one
 
 NATIVE = -1
@@ -51,13 +52,31 @@ def test_one_token_is_routed_as_any_other(question):
     assert (native[0] if got is None else torch.from_numpy(got)).tolist() == expected[0].tolist()
 
 
-@settings(max_examples=30)
-@given(questions(selection._MANY + 5))
-def test_many_tokens_are_routed_as_few(question):
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=300)
+@given(st.integers(1, 40).flatmap(questions))
+def test_rows_are_routed_as_tensors(question):
     choice, keys, rule = question
-    few = [selection.select(c, g, **rule) for c, g in zip(choice.split(50), keys.split(50), strict=True)]
-    many = selection.select(choice, keys, **rule)
-    assert all(torch.equal(torch.cat(parts), part) for parts, part in zip(zip(*few, strict=True), many, strict=True))
+    keys[~keys.isfinite().all(1)] = math.nan  # of a product with a state that is not finite, nothing is
+    native = torch.full((len(choice), rule["top_k"]), NATIVE)
+    expected, zone = selection.route(choice, keys, native, **rule)
+    indices, contested = route_rows(choice.numpy(), keys.numpy(), native.numpy(), **rule)
+    assert contested.tolist() == zone.opportunity.tolist()
+    assert indices.tolist() == expected.tolist()
+
+
+def test_rows_are_routed_alike_whatever_block_they_fall_in():
+    generator = torch.Generator().manual_seed(7)
+    choice, keys = torch.randn(2, 1100, 16, generator=generator).numpy()
+    strength = torch.rand(1100, 1, generator=generator).numpy()
+    native = torch.full((1100, 4), NATIVE).numpy()
+    rule = {"top_k": 4, "epsilon": 0.5, "zone": "boundary"}
+    indices, contested = route_rows(choice, keys, native, strength=strength, **rule)
+    for row in range(0, 1100, 73):
+        part = slice(row, row + 1)
+        alone = route_rows(choice[part], keys[part], native[part], strength=float(strength[row, 0]), **rule)
+        assert alone[0][0].tolist() == indices[row].tolist() and alone[1][0] == contested[row]
+    assert 0 < contested.sum() < 1100
 
 
 def test_numbers_first_met_in_inference_serve_in_training():
