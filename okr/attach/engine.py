@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
-from okr.attach.fused import Fused, fused_for
+from okr.attach.fused import EVERY, Fused, Own, fused_for
 from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
@@ -31,7 +31,7 @@ class SiteRouting(Protocol):
     dropped: Tensor | None
     """Tokens [T] that a replay leaves without an expert; None outside a replay."""
 
-    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         """The experts to run [T, k], given what the family ranks [T, E], the router's input [T, d], its choice."""
 
     def ran(self, experts: Tensor) -> None:
@@ -77,7 +77,7 @@ def _intercepted(
     hidden = states.reshape(-1, site.hidden_size)
     record = Record()
     with Interception(
-        site, states.shape[:-1], lambda scores, native_choice: routing.choose(scores, hidden, native_choice), record
+        site, states.shape[:-1], lambda scores, own: routing.choose(scores, hidden, own.__getitem__), record
     ):
         output = native.forward(module, *args, **kwargs)
     if record.chosen is None or not record.as_proven(site, len(hidden)):
@@ -180,8 +180,8 @@ class _Native:
 
     dropped: Tensor | None = None
 
-    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
-        return native
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return native(EVERY)
 
     def ran(self, experts: Tensor) -> None:
         pass
@@ -190,8 +190,8 @@ class _Native:
 class _Next(_Native):
     """Feeds back the experts numbered one higher: a choice that the router would not make."""
 
-    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
-        return (native + 1) % scores.shape[-1]
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return (native(EVERY) + 1) % scores.shape[-1]
 
 
 @torch.no_grad()

@@ -17,8 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(what the family ranks [T, E], the router's input [T, d], its own choice [T, k]) -> the experts to run [T, k]."""
+Own = Callable[[slice | Tensor], Tensor]
+"""Which tokens (a slice, or a mask [T]) -> the family's own choice for them [R, k], made when it is asked for."""
+
+EVERY = slice(None)
+
+Choose = Callable[[Tensor, Tensor, Own], Tensor]
+"""(what the family ranks [T, E], the router's input [T, d], its own choice) -> the experts to run [T, k]."""
 
 Forward = Callable[[Any, Tensor, Choose], tuple[Any, Tensor]]
 """(router, its input [..., d], choose) -> the router's output, and the chosen experts [T, k]."""
@@ -49,7 +54,7 @@ def _deepseek_v2(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tens
     hidden = states.view(-1, router.hidden_dim).type(torch.float32)
     logits = functional.linear(hidden, router.weight.type(torch.float32))
     scores = logits.softmax(dim=-1, dtype=torch.float32)
-    chosen = choose(scores, hidden, torch.topk(scores, k=router.top_k, dim=-1, sorted=False).indices)
+    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], k=router.top_k, dim=-1, sorted=False).indices)
     return (logits, scores.gather(-1, chosen) * router.routed_scaling_factor, chosen), chosen
 
 
@@ -57,7 +62,7 @@ def _mixtral(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
     logits = functional.linear(hidden, router.weight)
     scores = functional.softmax(logits.float(), dim=-1)
-    chosen = choose(scores, hidden, torch.topk(scores, router.top_k, dim=-1).indices)
+    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], router.top_k, dim=-1).indices)
     weights = scores.gather(-1, chosen)
     return (logits, weights / weights.sum(dim=-1, keepdim=True), chosen), chosen
 
@@ -66,7 +71,7 @@ def _qwen(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
     logits = functional.linear(hidden, router.weight)
     scores = functional.softmax(logits, dtype=torch.float, dim=-1)
-    chosen = choose(scores, hidden, torch.topk(scores, router.top_k, dim=-1).indices)
+    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], router.top_k, dim=-1).indices)
     weights = scores.gather(-1, chosen)
     if router.norm_topk_prob:
         weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -82,7 +87,7 @@ def _switch(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
     logits = router.classifier(hidden)
     scores = functional.softmax(logits, dim=-1, dtype=router.dtype).to(states.dtype)
     flat = scores.view(-1, router.num_experts)
-    chosen = choose(flat, states.reshape(len(flat), -1), flat.argmax(dim=-1, keepdim=True))
+    chosen = choose(flat, states.reshape(len(flat), -1), lambda rows: flat[rows].argmax(dim=-1, keepdim=True))
     experts = chosen.view(scores.shape[:-1])
     mask = functional.one_hot(experts, num_classes=router.num_experts)
     mask = mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)

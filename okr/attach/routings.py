@@ -5,13 +5,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
+from okr.attach.fused import EVERY, Own
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
-from okr.routing.rows import in_memory, route_rows
+from okr.routing.rows import BLOCK, in_memory, route_rows
 from okr.routing.scores import TINY
 from okr.routing.selection import route
 from okr.routing.single import route_one
@@ -43,10 +45,17 @@ class Projector:
             )
         )
         self._on: dict[torch.device, Tensor] = {}
+        self._in_memory: Float32[np.ndarray, "hidden_size experts"] | None = None
 
     def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
         """The key scores g of router inputs."""
         return key_scores(hidden, self.on(hidden.device))
+
+    def in_memory(self) -> Float32[np.ndarray, "hidden_size experts"]:
+        """The projection for NumPy, the same memory as the tensor on the CPU."""
+        if self._in_memory is None:
+            self._in_memory = self.on(torch.device("cpu")).numpy()
+        return self._in_memory
 
     def on(self, device: torch.device) -> Float[Tensor, "hidden_size experts"]:
         """The projection on ``device``, float32."""
@@ -64,8 +73,8 @@ class Native:
     def __init__(self, report: Callable[[Tensor], None] | None = None) -> None:
         self.report = report
 
-    def choose(self, scores: Tensor, hidden: Tensor, native: Tensor) -> Tensor:
-        return native
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return native(EVERY)
 
     def ran(self, experts: Tensor) -> None:
         if self.report is not None:
@@ -83,29 +92,56 @@ class Keyed(Native):
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
 
     def choose(
-        self,
-        scores: Float[Tensor, "tokens experts"],
-        hidden: Float[Tensor, "tokens hidden_size"],
-        native: Int[Tensor, "tokens top_k"],
+        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
     ) -> Int[Tensor, "tokens top_k"]:
         if torch.is_grad_enabled():  # no gradient passes through a choice
             scores, hidden = scores.detach(), hidden.detach()
-        choice = choice_scores(self.site, scores)
-        if not in_memory(choice):
-            return route(choice, self.project(hidden), native, **self.rule)[0]
+        if not in_memory(scores):
+            return route(choice_scores(self.site, scores), self.project(hidden), native(EVERY), **self.rule)[0]
+        if len(scores) == 1:
+            return self._one(scores, hidden, native)
+        if len(scores) <= BLOCK:
+            experts, opportunity = self._rows(scores, hidden)
+        else:
+            parts = zip(scores.split(BLOCK), hidden.split(BLOCK), strict=True)
+            experts, opportunity = map(torch.cat, zip(*(self._rows(*part) for part in parts), strict=True))
+        return fill_in(experts, opportunity, native)
+
+    def _one(
+        self, scores: Float[Tensor, "1 experts"], hidden: Float[Tensor, "1 hidden_size"], native: Own
+    ) -> Int[Tensor, "1 top_k"]:
+        """:func:`route_one` with the norm in the strength. In NumPy as soon as can be: going back and forth costs
+        more than the arithmetic."""
+        if hidden.dtype != torch.float32:
+            hidden = hidden.float()
+        choice, state = choice_scores(self.site, scores).numpy()[0], hidden.numpy()[0]
+        rule, product = self.rule, state.dot(self.project.in_memory())
+        if rule["strength"] < math.inf:
+            rule = {**rule, "strength": rule["strength"] / max(math.sqrt(state.dot(state)), TINY)}
+        chosen = route_one(choice, product, **rule)
+        return native(EVERY) if chosen is None else torch.from_numpy(chosen[None])
+
+    def _rows(
+        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"]
+    ) -> tuple[Int[Tensor, "tokens top_k"], Bool[Tensor, " tokens"]]:
+        """:func:`route_rows` with the norms in the strength."""
         if hidden.dtype != torch.float32:
             hidden = hidden.float()
         rule, product = self.rule, hidden @ self.project.on(hidden.device)
-        if len(choice) == 1:
-            if rule["strength"] < math.inf:
-                norm = float(torch.linalg.vector_norm(hidden))  # already in this process's memory
-                rule = {**rule, "strength": rule["strength"] / max(norm, TINY)}
-            chosen = route_one(choice.numpy()[0], product.numpy()[0], **rule)
-            return native if chosen is None else torch.from_numpy(chosen[None])
         if rule["strength"] < math.inf:
             norms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).clamp_min_(TINY)
             rule = {**rule, "strength": norms.reciprocal_().mul_(rule["strength"]).numpy()}
-        return torch.from_numpy(route_rows(choice.numpy(), product.numpy(), native.numpy(), **rule)[0])
+        experts, opportunity = route_rows(choice_scores(self.site, scores).numpy(), product.numpy(), **rule)
+        return torch.from_numpy(experts), torch.from_numpy(opportunity)
+
+
+def fill_in(
+    experts: Int[Tensor, "tokens top_k"], opportunity: Bool[Tensor, " tokens"], native: Own
+) -> Int[Tensor, "tokens top_k"]:
+    """``experts`` in place with the family's own choice where there is no opportunity. For tensors in memory."""
+    if not opportunity.all():
+        experts[~opportunity] = native(~opportunity).to(experts.dtype)
+    return experts
 
 
 class Forced(Native):
@@ -122,11 +158,9 @@ class Forced(Native):
         self.site, self.experts, self.dropped, self.observe = site, experts, dropped, observe  # type: ignore[assignment]
 
     def choose(
-        self,
-        scores: Float[Tensor, "tokens experts"],
-        hidden: Float[Tensor, "tokens hidden_size"],
-        native: Int[Tensor, "tokens top_k"],
+        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
     ) -> Int[Tensor, "tokens top_k"]:
         self.observe(choice_scores(self.site, scores), hidden)
-        experts = self.experts.to(native.device)
-        return torch.where(experts < 0, native, experts)
+        own = native(EVERY)
+        experts = self.experts.to(own.device)
+        return torch.where(experts < 0, own, experts)

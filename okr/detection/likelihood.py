@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from okr.attach import Setting
 from okr.attach.engine import attached
+from okr.attach.fused import EVERY, Own
 from okr.attach.replay import input_device
-from okr.attach.routings import Native, Projector, choice_scores
+from okr.attach.routings import Native, Projector, choice_scores, fill_in
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
 from okr.routing import Key
@@ -48,23 +49,20 @@ class KeyRows(Native):
         self.opportunities = 0
 
     def choose(
-        self,
-        scores: Float[Tensor, "tokens experts"],
-        hidden: Float[Tensor, "tokens hidden_size"],
-        native: Int[Tensor, "tokens top_k"],
+        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
     ) -> Int[Tensor, "tokens top_k"]:
         first, last = self.rows
         claimed = self.project(hidden).view(last - first, -1, self.site.num_experts)
         choice, keys = choice_scores(self.site, scores), self.images.by_row(claimed, first).flatten(0, 1)
         if in_memory(choice):
-            rows = route_rows(choice.numpy(), keys.numpy(), native.numpy(), **self.rule)
-            indices, opportunity = map(torch.from_numpy, rows)
+            experts, opportunity = map(torch.from_numpy, route_rows(choice.numpy(), keys.numpy(), **self.rule))
+            fill_in(experts, opportunity, native)
         else:
-            indices, zone = route(choice, keys, native, **self.rule)
+            experts, zone = route(choice, keys, native(EVERY), **self.rule)
             opportunity = zone.opportunity
         if first == 0:  # the claimed key itself
             self.opportunities += int(opportunity[: claimed.shape[1]].sum())
-        return indices
+        return experts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 _LARGEST = np.finfo(np.float32).max
 _INDEX_BITS = 16
-_BLOCK = 512
+BLOCK = 512
+"""Tokens at once: as many as a processor's cache holds, states and all."""
 
 
 def in_memory(scores: Tensor) -> bool:
@@ -24,26 +25,25 @@ def in_memory(scores: Tensor) -> bool:
 def route_rows(
     choice: Float32[np.ndarray, "tokens experts"],
     key_scores: Float32[np.ndarray, "tokens experts"],
-    native: Int64[np.ndarray, "tokens top_k"],
     *,
     top_k: int,
     epsilon: float,
     zone: str,
     strength: float | Float32[np.ndarray, "tokens 1"],
 ) -> tuple[Int64[np.ndarray, "tokens top_k"], Bool[np.ndarray, " tokens"]]:
-    """The experts of every token as :func:`okr.routing.selection.route` selects them, and which are opportunities.
+    """The experts of every token as :func:`okr.routing.selection.route` selects them, and which are opportunities; at
+    the others, where the model's own choice runs, the experts say nothing.
 
     The key scores of a token must be finite, or none of them. At infinite strength their scale does not matter; at a
     finite one ``strength`` may carry the scale of each token instead. Sums beyond float32 rank anywhere in the pool
-    (OKR-STR-005). Works in blocks that fit the processor's cache.
+    (OKR-STR-005). Works block by block.
     """
-    indices, contested = native.copy(), np.zeros(len(choice), bool)
+    indices, contested = np.zeros((len(choice), top_k), np.int64), np.zeros(len(choice), bool)
     if top_k < choice.shape[1]:
-        for first in range(0, len(choice), _BLOCK):
-            rows = slice(first, first + _BLOCK)
+        for first in range(0, len(choice), BLOCK):
+            rows = slice(first, first + BLOCK)
             own = strength[rows] if isinstance(strength, np.ndarray) else strength
-            chosen, contested[rows] = _block(choice[rows], key_scores[rows], top_k, epsilon, zone, own)
-            np.copyto(indices[rows], chosen, where=contested[rows, None])
+            indices[rows], contested[rows] = _block(choice[rows], key_scores[rows], top_k, epsilon, zone, own)
     return indices, contested
 
 
