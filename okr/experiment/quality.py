@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -36,10 +37,24 @@ def measure(subject: Subject, advance: Callable[[], None]) -> dict[str, Any]:
 
 @torch.no_grad()
 def passage_loss(loaded: Loaded, text: str) -> tuple[float, int]:
-    """Mean negative log-likelihood of ``text`` in nats per token, and how many tokens were predicted.
+    """Mean negative log-likelihood of ``text`` in nats per token, and how many tokens were predicted."""
+    logits, target = passage_logits(loaded, text)
+    return float(cross_entropy(logits.float(), target)), len(target)
+
+
+@torch.no_grad()
+def passage_logits(loaded: Loaded, text: str) -> tuple[Float[Tensor, "tokens vocabulary"], Int[Tensor, " tokens"]]:
+    """The model's logits at every token of ``text`` that it predicts, and those tokens.
 
     An encoder-decoder predicts the words after the first SOURCE_WORDS, given those.
     """
+    arguments, target = passage_inputs(loaded, text)
+    logits = loaded.model(**arguments).logits[0, : len(target)]
+    return logits, target.to(logits.device)
+
+
+def passage_inputs(loaded: Loaded, text: str) -> tuple[dict[str, Any], Int[Tensor, " tokens"]]:
+    """What the model is called with for ``text``, and the tokens it then predicts, in order."""
     model, tokenizer = loaded.model, loaded.tokenizer
 
     def ids(part: str) -> Tensor:
@@ -47,17 +62,13 @@ def passage_loss(loaded: Loaded, text: str) -> tuple[float, int]:
         row: Tensor = encoded["input_ids"].to(input_device(model))
         return row
 
-    if model.config.is_encoder_decoder:
-        words = text.split()
-        source, target = ids(" ".join(words[:SOURCE_WORDS])), ids(" ".join(words[SOURCE_WORDS:]))
-        start = torch.full_like(target[:, :1], generation_defaults(model)["decoder_start_token_id"])
-        logits = model(input_ids=source, decoder_input_ids=torch.cat([start, target[:, :-1]], 1)).logits
-    else:
+    if not model.config.is_encoder_decoder:
         everything = ids(text)
-        target = everything[:, 1:]
-        logits = model(input_ids=everything, use_cache=False).logits[:, :-1]
-    loss = cross_entropy(logits[0].float(), target[0].to(logits.device))
-    return float(loss), target.shape[1]
+        return {"input_ids": everything, "use_cache": False}, everything[0, 1:]
+    words = text.split()
+    source, target = ids(" ".join(words[:SOURCE_WORDS])), ids(" ".join(words[SOURCE_WORDS:]))
+    start = torch.full_like(target[:, :1], generation_defaults(model)["decoder_start_token_id"])
+    return {"input_ids": source, "decoder_input_ids": torch.cat([start, target[:, :-1]], 1)}, target[0]
 
 
 def paired_interval(keyed: Sequence[float], unkeyed: Sequence[float]) -> tuple[float, float, float]:
