@@ -30,12 +30,11 @@ class SiteRouting(Protocol):
 
     dropped: Tensor | None
     """Tokens [T] that a replay leaves without an expert; None outside a replay."""
+    report: Callable[[Callable[[], Tensor]], None] | None
+    """Called at every call with what says which experts ran [T, k]; NOTHING_RAN where a capacity dropped the token."""
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         """The experts to run [T, k], given what the family ranks [T, E], the router's input [T, d], its choice."""
-
-    def ran(self, experts: Tensor) -> None:
-        """Told which experts ran [T, k]; NOTHING_RAN where the family's capacity dropped the token."""
 
 
 class Guard:
@@ -106,9 +105,12 @@ class _Attached(nn.Module):
             output, chosen = fused.forward(self, states, attachment.routing.choose)
         else:
             output, chosen = _intercepted(attachment, native, self, states, args, kwargs)
-        output, experts = attachment.family.finish(output, chosen, attachment.routing.dropped)
+        family, routing = attachment.family, attachment.routing
+        if routing.dropped is not None:
+            output = family.drop(output, routing.dropped)
         attachment.guard.ran = True
-        attachment.routing.ran(experts)
+        if routing.report is not None:
+            routing.report(lambda: family.ran(output, chosen))
         return output
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -179,12 +181,10 @@ class _Native:
     """Feeds a router's own choice back to it: the proof that interception changes nothing by itself."""
 
     dropped: Tensor | None = None
+    report: Callable[[Callable[[], Tensor]], None] | None = None
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY)
-
-    def ran(self, experts: Tensor) -> None:
-        pass
 
 
 class _Next(_Native):

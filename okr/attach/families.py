@@ -19,10 +19,13 @@ class Family:
         """Set ``module`` up for forced routing; returns what undoes it."""
         return lambda: None
 
-    def finish(self, output: Any, chosen: Tensor, dropped: Tensor | None) -> tuple[Any, Tensor]:
-        """The router's final output and the experts that ran [T, k]; ``dropped`` [T] are tokens that a replay must
-        leave without an expert."""
-        return output, chosen
+    def drop(self, output: Any, dropped: Tensor) -> Any:
+        """The router's output with ``dropped`` [T], tokens that a replay must leave without an expert, taken out."""
+        return output
+
+    def ran(self, output: Any, chosen: Tensor) -> Tensor:
+        """The experts that ran [T, k], given the router's output and what it chose [T, k]."""
+        return chosen
 
 
 class Capacity(Family):
@@ -37,12 +40,12 @@ class Capacity(Family):
         module.expert_capacity = UNLIMITED  # type: ignore[assignment]
         return lambda: setattr(module, "expert_capacity", capacity)
 
-    def finish(self, output: Any, chosen: Tensor, dropped: Tensor | None) -> tuple[Any, Tensor]:
+    def drop(self, output: Any, dropped: Tensor) -> Any:
         mask, weight, logits = output
-        if dropped is not None:
-            mask = mask * ~dropped.view(*mask.shape[:-1], 1)
-        ran = mask.flatten(0, -2).any(-1, keepdim=True)
-        return (mask, weight, logits), torch.where(ran, chosen, NOTHING_RAN)
+        return mask * ~dropped.view(*mask.shape[:-1], 1), weight, logits
+
+    def ran(self, output: Any, chosen: Tensor) -> Tensor:
+        return torch.where(output[0].flatten(0, -2).any(-1, keepdim=True), chosen, NOTHING_RAN)
 
 
 _KINDS: dict[str, Family] = {"capacity": Capacity()}

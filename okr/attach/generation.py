@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from okr.attach.routings import Report
 from okr.errors import UnsupportedGeneration, UnsupportedRouter
 from okr.traces import NOT_RECORDED, Trace, TraceHeader
 
@@ -36,12 +37,12 @@ class Journal:
         self.calls: list[list[Tensor]] = [[] for _ in range(sites)]
         self.open = False
 
-    def reporter(self, site: int) -> Callable[[Tensor], None]:
+    def reporter(self, site: int) -> Report:
         """What site ``site`` reports the experts of each call to."""
 
-        def report(experts: Tensor) -> None:
+        def report(ran: Callable[[], Tensor]) -> None:
             if self.open:
-                self.calls[site].append(experts.to(torch.int16))
+                self.calls[site].append(ran().to(torch.int16))
 
         return report
 

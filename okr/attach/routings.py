@@ -18,6 +18,9 @@ from okr.routing.scores import TINY
 from okr.routing.selection import route
 from okr.routing.single import route_one
 
+Report = Callable[[Callable[[], Tensor]], None]
+"""Called at every call of a router with what says which experts ran [T, k]."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -66,27 +69,21 @@ class Projector:
 
 
 class Native:
-    """Routes natively and tells ``report`` which experts ran."""
+    """Routes natively and reports which experts ran."""
 
     dropped: Tensor | None = None
 
-    def __init__(self, report: Callable[[Tensor], None] | None = None) -> None:
+    def __init__(self, report: Report | None = None) -> None:
         self.report = report
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY)
 
-    def ran(self, experts: Tensor) -> None:
-        if self.report is not None:
-            self.report(experts)
-
 
 class Keyed(Native):
-    """Routes by a key and tells ``report`` which experts ran."""
+    """Routes by a key and reports which experts ran."""
 
-    def __init__(
-        self, site: RouterSite, key: Key, setting: Setting, report: Callable[[Tensor], None] | None = None
-    ) -> None:
+    def __init__(self, site: RouterSite, key: Key, setting: Setting, report: Report | None = None) -> None:
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}

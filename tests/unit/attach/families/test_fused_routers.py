@@ -30,7 +30,7 @@ def attachment_of(model, setting):
     """(router, its attachment as the engine makes it, list of the experts that ran) of the model's first site."""
     site = next(site for site in discover(model) if site.keyable)
     router, ran = model.get_submodule(site.path), []
-    routing = Keyed(site, KEY, setting, ran.append)
+    routing = Keyed(site, KEY, setting, lambda experts: ran.append(experts()))
     return router, engine._proven(router, engine.Attachment(site, routing, family_of(router), engine.Guard())), ran
 
 
