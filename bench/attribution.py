@@ -41,37 +41,35 @@ def trace(loaded: okr.Loaded, number: int, made_under: okr.Key | None) -> okr.Tr
         return watermark.generate(**arguments).traces[0]
 
 
+def found(named: int, traces: int) -> dict[str, float]:
+    """How many traces had a key named, of how many, and the 95% interval of that rate."""
+    low, high = binomtest(named, traces).proportion_ci(0.95, "exact")
+    return {"traces": traces, "named": named, "low": round(low, 4), "high": round(high, 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--traces", type=int, default=10, help="traces of each origin")
+    parser.add_argument("--out", type=Path, required=True, help="what it holds is not done again")
+    parser.add_argument("--traces", type=int, default=20, help="traces made under one of the keys")
+    parser.add_argument("--strangers", type=int, default=20, help="traces under other keys, and as many under none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = okr.load("tiny-deepseek-moe")
     keys = [key(number) for number in range(KEYS)]
-    origins = {"one of the keys": 0, "another key": 0, "no key": 0}
-    began = time.monotonic()
-    for number in range(arguments.traces):
-        owner = keys[(137 * number) % KEYS]
-        for origin, made_under in zip(origins, (owner, key(f"stranger {number}"), None), strict=True):
-            made = trace(loaded, number, made_under)
-            found = okr.attribute(loaded.model, made, keys, alpha=ALPHA, **SETTING)
-            right = found.key_id == owner.id if origin == "one of the keys" else found.key_id is not None
-            origins[origin] += right
-        print(f"{number + 1} of {arguments.traces}: {origins}, {time.monotonic() - began:.0f} s", flush=True)
-    result = {
-        "keys": KEYS,
-        "tokens": TOKENS,
-        "alpha": ALPHA,
-        "traces": arguments.traces,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    for origin, count in origins.items():
-        low, high = binomtest(count, arguments.traces).proportion_ci(0.95, "exact")
-        result[origin] = {"named": count, "low": round(low, 4), "high": round(high, 4)}
-    print(json.dumps(result, indent=2))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    wanted = {"one of the keys": arguments.traces, "another key": arguments.strangers, "no key": arguments.strangers}
+    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    result |= {"keys": KEYS, "tokens": TOKENS, "alpha": ALPHA, "date": time.strftime("%Y-%m-%d")}
+    for origin, traces in wanted.items():
+        so_far = result.get(origin, {"traces": 0, "named": 0})
+        named = int(so_far["named"])
+        for number in range(so_far["traces"], traces):
+            owner = keys[(137 * number) % KEYS]
+            made_under = {"one of the keys": owner, "another key": key(f"stranger {number}"), "no key": None}[origin]
+            answer = okr.attribute(loaded.model, trace(loaded, number, made_under), keys, alpha=ALPHA, **SETTING)
+            named += answer.key_id == owner.id if made_under is owner else answer.key_id is not None
+            result[origin] = found(named, number + 1)
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            print(f"{origin}: {result[origin]}", flush=True)
 
 
 if __name__ == "__main__":
