@@ -1,7 +1,7 @@
 """How an implementation is named: one function from what stands on the command line to an object with the functions.
 
 ``module:object``, ``path/to/file.py:object``, ``cmd:program arguments`` (JSON lines), ``vectors:answers.json``, or one
-of the names the suite ships (``numpy``, ``torch``, ``compile``, ``single``, ``reordered``, ``float64``, ``okr``).
+of the names the suite ships (``numpy``, ``torch``, ``compile``, ``single``, ``rows``, ``reordered``, ``float64``, ``okr``).
 """
 
 import importlib
@@ -20,6 +20,8 @@ SHIPPED = {
     "torch": "spec.implementations.torch_router:eager",
     "compile": "spec.implementations.torch_compiled:compiled",
     "single": "spec.implementations.torch_router:one_by_one",
+    "rows": "spec.implementations.torch_router:in_rows",
+    "triton": "spec.implementations.triton_router:router",
     "reordered": "spec.implementations.variants:reordered",
     "float64": "spec.implementations.variants:float64",
     "okr": "spec.implementations.package:package",

@@ -14,7 +14,16 @@ from spec.profiles import Profile
 from spec.subject import Subject
 from spec.verdicts import Fault
 
-CORRECT = ("numpy", "torch", "single", "compile", "spec.implementations.variants:stdlib", "reordered", "float64")
+CORRECT = (
+    "numpy",
+    "torch",
+    "single",
+    "rows",
+    "compile",
+    "spec.implementations.variants:stdlib",
+    "reordered",
+    "float64",
+)
 Change = Callable[[FloatArray], FloatArray]
 SCORES_SHARE = 0.1  # of the cases ask key_scores, the others select
 

@@ -57,6 +57,7 @@ ROUTING = (
     Target("okr.routing.settings", ("zone",)),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.single", (*_SELECTION, "weight"), "single-in-okr"),
+    Target("okr.routing.rows", (*_SELECTION, "weight"), "rows-in-okr"),
 )
 ATTACH = tuple(
     Target(f"okr.attach.{name}", _MODEL, stages=(150,), limit=120.0, every=16)
@@ -84,9 +85,10 @@ def run(target: Target) -> list[dict[str, Any]]:
 
 
 def _subject(target: Target) -> Subject:
-    if target.implementation != "single-in-okr":
-        return Subject(load(target.implementation), timeout=60)
-    subject = Subject(load("single"), timeout=60)
+    name, _, where = target.implementation.partition("-")
+    subject = Subject(load(name), timeout=60)
+    if not where:
+        return subject
     subject.levels = frozenset(("routing", "system"))  # the same code at work in a model
     return subject
 

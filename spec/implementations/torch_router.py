@@ -1,4 +1,4 @@
-"""okr.routing itself: its tensor functions, and its way of selecting one token."""
+"""okr.routing itself: its tensor functions, and its ways of selecting in NumPy, one token and many."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from okr.routing import check_setting, keys, scores, selection, single
+from okr.routing import check_setting, keys, rows, scores, selection, single
 
 Array = NDArray[Any]
 
@@ -57,5 +57,24 @@ class SingleRouter(TorchRouter):
         return taken
 
 
+class RowsRouter(TorchRouter):
+    """Selects many tokens in NumPy, as attached routers do in prefill, replay and detection on a CPU."""
+
+    name = "rows"
+
+    def select(
+        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> Array:
+        """See okr.routing.rows.route_rows."""
+        check_setting(top_k, choice.shape[1], epsilon, zone, strength)
+        key_scores = np.where(np.isfinite(key_scores).all(1, keepdims=True), key_scores, np.float32(np.nan))
+        native = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
+        keyed, opportunity = rows.route_rows(
+            choice, key_scores, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength
+        )
+        return np.where(opportunity[:, None], keyed, native)
+
+
 eager = TorchRouter()
+in_rows = RowsRouter()
 one_by_one = SingleRouter()
