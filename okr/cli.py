@@ -15,6 +15,22 @@ from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
 from okr.errors import OKRError, RouterNotFound
+from okr.suite_cli import (
+    SUITE_OPTIONS,
+    Choices,
+    HumanEval,
+    Judge,
+    Pairs,
+    Paraphraser,
+    Quick,
+    SuiteDecoys,
+    SuiteName,
+    SuiteSamples,
+    SuiteTokens,
+    check_no_suite_options,
+    report_command,
+    run_with_suites,
+)
 
 DONE, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 2, 3, 130
 
@@ -89,6 +105,16 @@ def run(
     decoys: Annotated[int | None, typer.Option(help="Decoy keys of every verification.")] = None,
     config: Annotated[str | None, typer.Option(help="JSON or TOML file of settings.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    suite: SuiteName = None,
+    quick: Quick = False,
+    suite_samples: SuiteSamples = None,
+    suite_tokens: SuiteTokens = None,
+    suite_decoys: SuiteDecoys = None,
+    judge: Judge = None,
+    paraphraser: Paraphraser = None,
+    pairs: Pairs = None,
+    choices: Choices = None,
+    human_eval: HumanEval = False,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
@@ -99,9 +125,16 @@ def run(
     """
     given = dict(locals())
     preset, file, again, machine = (given.pop(name) for name in ("preset", "config", "resume", "as_json"))
+    asked = {name: given.pop(name) for name in SUITE_OPTIONS}
     from okr.experiment.config import resolve
 
     resolved = resolve(preset, given | {"trust_remote_code": trust_remote_code or None}, file=file)
+    if suite is not None:
+        from okr.evidence.options import suite_options, suites_of
+
+        run_with_suites(resolved, suite_options(asked), suites_of(suite), resume=again, as_json=machine)
+        return
+    check_no_suite_options(asked)
     from okr.experiment.command import run_command
 
     run_command(resolved, resume=again, as_json=machine)
@@ -126,15 +159,7 @@ def validate(
     say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
 
 
-@app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The output folder of a run.")]) -> None:
-    """Make report.html again from the results.json in a folder."""
-    from okr.experiment.folder import REPORT, RESULTS, write_atomically
-    from okr.experiment.report import render
-    from okr.experiment.results import Results
-
-    write_atomically(folder / REPORT, render(Results.load(folder / RESULTS)))
-    print(folder / REPORT)
+app.command("report")(report_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

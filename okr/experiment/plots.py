@@ -14,31 +14,33 @@ from okr.experiment.calibrate import Calibration
 from okr.experiment.results import Results, SiteResult
 
 KEYED, CONTROL = "#2f7ed8", "#e07b39"  # told apart by every common kind of colour vision, on light and dark
-_INK = "#010203"  # stands for the page's text colour and becomes it
-_STYLE: Any = {
+INK = "#010203"  # stands for the page's text colour and becomes it
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "okr",
     "font.family": "sans-serif",
     "font.size": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
 }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element; what is INK takes the colour of the page's text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
-def _axes(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
+def axes_of(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, with axes labelled so."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
     axes.set(**labels)
@@ -47,7 +49,7 @@ def _axes(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
 
 def figures(results: Results) -> dict[str, str]:
     """Every figure of the report by name."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return {
             "p_values": _p_values(results),
             "hit_rates": _hit_rates(results),
@@ -58,9 +60,9 @@ def figures(results: Results) -> dict[str, str]:
 
 def calibration_plot(found: Calibration) -> str:
     """Cost against tokens needed, by trace and by text, one mark a setting."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         labels = {"xlabel": "cost: held-out loss, keyed - unkeyed (nats per token)", "ylabel": "new tokens needed"}
-        figure, axes = _axes(7.2, 4.4, **labels)
+        figure, axes = axes_of(7.2, 4.4, **labels)
         for evidence, colour, marker in (("trace", KEYED, "o"), ("text", CONTROL, "s")):
             points = [(line, getattr(line.needed[0], evidence)) for line in found.measured]
             points = [(line, tokens) for line, tokens in points if tokens is not None and line.cost < 1]
@@ -79,14 +81,14 @@ def calibration_plot(found: Calibration) -> str:
         level = found.measured[0].needed[0].fpr
         axes.set(yscale="log", title=f"for a true-positive rate of 0.95 at a false-positive rate of {level:g}")
         axes.legend(loc="upper right")
-        return _svg(figure)
+        return svg(figure)
 
 
 def _p_values(results: Results) -> str:
-    figure, axes = _axes(5.6, 3.4, xlabel="p-value (log scale)", ylabel="share of samples with this p-value or less")
+    figure, axes = axes_of(5.6, 3.4, xlabel="p-value (log scale)", ylabel="share of samples with this p-value or less")
     floor = 1 / (results.config.decoys + 1)
     grid = np.geomspace(floor / 1.6, 1, 200)
-    axes.plot(grid, grid, color=_INK, linewidth=1, linestyle=":", label="uniform: no key")
+    axes.plot(grid, grid, color=INK, linewidth=1, linestyle=":", label="uniform: no key")
     for name, colour, style, p_values in (
         ("watermarked", KEYED, "-", [sample.p_value for sample in results.detailed_results]),
         ("control", CONTROL, "-", [sample.p_value for sample in results.control_results]),
@@ -95,14 +97,14 @@ def _p_values(results: Results) -> str:
         shares = np.arange(1, len(p_values) + 1) / len(p_values)
         x = [floor / 1.6, *sorted(p_values), 1.0]
         axes.step(x, [0, *shares, 1], where="post", color=colour, linestyle=style, linewidth=2, label=name)
-    axes.axvline(results.summary.detection_threshold, color=_INK, linewidth=1, linestyle="--", label="threshold")
+    axes.axvline(results.summary.detection_threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
     axes.set(xscale="log", ylim=(-0.02, 1.04), xlim=(floor / 1.6, 1.05))
     axes.legend(loc="center left", bbox_to_anchor=(0.14, 0.6), fontsize=9)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _hit_rates(results: Results) -> str:
-    figure, axes = _axes(5.6, 3.4, xlabel="hit rate (share of free slots)", ylabel="samples")
+    figure, axes = axes_of(5.6, 3.4, xlabel="hit rate (share of free slots)", ylabel="samples")
     bins = np.linspace(0, 1, 41)
     for name, colour, samples in (
         ("watermarked", KEYED, results.detailed_results),
@@ -112,11 +114,11 @@ def _hit_rates(results: Results) -> str:
         axes.hist(rates, bins=bins.tolist(), color=colour, alpha=0.8, label=name)
     chance = [s.verdict.chance_rate for s in results.control_results if s.verdict.chance_rate is not None]
     if chance:
-        axes.axvline(float(np.mean(chance)), color=_INK, linestyle="--", linewidth=1, label="chance, control")
+        axes.axvline(float(np.mean(chance)), color=INK, linestyle="--", linewidth=1, label="chance, control")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlim=(0, 1.02))
     axes.legend(loc="upper left", fontsize=9)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _short(site: SiteResult) -> str:
@@ -125,7 +127,7 @@ def _short(site: SiteResult) -> str:
 
 def _layers(results: Results) -> str:
     sites = [site for site in results.router_sites if site.keyable]
-    figure, axes = _axes(5.6, 3.4, xlabel="router (stack and layer)", ylabel="hit rate, all samples")
+    figure, axes = axes_of(5.6, 3.4, xlabel="router (stack and layer)", ylabel="hit rate, all samples")
     place = np.arange(len(sites))
     series: list[tuple[str, str, str, Sequence[float | None]]] = [
         ("watermarked", KEYED, "o", [site.hit_rate for site in sites]),
@@ -141,7 +143,7 @@ def _layers(results: Results) -> str:
     axes.set_xticks(place[::step], [_short(site) for site in sites[::step]], rotation=45 if len(sites) > 4 else 0)
     axes.set(ylim=(0, 1.05), xlim=(-0.6, len(sites) - 0.4))
     axes.legend(loc="lower right", fontsize=9, ncols=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _load(results: Results) -> str:
@@ -160,7 +162,7 @@ def _load(results: Results) -> str:
     panels[1].set(xlabel="expert (index)")
     bar: Any = figure.colorbar(image, ax=panels, shrink=0.9)
     bar.set_label("load / even load")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _shares(sites: Sequence[SiteResult], widest: int, name: str) -> np.ndarray:

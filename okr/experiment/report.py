@@ -13,11 +13,17 @@ from okr.experiment.plots import figures
 from okr.experiment.results import Results, SiteResult
 
 
-def render(results: Results) -> str:
-    """The page as text. Nothing in it is loaded from anywhere else; every text in it is escaped."""
+def render(
+    results: Results, *, suites: Markup | None = None, weakness: str = "", command: str | None = None
+) -> str:  # fmt: skip
+    """The page as text. Nothing in it is loaded from anywhere else; every text in it is escaped.
+
+    ``suites`` are the sections of evidence suites as HTML, ``weakness`` what to say first of all, ``command`` how the
+    page can be reproduced where that is more than the run alone.
+    """
     template = files("okr.experiment").joinpath("templates/report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"rate": _rate, "p": _p, "setting": _number}
+    environment.filters |= FILTERS
     return environment.from_string(template).render(
         results=results,
         summary=results.summary,
@@ -26,7 +32,9 @@ def render(results: Results) -> str:
         figures={name: Markup(svg) for name, svg in figures(results).items()},  # noqa: S704 - matplotlib's own SVG
         balance=[_balance(site) for site in results.router_sites if site.keyable],
         settings=sorted(results.config.model_dump(mode="json").items()),
-        command=reproduce(results),
+        command=command or reproduce(results),
+        suites=suites or Markup(),
+        weakness=weakness,
     )
 
 
@@ -82,3 +90,6 @@ def _p(value: float) -> str:
 
 def _number(value: float) -> str:
     return "∞" if value == float("inf") else f"{value:g}"
+
+
+FILTERS: dict[str, Any] = {"rate": _rate, "p": _p, "setting": _number}

@@ -1,0 +1,1 @@
+"""Evidence suites: what a watermark costs, what it survives, and how it compares with others on the same prompts."""

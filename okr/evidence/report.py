@@ -1,0 +1,125 @@
+"""report.html and report.md of a run with its suites, made from results.json and suites.json alone."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from okr.evidence.findings import NULLS, weakness
+from okr.evidence.plots import suite_plots
+from okr.evidence.suites import SUITES_FILE, SuiteResults
+from okr.evidence.tables import Table, baseline_tables, failed_table
+from okr.experiment.folder import REPORT, RESULTS, write_atomically
+from okr.experiment.report import FILTERS, headline, render, reproduce
+from okr.experiment.results import Results
+
+MARKDOWN = "report.md"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot and what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One heading of a report."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def write_reports(folder: Path) -> None:
+    """Write report.html and report.md from what lies in ``folder``. Raises InvalidConfig."""
+    results = Results.load(folder / RESULTS)
+    suites = SuiteResults.load(folder / SUITES_FILE) if (folder / SUITES_FILE).exists() else None
+    found = sections(suites) if suites else []
+    first = weakness(suites) if suites else ""
+    command = reproduce_with(results, suites)
+    part = Markup(_environment(html=True).from_string(_template("suites.html")).render(sections=found))  # noqa: S704
+    write_atomically(folder / REPORT, render(results, suites=part, weakness=first, command=command))
+    write_atomically(folder / MARKDOWN, markdown(results, found, first, command))
+
+
+def markdown(results: Results, found: list[Section], first: str, command: str) -> str:
+    """report.md as text."""
+    page = _environment(html=False).from_string(_template("report.md"))
+    text = page.render(
+        results=results,
+        summary=results.summary,
+        config=results.config,
+        headline=headline(results),
+        weakness=first,
+        sections=found,
+        command=command,
+    )
+    text = re.sub(r"(\|\n)\n+(?=\|)", r"\1", text)  # the rows of a table follow each other
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def reproduce_with(results: Results, suites: SuiteResults | None) -> str:
+    """The command that repeats the run with its suites."""
+    command = reproduce(results)
+    if suites is None:
+        return command
+    options = suites.options
+    words = ["--suite", "all" if len(suites.suites) > 1 else suites.suites[0]]
+    words += ["--quick"] if options.quick else []
+    defaults = type(options)()
+    if not options.quick:
+        words += [
+            word
+            for name in ("samples", "tokens", "decoys")
+            if getattr(options, name) != getattr(defaults, name)
+            for word in (f"--suite-{name}", str(getattr(options, name)))
+        ]
+    for name in ("judge", "paraphraser", "pairs", "choices"):
+        value = getattr(options, name)
+        words += [f"--{name}", value] if value is not None else []
+    words += ["--human-eval"] if options.human_eval else []
+    return f"{command} {shlex.join(words)}"
+
+
+def sections(suites: SuiteResults) -> list[Section]:
+    """What the suites found, under headings."""
+    plots = suite_plots(suites)
+    found = [Section("What the tests assume", NULLS)]
+    tables = baseline_tables(suites)
+    if tables:
+        captions = {
+            "power": "Share of texts found against their length, 95% Clopper-Pearson intervals.",
+            "cost": "Share of texts found against what the method costs, 95% intervals of both.",
+        }
+        shown = tuple(Plot(Markup(plots[name]), text) for name, text in captions.items() if name in plots)  # noqa: S704
+        found.append(Section("Beside other watermarks", (), shown, tuple(tables)))
+    failed = failed_table(suites)
+    if failed is not None:
+        found.append(Section("What is missing", (), (), (failed,)))
+    return found
+
+
+def _template(name: str) -> str:
+    return files("okr.evidence").joinpath(f"templates/{name}").read_text(encoding="utf-8")
+
+
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        autoescape=html,  # noqa: S701 - Markdown is no HTML; its cells are escaped by a filter undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= FILTERS | {"cell": _cell}
+    return environment
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell and is no markup."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\|<>\[\]`*_])", r"\\\1", flat)
