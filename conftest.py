@@ -9,6 +9,8 @@ from small_models import random_deepseek, random_switch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a module with kernels is imported
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: threads of one would only wait for those of another
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,7 +1,7 @@
 """How an implementation is named: one function from what stands on the command line to an object with the functions.
 
 ``module:object``, ``path/to/file.py:object``, ``cmd:program arguments`` (JSON lines), ``vectors:answers.json``, or one
-of the names the suite ships (``numpy``, ``torch``, ``compile``, ``single``, ``rows``, ``reordered``, ``float64``, ``okr``).
+of the names the suite ships (the keys of SHIPPED).
 """
 
 import importlib
