@@ -42,6 +42,7 @@ _HOME = {
         "InvalidKey",
         "InvalidSetting",
         "InvalidConfig",
+        "ProcessFailed",
     ),
     "okr.errors",
 )
@@ -61,6 +62,7 @@ __all__ = [
     "ModelLoadError",
     "OKRError",
     "OutOfMemory",
+    "ProcessFailed",
     "Recorder",
     "RouterNotFound",
     "RouterSite",
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         OKRError,
         OutOfMemory,
+        ProcessFailed,
         RouterNotFound,
         UnsupportedGeneration,
         UnsupportedRouter,

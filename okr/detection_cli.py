@@ -1,6 +1,5 @@
 """The commands that say whether, and which, key was there: verify, detect, attribute."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,43 +94,34 @@ def detect_command(
     from okr.detection import detect
     from okr.detection.verification import check_decoys
     from okr.experiment.display import counting
+    from okr.experiment.processes import joined
     from okr.loaders import load
     from okr.routing import Key
 
     check_decoys(decoys, alpha)
     secret = Key.load(key)
-    first, processes = _join_processes()
-    loaded = load(model, trust_remote_code=trust_remote_code)
-    tokens, given = _tokens(loaded, contents, sources)
-    with counting("keys scored", (decoys + 1) * len(tokens) // processes, shown=first) as advance:
-        verdict = detect(
-            loaded.model,
-            tokens,
-            secret,
-            epsilon=epsilon,
-            zone=zone,
-            strength=strength,
-            source_ids=given or None,
-            decoys=decoys,
-            alpha=alpha,
-            temperature=temperature,
-            rows=rows,
-            advance=advance,
-        )
-    if first:
+    with joined() as processes:
+        loaded = load(model, trust_remote_code=trust_remote_code)
+        tokens, given = _tokens(loaded, contents, sources)
+        with counting("keys scored", (decoys + 1) * len(tokens) // processes.count, shown=processes.main) as advance:
+            verdict = detect(
+                loaded.model,
+                tokens,
+                secret,
+                epsilon=epsilon,
+                zone=zone,
+                strength=strength,
+                source_ids=given or None,
+                decoys=decoys,
+                alpha=alpha,
+                temperature=temperature,
+                rows=rows,
+                advance=advance,
+            )
+    if processes.main:
         say(verdict.as_dict(), as_json, str(verdict))
-    if first and not verdict.watermarked:
+    if processes.main and not verdict.watermarked:
         raise typer.Exit(NOT_WATERMARKED)
-
-
-def _join_processes() -> tuple[bool, int]:
-    """Meet the other processes of an ``accelerate launch``, if any: whether this one speaks, and how many there are."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return True, 1
-    from accelerate import PartialState
-
-    state = PartialState()
-    return bool(state.is_main_process), int(state.num_processes)
 
 
 def _read(path: Path) -> str:

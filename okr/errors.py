@@ -51,3 +51,7 @@ class InvalidSetting(OKRError):
 
 class InvalidConfig(OKRError):
     """An experiment's configuration, prompts or output folder cannot be used."""
+
+
+class ProcessFailed(OKRError):
+    """Another process of the same run failed, ended or fell silent. What was finished before is kept."""

@@ -97,8 +97,10 @@ class Journal:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InvalidConfig(f"another run is writing to {self.path.parent}") from None
+        except OSError:  # a network file system without locks: nothing then keeps two runs apart
+            return
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         self._file.seek(0)

@@ -76,3 +76,13 @@ def check_same_run(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> No
         raise InvalidConfig(f"the run in {folder} was made with another model than the one in {new['model']['source']}")
     if old["environment"] != new["environment"]:
         log.warning("versions, device or source differ from when this run began; results.json names the earlier ones")
+
+
+def check_same_software(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise InvalidConfig unless two processes of one run have the same versions of everything."""
+    here, there = new["environment"]["versions"], old["environment"]["versions"]
+    differing = [
+        f"{name} ({there.get(name)} there, {here[name]} here)" for name in here if here[name] != there.get(name)
+    ]
+    if differing:
+        raise InvalidConfig(f"not the same versions as the main process: {', '.join(differing)}")

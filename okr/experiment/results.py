@@ -159,7 +159,7 @@ class Seeds(_Record):
 
 
 class GroupSpeed(_Record):
-    """Generation of one group, prompts included, verification not."""
+    """Generation of one group, prompts included, verification not; the seconds of several processes add up."""
 
     tokens: Count = Field(description="new tokens")
     seconds: float

@@ -4,35 +4,29 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import convert_file_size_to_int, get_max_memory
 
 from okr.attach.engine import keyable_sites
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidConfig, InvalidTrace, OKRError
-from okr.experiment import quality
 from okr.experiment.assemble import assemble
 from okr.experiment.config import Resolved, RunConfig
 from okr.experiment.folder import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
-from okr.experiment.header import check_same_run, describe_run
-from okr.experiment.logfile import log_to
+from okr.experiment.header import check_same_run, check_same_software, describe_run
+from okr.experiment.logfile import LogFile, log_to
+from okr.experiment.parts import Parts, merge_leftover, part_path
+from okr.experiment.placement import load_placed
+from okr.experiment.processes import ALONE, Processes
 from okr.experiment.prompts import read_prompts
 from okr.experiment.results import Results
-from okr.experiment.sampling import (
-    GROUPS,
-    Group,
-    Subject,
-    encode,
-    generation_arguments,
-    is_whole,
-    make_batch,
-    session,
-)
-from okr.loaders import Loaded, load, memory_guard
+from okr.experiment.sampling import GROUPS, Subject, encode
+from okr.experiment.work import QUALITY, Task, finished, share, task_of, tasks, work
+from okr.loaders import Loaded
 from okr.routing import Key, check_setting
 
 log = logging.getLogger("okr")
@@ -51,43 +45,97 @@ class Progress(Protocol):
         """``count`` steps of ``task`` are done."""
 
 
-def run(resolved: Resolved, *, resume: bool, progress: Progress) -> Results:
+@dataclass(frozen=True)
+class Ready:
+    """A model that was loaded and found fit for a run, and what the samples start from."""
+
+    loaded: Loaded
+    sites: list[RouterSite]
+    prompts: list[str]
+    load_seconds: float
+
+    def under(self, key: Key, resolved: Resolved) -> tuple[Subject, dict[str, Any]]:
+        """What the experiment is done to, and the journal's header as this process sees the run."""
+        subject = Subject(self.loaded, key, resolved.config)
+        header = describe_run(subject, resolved, self.sites, self.prompts) | {"load_seconds": self.load_seconds}
+        encode(subject, self.prompts[:1])  # a max_length the model cannot hold is found out before anything is written
+        return subject, header
+
+
+def run(resolved: Resolved, *, resume: bool, progress: Progress, processes: Processes = ALONE) -> Results:
     """Run or resume an experiment in its output folder and return what results.json holds.
+
+    Of several ``processes`` this is the main one: it begins the run, does its share, merges what the others journal
+    (they call :func:`assist`) and writes the results.
 
     Raises a subclass of OKRError for whatever can be put right by the user; until the model is loaded and found
     fit nothing is left behind.
     """
     config = resolved.config
-    prompts = read_prompts(config)
-    key = Key.load(config.key) if config.key is not None else None
-    with (
-        output_folder(Path(config.output_dir), resume=resume) as folder,
-        Journal(folder / JOURNAL) as journal,
-        log_to(folder / resolved.preset.log_file) as logfile,
-        _threads(config.threads),
-    ):
-        progress.stage(f"loading {config.model}")
-        started = time.perf_counter()
-        loaded = _load(config)
-        seconds = time.perf_counter() - started
-        sites = _check(loaded, config)
-        key = key or _own_key(folder, journal)
-        subject = Subject(loaded, key, config)
-        header = describe_run(subject, resolved, sites, prompts) | {"load_seconds": seconds}
-        encode(subject, prompts[:1])  # a max_length the model cannot hold is found out before anything is written
-        logfile.open()
-        fresh = journal.header is None
+    with ExitStack() as opened, _threads(config.threads):
+        with processes.together():
+            given = Key.load(config.key) if config.key is not None else None
+            folder = opened.enter_context(output_folder(Path(config.output_dir), resume=resume))
+            journal = opened.enter_context(Journal(folder / JOURNAL))
+            logfile = opened.enter_context(log_to(folder / resolved.preset.log_file))
+            progress.stage(f"loading {config.model}")
+            ready = _prepare(config, processes)
+            subject, header = ready.under(given or _own_key(folder, journal), resolved)
+        fresh, shared = journal.header is None, False
         try:
-            _begin(folder, journal, header, key, config)
-            _finish_batches(subject, folder, journal, prompts, progress)
-            _finish_quality(subject, journal, progress)
+            with processes.together():
+                _begin(folder, journal, header, subject, logfile)
+                left = _left(folder, journal, config, progress)
+            processes.from_main((str(folder.absolute()), journal.header, left))
+            with processes.together():
+                shared = processes.count > 1  # others may finish something from here on
+            _finish(subject, folder, journal, ready.prompts, left, processes, progress)
             progress.stage("writing results and report")
             return _write(folder, journal, config)
         except BaseException as error:
             log.info("stopped: %s", str(error) or type(error).__name__)
-            if fresh and isinstance(error, OKRError) and not journal.records:
+            if fresh and not shared and isinstance(error, OKRError) and not journal.records:
                 _discard(folder, journal, resolved)
             raise
+
+
+def assist(resolved: Resolved, processes: Processes) -> None:
+    """Do this process's share of a run that another one leads (:func:`run`), in a journal beside the main one.
+
+    Raises like :func:`run`; what was finished before stays.
+    """
+    config = resolved.config
+    with ExitStack() as opened, _threads(config.threads):
+        with processes.together():
+            ready = _prepare(config, processes)
+        with processes.together():
+            pass  # the main process begins
+        folder, header, left = processes.from_main(None)
+        with processes.together():
+            key = Key.load(config.key or _shared(Path(folder), header))
+            subject, own = ready.under(key, resolved)
+            check_same_software(header, own)
+            check_same_run(Path(folder), header, own | {"environment": header["environment"]})
+            part = opened.enter_context(Journal(part_path(Path(folder), processes.rank)))
+            part.begin({"kind": "process", "process": processes.rank, "of": processes.count})
+        try:
+            mine = share(left, processes.rank, processes.count)
+            for record in work(subject, Path(folder), ready.prompts, mine, lambda: None):
+                part.add(record | {"process": processes.rank})
+        except OKRError as error:
+            error.args = (f"{processes}: {error}",)
+            raise
+
+
+def _shared(folder: Path, header: dict[str, Any]) -> Path:
+    """The key file of a run that made its own key."""
+    if header["key_source"] != KEY:
+        raise InvalidConfig(f"the run in {folder} is under the key of a file: every process needs --key")
+    if not (folder / KEY).exists():
+        raise InvalidConfig(
+            f"{folder} of the main process cannot be seen here: --output-dir must name a folder that all machines share"
+        )
+    return folder / KEY
 
 
 def _discard(folder: Path, journal: Journal, resolved: Resolved) -> None:
@@ -110,31 +158,19 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _load(config: RunConfig) -> Loaded:
-    placed = {"cpu": None, "auto": "auto"}.get(config.device, config.device)
-    cap = None
-    if config.max_memory is not None and placed == "auto" and torch.cuda.is_available():
-        cap = get_max_memory()  # what is free on every card and on the host: what the cap shuts out goes there
-        cap[0] = min(cap[0], convert_file_size_to_int(config.max_memory.replace(" ", "")))
-    return load(
-        config.model,
-        dtype=config.dtype,
-        device_map=placed,
-        max_memory=cap,  # type: ignore[arg-type]
-        quantization=config.quantization,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _check(loaded: Loaded, config: RunConfig) -> list[RouterSite]:
-    """All router sites; at least one can be keyed and the setting suits every one that can."""
+def _prepare(config: RunConfig, processes: Processes) -> Ready:
+    """Read the prompts, load the model; at least one router can be keyed and the setting suits every one that can."""
+    prompts = read_prompts(config)
+    started = time.perf_counter()
+    loaded = load_placed(config, processes)
+    seconds = time.perf_counter() - started
     for site in keyable_sites(loaded.model):
         check_setting(site.top_k, site.num_experts, **config.setting())
     sites = discover(loaded.model)
     for site in sites:
         log.info("router %s: %s, top %d of %d experts %s", site.path, site.router_class, site.top_k, site.num_experts,
                  "" if site.keyable else f"(not keyed: {site.reason})")  # fmt: skip
-    return sites
+    return Ready(loaded, sites, prompts, seconds)
 
 
 def _own_key(folder: Path, journal: Journal) -> Key:
@@ -150,14 +186,16 @@ def _own_key(folder: Path, journal: Journal) -> Key:
     return Key.generate()
 
 
-def _begin(folder: Path, journal: Journal, header: dict[str, Any], key: Key, config: RunConfig) -> None:
-    """Write the journal's header, or check that it is this run's."""
+def _begin(folder: Path, journal: Journal, header: dict[str, Any], subject: Subject, logfile: LogFile) -> None:
+    """Write the journal's header, or check that it is this run's and take in what processes of it left behind."""
+    logfile.open()
     if journal.header is not None:
         check_same_run(folder, journal.header, header)
+        merge_leftover(folder, journal)
         return
-    if config.key is None and not (folder / KEY).exists():
-        key.save(folder / KEY)
-        log.info("made a fresh key %s and saved it in %s", key.id, folder / KEY)
+    if subject.config.key is None and not (folder / KEY).exists():
+        subject.key.save(folder / KEY)
+        log.info("made a fresh key %s and saved it in %s", subject.key.id, folder / KEY)
     try:
         (folder / TRACES).mkdir(exist_ok=True)
     except OSError as error:
@@ -167,64 +205,69 @@ def _begin(folder: Path, journal: Journal, header: dict[str, Any], key: Key, con
     journal.begin(header)
 
 
-def _batches(config: RunConfig) -> list[tuple[int, Group]]:
-    return [(index, group) for index in range(-(-config.samples // config.batch_size)) for group in GROUPS]
-
-
-def _finish_batches(
-    subject: Subject, folder: Path, journal: Journal, prompts: Sequence[str], progress: Progress
-) -> None:
-    config = subject.config
-    done = _done(folder, journal)
-    left = [batch for batch in _batches(config) if batch not in done]
+def _left(folder: Path, journal: Journal, config: RunConfig, progress: Progress) -> list[Task]:
+    """The tasks that are not finished; ``progress`` hears of all and of those that are."""
+    done = finished(folder, config, journal.records)
     for group in GROUPS:
         progress.total(group, config.samples)
-    for index, group in done:
-        progress.advance(group, len(prompts[index * config.batch_size :][: config.batch_size]))
-    with memory_guard("generating", batch_size=config.batch_size, max_length=config.max_length):
-        if left:
-            _warm_up(subject, prompts)
-        for index, group in left:
-            own = prompts[index * config.batch_size :][: config.batch_size]
-            journal.add(make_batch(subject, folder, group, index, own))
-            log.info("batch %d of the %s group is done", index, group)
-            progress.advance(group, len(own))
+    progress.total(QUALITY, 2 * config.quality_passages)
+    for record in done.values():
+        _advance(record, progress)
+    return [task for task in tasks(config) if task not in done]
 
 
-def _done(folder: Path, journal: Journal) -> dict[tuple[int, Group], dict[str, Any]]:
-    """The batches whose records and traces are whole; the last record of a batch counts."""
-    records = {(record["index"], record["group"]): record for record in journal.records if record["kind"] == "batch"}
-    return {batch: record for batch, record in records.items() if is_whole(folder, record)}
+def _advance(record: dict[str, Any], progress: Progress) -> None:
+    if record["kind"] == QUALITY:
+        progress.advance(QUALITY, len(record["keyed"]) + len(record["unkeyed"]))
+    else:
+        progress.advance(record["group"], len(record["samples"]))
 
 
-def _warm_up(subject: Subject, prompts: Sequence[str]) -> None:
-    """One short generation a group, so that the first batch's clock does not count what happens only once."""
-    inputs = encode(subject, prompts[: subject.config.batch_size])
-    for group in GROUPS:
-        with session(subject, group):
-            subject.loaded.model.generate(**inputs, **generation_arguments(subject, 2))  # type: ignore[operator]
+def _finish(
+    subject: Subject,
+    folder: Path,
+    journal: Journal,
+    prompts: Sequence[str],
+    left: Sequence[Task],
+    processes: Processes,
+    progress: Progress,
+) -> None:
+    """Do this process's share of what is left while merging what the others journal, then wait for the rest."""
+    config, missing = subject.config, set(left)
+    parts = Parts(folder, journal, processes.count)
+
+    def merged(record: dict[str, Any]) -> None:
+        missing.discard(task_of(record, config))
+        log.info("process %d: %s is done", record["process"], _name(record))
+        _advance(record, progress)
+
+    own = share(left, processes.rank, processes.count)
+    for record in work(subject, folder, prompts, own, lambda: progress.advance(QUALITY)):
+        journal.add(record)
+        missing.discard(task_of(record, config))
+        if record["kind"] != QUALITY:  # whose bar has moved passage by passage
+            _advance(record, progress)
+        log.info("%s is done", _name(record))
+        for other in parts.collect():
+            merged(other)
+    parts.wait(missing, merged)
+    parts.remove()
 
 
-def _finish_quality(subject: Subject, journal: Journal, progress: Progress) -> None:
-    count = 2 * subject.config.quality_passages
-    progress.total("quality", count)
-    if any(record["kind"] == "quality" for record in journal.records):
-        progress.advance("quality", count)
-        return
-    started = time.perf_counter()
-    with memory_guard("measuring the held-out loss", batch_size=1):
-        record = quality.measure(subject, lambda: progress.advance("quality"))
-    journal.add(record | {"seconds": time.perf_counter() - started})
+def _name(record: dict[str, Any]) -> str:
+    if record["kind"] == QUALITY:
+        return "the held-out loss"
+    return f"batch {record['index']} of the {record['group']} group"
 
 
 def _write(folder: Path, journal: Journal, config: RunConfig) -> Results:
     from okr.experiment.report import render  # matplotlib takes a second to import
 
     assert journal.header is not None
-    done = _done(folder, journal)
-    measured = next(record for record in journal.records if record["kind"] == "quality")
+    done = finished(folder, config, journal.records)
     try:
-        results = assemble(folder, journal.header, [done[batch] for batch in _batches(config)], measured)
+        *batches, measured = [done[task] for task in tasks(config)]
+        results = assemble(folder, journal.header, batches, measured)
     except (KeyError, InvalidTrace) as error:
         raise InvalidConfig(f"the traces in {folder} changed during the run ({error}): add --resume") from None
     write_atomically(folder / RESULTS, results.to_json())

@@ -1,5 +1,7 @@
 """What the tests of experiments share: small settings, a tokenizer, progress that nobody sees."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -10,6 +12,23 @@ from okr.loaders import passages
 PASSPHRASE = "a passphrase for tests only"
 # 5 samples in batches of 2: the last batch is not full.
 SMALL = {"samples": 5, "max_length": 12, "batch_size": 2, "decoys": 199, "alpha": 0.01, "quality_passages": 3}
+
+
+def launched(processes: int, module: str, *words: str) -> subprocess.CompletedProcess:
+    """Run a module in several processes under accelerate's launcher, on any free port.
+
+    ``--multi_gpu`` starts them with torchrun, cards or not; ``--cpu`` would start one only (several need mpirun).
+    """
+    options = {
+        "--num_processes": str(processes),
+        "--num_machines": "1",
+        "--mixed_precision": "no",
+        "--dynamo_backend": "no",
+        "--main_process_port": "0",
+    }
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher += [word for option in options.items() for word in option]
+    return subprocess.run([*launcher, "-m", module, *words], capture_output=True, text=True, timeout=300, check=False)
 
 
 class Silent:

@@ -2,12 +2,10 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL
+from small_runs import SMALL, launched
 
 from okr.cli import execute
 from okr.routing import Key
@@ -75,18 +73,7 @@ def test_two_processes_share_the_keys(
     words += ["--decoys", "19", "--alpha", "0.99"]
     assert execute(words) == 0
     alone = json.loads(capfd.readouterr().out)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "okr.cli"]
-    done = subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300)
+    done = launched(2, "okr.cli", *words)
     assert done.returncode == 0, done.stderr
     together = json.loads(done.stdout)
     assert together.pop("z") == pytest.approx(alone.pop("z"), abs=1e-4)

@@ -12,6 +12,7 @@ from small_runs import save_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import okr.experiment.runner as runner
+import okr.experiment.work as work
 from okr.cli import execute
 
 Edit = Callable[[Path], object]
@@ -107,7 +108,7 @@ def test_a_model_without_routers(tmp_path: Path, capfd: pytest.CaptureFixture) -
 def test_out_of_memory(
     done: int, deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_batch, calls = runner.make_batch, []
+    make_batch, calls = work.make_batch, []
 
     def exhausted(*arguments: object) -> dict:
         calls.append(1)
@@ -118,7 +119,7 @@ def test_out_of_memory(
             )
         return make_batch(*arguments)
 
-    monkeypatch.setattr(runner, "make_batch", exhausted)
+    monkeypatch.setattr(work, "make_batch", exhausted)
     out = tmp_path / "out"
     assert execute(flags(deepseek_folder, out)) == 2
     line = capfd.readouterr().err.splitlines()[-1]
@@ -205,7 +206,7 @@ def test_a_disc_that_fills_up_keeps_what_was_finished(
 def test_ctrl_c_says_how_to_continue_and_that_works(
     deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_batch, calls = runner.make_batch, []
+    make_batch, calls = work.make_batch, []
 
     def interrupted(*arguments: object) -> dict:
         calls.append(1)
@@ -217,12 +218,12 @@ def test_ctrl_c_says_how_to_continue_and_that_works(
     words = flags(deepseek_folder, tmp_path / "out")
     monkeypatch.setattr("sys.argv", ["okr", *words])
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "make_batch", interrupted)
+        patch.setattr(work, "make_batch", interrupted)
         assert execute(words) == 130
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("okr: stopped; to continue: okr run ")
     again = shlex.split(line.partition("to continue: okr ")[2])
     made = []
-    monkeypatch.setattr(runner, "make_batch", lambda *arguments: made.append(1) or make_batch(*arguments))
+    monkeypatch.setattr(work, "make_batch", lambda *arguments: made.append(1) or make_batch(*arguments))
     assert execute(again) == 0
     assert len(made) == 2, "the two finished batches are not made again"
