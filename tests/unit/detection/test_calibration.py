@@ -1,6 +1,7 @@
 """The calibration evidence: its page says what its figures say, and a small part of it is run again."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_enough_was_run():
         classes = report.load(kind)["classes"]
         assert sum(sum(found["p"][1]) for found in classes.values()) >= least
         assert len(classes) == 6
+
+
+def test_the_page_says_how_often_keys_were_named():
+    found = json.loads((BENCH.parent / "docs" / "data" / "attribution.json").read_text(encoding="utf-8"))
+    page = (BENCH.parent / "docs" / "detection.md").read_text(encoding="utf-8")
+    for origin in ("one of the keys", "another key", "no key"):
+        part = found[origin]
+        assert f"in {part['named']} of {part['traces']} ({part['low']:.2f} to {part['high']:.2f})" in page
 
 
 @pytest.mark.parametrize(("hits", "tests"), [(0, 50), (3, 400), (400, 400)])
