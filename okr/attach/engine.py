@@ -18,20 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
-from okr.attach.fused import EVERY, Fused, Own, fused_for
+from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for
+from okr.attach.routings import Native
 from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
 from okr.errors import AlreadyAttached, RouterNotFound, UnsupportedRouter
 
 
-class SiteRouting(Protocol):
+class SiteRouting(Choosing, Protocol):
     """What an attached site does at each call. T tokens, E experts, k kept."""
 
     dropped: Tensor | None
     """Tokens [T] that a replay leaves without an expert; None outside a replay."""
     report: Callable[[Callable[[], Tensor]], None] | None
     """Called at every call with what says which experts ran [T, k]; NOTHING_RAN where a capacity dropped the token."""
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Told on attaching where the router takes its states, and their dtype."""
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         """The experts to run [T, k], given what the family ranks [T, E], the router's input [T, d], its choice."""
@@ -102,7 +106,7 @@ class _Attached(nn.Module):
         states = args[0] if args else next(iter(kwargs.values()))
         fused = attachment.fused
         if fused is not None and len(args) + len(kwargs) == 1 and fused.stands_for(native):
-            output, chosen = fused.forward(self, states, attachment.routing.choose)
+            output, chosen = fused.forward(self, states, attachment.routing)
         else:
             output, chosen = _intercepted(attachment, native, self, states, args, kwargs)
         family, routing = attachment.family, attachment.routing
@@ -177,17 +181,7 @@ def attached(
             restore()
 
 
-class _Native:
-    """Feeds a router's own choice back to it: the proof that interception changes nothing by itself."""
-
-    dropped: Tensor | None = None
-    report: Callable[[Callable[[], Tensor]], None] | None = None
-
-    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
-        return native(EVERY)
-
-
-class _Next(_Native):
+class _Next(Native):
     """Feeds back the experts numbered one higher: a choice that the router would not make."""
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
@@ -211,6 +205,7 @@ def _proven(module: nn.Module, attachment: Attachment) -> Attachment:
             hidden = torch.randn(*leading, site.hidden_size, generator=generator).to(device=device, dtype=dtype)
             problem = _difference(module, attachment, hidden)
             if not problem:
+                attachment.routing.prepare(hidden.device, hidden.dtype)
                 fused = fused_for(module)
                 return replace(attachment, fused=fused if _fuses(module, attachment, fused, hidden) else None)
     finally:
@@ -233,7 +228,7 @@ def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> st
     """How the router's output for ``hidden`` changes when its own choice is fed back, or ""."""
     try:
         native = module(hidden.clone(), **example_arguments(module, hidden))
-        intercepted = _answered(module, replace(attachment, routing=_Native()), hidden)
+        intercepted = _answered(module, replace(attachment, routing=Native()), hidden)
     except UnsupportedRouter as error:
         return str(error)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -248,7 +243,7 @@ def _fuses(module: nn.Module, attachment: Attachment, fused: Fused | None, hidde
         return False
     try:
         for states in (hidden, hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)):
-            for routing in (_Native(), _Next()):
+            for routing in (Native(), _Next()):
                 general = replace(attachment, routing=routing)
                 if not _same(
                     _answered(module, replace(general, fused=fused), states), _answered(module, general, states)

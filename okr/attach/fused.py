@@ -6,12 +6,13 @@ class is exactly a known one, and only after it gave, bit for bit, what the rout
 
 The family's own matrix product stays as it is and the key's projection is a product of its own: the joint product
 [gate | projection] rounds the gate's logits differently for some shapes, and an attached router must not change a bit
-where the key decides nothing (docs/performance.md has the measurement).
+where the key decides nothing (docs/performance.md has the measurement). A routing may make both at once where it was
+proven to keep every bit (docs/gpu.md).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,20 @@ Own = Callable[[slice | Tensor], Tensor]
 
 EVERY = slice(None)
 
-Choose = Callable[[Tensor, Tensor, Own], Tensor]
-"""(what the family ranks [T, E], the router's input [T, d], its own choice) -> the experts to run [T, k]."""
 
-Forward = Callable[[Any, Tensor, Choose], tuple[Any, Tensor]]
-"""(router, its input [..., d], choose) -> the router's output, and the chosen experts [T, k]."""
+class Choosing(Protocol):
+    """What a forward leaves to the site's routing."""
+
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The gate's logits [T, E]: the router's input [T, d] times its weight [E, d], both cast to ``dtype`` first."""
+
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        """The experts to run [T, k] and their scores, given what the family ranks [T, E], the router's input [T, d]
+        and the family's own choice."""
+
+
+Forward = Callable[[Any, Tensor, Choosing], tuple[Any, Tensor]]
+"""(router, its input [..., d], routing) -> the router's output, and the chosen experts [T, k]."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +60,39 @@ def fused_for(module: nn.Module) -> Fused | None:
     return Fused(entry, known.forward)
 
 
-def _deepseek_v2(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
-    hidden = states.view(-1, router.hidden_dim).type(torch.float32)
-    logits = functional.linear(hidden, router.weight.type(torch.float32))
+def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
+    hidden = states.view(-1, router.hidden_dim)
+    if hidden.is_cpu:
+        hidden = hidden.type(torch.float32)  # once for both products; on a card the key's is made from 16 bits
+    logits = routing.gate(hidden, router.weight, torch.float32)
     scores = logits.softmax(dim=-1, dtype=torch.float32)
-    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], k=router.top_k, dim=-1, sorted=False).indices)
-    return (logits, scores.gather(-1, chosen) * router.routed_scaling_factor, chosen), chosen
+    chosen, weights = routing.weigh(
+        scores, hidden, lambda rows: torch.topk(scores[rows], k=router.top_k, dim=-1, sorted=False).indices
+    )
+    if router.routed_scaling_factor != 1:
+        weights = weights * router.routed_scaling_factor
+    return (logits, weights, chosen), chosen
 
 
-def _mixtral(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+def _mixtral(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
-    logits = functional.linear(hidden, router.weight)
+    logits = routing.gate(hidden, router.weight)
     scores = functional.softmax(logits.float(), dim=-1)
-    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], router.top_k, dim=-1).indices)
-    weights = scores.gather(-1, chosen)
+    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices)
     return (logits, weights / weights.sum(dim=-1, keepdim=True), chosen), chosen
 
 
-def _qwen(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+def _qwen(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
-    logits = functional.linear(hidden, router.weight)
+    logits = routing.gate(hidden, router.weight)
     scores = functional.softmax(logits, dtype=torch.float, dim=-1)
-    chosen = choose(scores, hidden, lambda rows: torch.topk(scores[rows], router.top_k, dim=-1).indices)
-    weights = scores.gather(-1, chosen)
+    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices)
     if router.norm_topk_prob:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return (logits, weights.to(logits.dtype), chosen), chosen
 
 
-def _switch(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
+def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.to(router.dtype)
     if router.training and router.jitter_noise > 0:
         hidden *= torch.empty_like(hidden).uniform_(1.0 - router.jitter_noise, 1.0 + router.jitter_noise)
@@ -87,11 +101,12 @@ def _switch(router: Any, states: Tensor, choose: Choose) -> tuple[Any, Tensor]:
     logits = router.classifier(hidden)
     scores = functional.softmax(logits, dim=-1, dtype=router.dtype).to(states.dtype)
     flat = scores.view(-1, router.num_experts)
-    chosen = choose(flat, states.reshape(len(flat), -1), lambda rows: flat[rows].argmax(dim=-1, keepdim=True))
+    hidden = states.reshape(len(flat), -1)
+    chosen, weights = routing.weigh(flat, hidden, lambda rows: flat[rows].argmax(dim=-1, keepdim=True))
     experts = chosen.view(scores.shape[:-1])
     mask = functional.one_hot(experts, num_classes=router.num_experts)
     mask = mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)
-    return (mask, scores.gather(-1, experts.unsqueeze(-1)), logits), chosen
+    return (mask, weights.view(*experts.shape, 1), logits), chosen
 
 
 _MODELS = "transformers.models"

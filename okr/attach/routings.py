@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int8
 from torch import Tensor
+from torch.nn.functional import linear
 
 from okr.attach.fused import EVERY, Own
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
+from okr.routing.accelerated import Accelerated, Rule, accelerate
 from okr.routing.rows import BLOCK, in_memory, route_rows
 from okr.routing.scores import TINY
 from okr.routing.selection import route
@@ -60,6 +62,11 @@ class Projector:
             self._in_memory = self.on(torch.device("cpu")).numpy()
         return self._in_memory
 
+    @property
+    def signs(self) -> Int8[Tensor, "hidden_size experts"]:
+        """The projection as it is in the key, on the CPU."""
+        return self._signs
+
     def on(self, device: torch.device) -> Float[Tensor, "hidden_size experts"]:
         """The projection on ``device``, float32."""
         projection = self._on.get(device)
@@ -76,8 +83,18 @@ class Native:
     def __init__(self, report: Report | None = None) -> None:
         self.report = report
 
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        pass
+
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return linear(hidden, weight) if dtype is None else linear(hidden.type(dtype), weight.type(dtype))
+
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY)
+
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        chosen = self.choose(scores, hidden, native)
+        return chosen, scores.gather(-1, chosen)
 
 
 class Keyed(Native):
@@ -87,12 +104,35 @@ class Keyed(Native):
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
+        self.card: Accelerated | None = None
+        self._scored: Tensor | None = None  # key scores that the gate's product made on the way
+
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        if device.type != "cpu":
+            rule = Rule(**self.rule, log=self.site.ranks == "probabilities")
+            self.card = accelerate(self.project.signs, rule, device, dtype)
+            if self.card is None:
+                self.project.on(device)
+
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        if self.card is None or not self.card.serves_gate(hidden, weight, dtype or weight.dtype):
+            return super().gate(hidden, weight, dtype)
+        logits, self._scored = self.card.gate(hidden, weight, dtype or weight.dtype)
+        return logits
+
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        if self.card is None or scores.requires_grad or not self.card.serves(scores):
+            return super().weigh(scores, hidden, native)
+        scored, self._scored = self._scored, None
+        return self.card.choose(scores, hidden, native(EVERY), scored)
 
     def choose(
         self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
     ) -> Int[Tensor, "tokens top_k"]:
         if torch.is_grad_enabled():  # no gradient passes through a choice
             scores, hidden = scores.detach(), hidden.detach()
+        if self.card is not None and self.card.serves(scores):
+            return self.card.choose(scores, hidden, native(EVERY))[0]
         if not in_memory(scores):
             return route(choice_scores(self.site, scores), self.project(hidden), native(EVERY), **self.rule)[0]
         if len(scores) == 1:

@@ -72,10 +72,10 @@ def _products(
 
 @triton.jit
 def _choose(
-    scores, keys, native, chosen, paid, epsilon, strength, scale, experts: tl.constexpr, top_k: tl.constexpr,
+    scores, keys, native, chosen, paid, epsilon, strength, experts: tl.constexpr, top_k: tl.constexpr,
     width: tl.constexpr, padded: tl.constexpr, log: tl.constexpr, boundary: tl.constexpr, soft: tl.constexpr,
 ):  # fmt: skip
-    """One token: its zone, the selection in descending order of choice score, and scale times the selected scores."""
+    """One token: its zone, the selection in descending order of choice score, and the selected scores."""
     row = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, width)
     real = expert < experts
@@ -111,15 +111,14 @@ def _choose(
 
     slot = tl.sum((ahead & takes[None, :]).to(tl.int32), 1)
     mask = takes & contested
-    factor = tl.full((), scale, tl.float32)
     tl.store(chosen + row * top_k + slot, expert.to(tl.int64), mask=mask)
-    tl.store(paid + row * top_k + slot, (score * factor).to(paid.dtype.element_ty), mask=mask)
+    tl.store(paid + row * top_k + slot, score.to(paid.dtype.element_ty), mask=mask)
     kept = tl.arange(0, padded)
     left = (kept < top_k) & (contested == 0)  # no opportunity: the native selection, in its own order
     own = tl.load(native + row * top_k + kept, mask=left, other=0)
-    weight = tl.load(scores + row * experts + own, mask=left, other=0.0).to(tl.float32) * factor
+    weight = tl.load(scores + row * experts + own, mask=left, other=0.0)
     tl.store(chosen + row * top_k + kept, own, mask=left)
-    tl.store(paid + row * top_k + kept, weight.to(paid.dtype.element_ty), mask=left)
+    tl.store(paid + row * top_k + kept, weight, mask=left)
 
 
 def _tile(tokens: int, experts: int, wide: bool) -> dict[str, int]:
@@ -161,9 +160,8 @@ def choose(
     epsilon: float,
     zone: str,
     strength: float,
-    scale: float = 1.0,
 ) -> tuple[Int64[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
-    """The experts that run, as :func:`okr.routing.selection.route` selects them, and ``scale`` times their scores.
+    """The experts that run, as :func:`okr.routing.selection.route` selects them, and their scores.
 
     ``scores`` are what the family ranks, of 32 bits at most; with ``log`` choice scores are their logarithms.
     ``native`` is the family's own choice. At most MOST_EXPERTS experts.
@@ -174,7 +172,7 @@ def choose(
     if tokens:
         width = max(16, triton.next_power_of_2(experts))
         _choose[(tokens,)](
-            scores, keys, native, chosen, paid, float(epsilon), min(float(strength), _LARGEST.value), float(scale),
+            scores, keys, native, chosen, paid, float(epsilon), min(float(strength), _LARGEST.value),
             experts=experts, top_k=top_k, width=width, padded=triton.next_power_of_2(top_k), log=log,
             boundary=zone == "boundary" and epsilon < math.inf and top_k < experts, soft=strength < math.inf,
             num_warps=max(1, width // 32),
