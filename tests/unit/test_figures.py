@@ -1,0 +1,47 @@
+"""Figures in the documentation are what their commands give: parts of the commands run again."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import okr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(page, command, zone, epsilon, strength):
+    """The cells behind a setting in the table that follows ``command``."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"`{command}`")[2]
+    return re.search(rf"^\| {zone} \| {epsilon} \| {strength} \| (.*) \|$", text, re.MULTILINE)[1].split(" | ")
+
+
+@pytest.mark.parametrize(
+    ("model", "zone", "epsilon", "strength"),
+    [("tiny-deepseek-moe", "max", 2.0, "inf"), ("tiny-switch", "boundary", "inf", 4.0)],
+)
+def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
+    """Seeds and passages are the command's, so only rounding may differ."""
+    bench = script("settings")
+    command = f"python bench/settings.py {model}"
+    cost, opportunities, largest, _ = row("settings.md", command, zone, f"{float(epsilon):g}", f"{float(strength):g}")
+    setting = {"zone": zone, "epsilon": float(epsilon), "strength": float(strength)}
+    keys = [okr.Key.from_passphrase(f"measuring settings {i}") for i in range(bench.KEYS)]
+    loaded = okr.load(model)
+    again = bench.cost(loaded, keys, setting)
+    assert [float(part) for part in again.split(" ± ")] == pytest.approx(
+        [float(part) for part in cost.split(" ± ")], abs=5e-4
+    )
+    rate, p, _ = bench.shown(loaded, keys[0], setting)
+    assert float(rate.rstrip("%")) == pytest.approx(float(opportunities.rstrip("%")), abs=10)
+    assert p == largest == "0.001"
