@@ -21,12 +21,13 @@ from transformers import (
 from transformers import __version__ as transformers_version
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from okr.errors import ModelLoadError, OKRError, OutOfMemory
+from okr.errors import InvalidSetting, ModelLoadError, OKRError, OutOfMemory
 from okr.loaders import hub
 from okr.loaders.deepseek import DeepseekConfig, register
 from okr.loaders.facts import expert_counts
 from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
 from okr.loaders.quantised import DeepseekLinearForCausalLM, quantised_share, register_linear
+from okr.loaders.random_weights import SHAPE, random_model
 from okr.loaders.reports import Report, quiet
 from okr.loaders.settings import as_dtype, as_quantization, check_devices
 from okr.loaders.sources import Place, resolve
@@ -61,7 +62,8 @@ def load(
 
     Arguments:
         source: an embedded name (``tiny-deepseek-moe``, ``tiny-switch``), a preset (``tiny``, ``tiny-switch``,
-            ``switch``, ``deepseek-moe``), a folder, or a hub id.
+            ``switch``, ``deepseek-moe``), ``deepseek-moe-random`` (its shape with random weights, made in place), a
+            folder, or a hub id.
         dtype: ``auto`` (the checkpoint's own; float32 for embedded models), ``float32``, ``bfloat16``, ``float16``.
         device_map: as in transformers; None keeps the model on the CPU.
         max_memory: most memory per device, such as ``{0: "70GiB"}``; needs a ``device_map``.
@@ -76,6 +78,8 @@ def load(
     check_devices(device_map, max_memory)
     quantised, wanted = as_quantization(quantization), as_dtype(dtype)
     place = resolve(source)
+    if place.kind == "random":
+        return _random(place, wanted, quantised, device_map, max_memory)
     if place.kind == "embedded" and wanted == "auto":
         wanted = torch.float32  # stored as bfloat16 to be small
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": place.is_local}
@@ -101,6 +105,20 @@ def load(
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
     log.info("loaded %s (%s) as %s", place.name, config.model_type, model.dtype)
     return Loaded(model.eval(), tokenizer, place.name, None if place.is_local else hub.revision(place))
+
+
+def _random(place: Place, dtype: Any, quantised: Any, device_map: Any, max_memory: Any) -> Loaded:
+    """The 16B shape with random weights, and the embedded model's tokenizer, whose tokens are among its own."""
+    if quantised is not None:
+        raise InvalidSetting(f"{place.name} has no weights to quantise: load it without quantization")
+    tokenizer = load("tiny-deepseek-moe").tokenizer
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    wanted = torch.bfloat16 if dtype == "auto" else dtype
+    with quiet(progress=False) as report, _failures(place, "weights", report):
+        model = random_model(
+            DeepseekConfig(**SHAPE, **ends), dtype=wanted, device_map=device_map, max_memory=max_memory
+        )
+    return Loaded(model, tokenizer, place.name)
 
 
 def _config(place: Place, options: dict[str, Any], report: Report) -> PreTrainedConfig:

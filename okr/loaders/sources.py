@@ -14,6 +14,9 @@ log = logging.getLogger("okr")
 EMBEDDED = ("tiny-deepseek-moe", "tiny-switch")
 """Names of the models that ship with the package and need no network."""
 
+RANDOM = "deepseek-moe-random"
+"""DeepSeek-MoE-16B's shape with random weights (:mod:`okr.loaders.random_weights`): no files, no network."""
+
 DEEPSEEK_HUB = "deepseek-ai/deepseek-moe-16b-base"
 DEEPSEEK_VARIABLE = "DEEPSEEK_MOE_LOCAL_PATH"
 DEEPSEEK_FOLDER = "/root/private_data/model/DeepSeek-MoE"
@@ -39,7 +42,7 @@ class Place:
     ``name`` is what errors and results call it; ``location`` is a folder, or a hub id where ``kind`` is ``hub``.
     """
 
-    kind: Literal["embedded", "folder", "hub"]
+    kind: Literal["embedded", "folder", "hub", "random"]
     name: str
     location: str
     passed: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class Place:
 
     @property
     def is_local(self) -> bool:
+        """Whether nothing is fetched for it."""
         return self.kind != "hub"
 
 
@@ -78,6 +82,8 @@ def resolve(source: str | os.PathLike[str]) -> Place:
     if isinstance(source, str):
         if name == "deepseek-moe":
             return _guide_search()
+        if name == RANDOM:
+            return Place("random", name, name)
         target = PRESETS.get(name, name)
         if target in EMBEDDED:
             return _embedded(target)
@@ -89,7 +95,7 @@ def resolve(source: str | os.PathLike[str]) -> Place:
             raise ModelLoadError(f"{name} is no model: it has no readable config.json; give a model's own folder")
         return Place("folder", name, folder)
     if not isinstance(source, str) or not _HUB_ID.fullmatch(name):
-        known = ", ".join(sorted({*PRESETS, *EMBEDDED}))
+        known = ", ".join(sorted({*PRESETS, *EMBEDDED, RANDOM}))
         raise ModelLoadError(f"{name}: there is no such folder, and it is no hub id (owner/name) nor one of {known}")
     return _hub(name, (f"folder {name} (there is no such folder)",))
 
