@@ -158,7 +158,7 @@ def test_a_switch_checkpoint_without_tokenizer_is_refused(switch_checkpoint: Pat
         ("/nonexistent/model", "/nonexistent/model: there is no such folder, and it is no hub id"),
         ("./nonexistent", "there is no such folder"),
         (Path("nonexistent"), "nonexistent: there is no such folder"),
-        ("two words", "it is no hub id (owner/name) nor one of deepseek-moe, switch, tiny"),
+        ("two words", "it is no hub id (owner/name) nor one of deepseek-moe, deepseek-moe-random, switch, tiny"),
         ("a/b/c", "it is no hub id"),
         ("", "no model was named"),
         ("  ", "no model was named"),
