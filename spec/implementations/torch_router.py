@@ -45,16 +45,18 @@ class SingleRouter(TorchRouter):
 
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
-    ) -> Array:
+    ) -> Any:
         """See okr.routing.single.route_one."""
         check_setting(top_k, choice.shape[1], epsilon, zone, strength)
         taken = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
+        opportunity = np.zeros(len(choice), bool)
         with np.errstate(all="ignore"):
             for row, (c, g) in enumerate(zip(choice, key_scores, strict=True)):
                 if np.isfinite(g).all():  # otherwise it is not asked
                     keyed = single.route_one(c, g, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
-                    taken[row] = taken[row] if keyed is None else keyed
-        return taken
+                    if keyed is not None:
+                        taken[row], opportunity[row] = keyed, True
+        return {"indices": taken, "opportunity": opportunity}
 
 
 class RowsRouter(TorchRouter):
@@ -64,7 +66,7 @@ class RowsRouter(TorchRouter):
 
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
-    ) -> Array:
+    ) -> Any:
         """See okr.routing.rows.route_rows."""
         check_setting(top_k, choice.shape[1], epsilon, zone, strength)
         key_scores = np.where(np.isfinite(key_scores).all(1, keepdims=True), key_scores, np.float32(np.nan))
@@ -72,7 +74,7 @@ class RowsRouter(TorchRouter):
         keyed, opportunity = rows.route_rows(
             choice, key_scores, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength
         )
-        return np.where(opportunity[:, None], keyed, native)
+        return {"indices": np.where(opportunity[:, None], keyed, native), "opportunity": opportunity}
 
 
 eager = TorchRouter()

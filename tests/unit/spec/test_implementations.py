@@ -20,8 +20,7 @@ def test_correct_implementations_conform(name):
     smoke(subject)
     results = [run_clause(subject, clause, SOME) for clause in clauses().values()]
     assert {r.clause.id: r.note or r.failure for r in results if r.verdict not in ("pass", "not applicable")} == {}
-    skipped = {r.clause.id for r in results if r.verdict == "not applicable" and r.clause.level == "routing"}
-    assert skipped == ({"OKR-ZONE-013"} if name in ("single", "rows") else set())  # these report no zone
+    assert {r.clause.id for r in results if r.verdict == "not applicable" and r.clause.level == "routing"} == set()
 
 
 def test_the_package_keeps_the_system_clauses():
