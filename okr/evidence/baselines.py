@@ -1,13 +1,13 @@
 """Baselines: OKR from traces and from text, KGW, SynthID and no watermark on the same prompts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from okr.attach.replay import input_device
-from okr.evidence.cells import Cell, Ledger, Outcome
+from okr.evidence.cells import Cell, Ledger, Outcome, bound
 from okr.evidence.costs import cost_cell
 from okr.evidence.figures import Figure, mean, share
 from okr.evidence.text_tests import p_values
@@ -29,11 +29,11 @@ def text_cells(bench: Bench, ledger: Ledger, methods: Iterable[str]) -> list[Cel
     for method in COSTED:
         if method in methods:
             weight = 1.0 * bench.options.passages
-            cells.append(Cell(f"baselines/cost/{method}", _bound(cost_cell, bench, ledger, method), weight))
+            cells.append(Cell(f"baselines/cost/{method}", bound(cost_cell, bench, ledger, method), weight))
     for method in methods:
         for index in range(bench.batches):
             weight = bench.options.tokens / 50
-            cells.append(Cell(_texts(method, index), _bound(_make, bench, ledger, method, index), weight))
+            cells.append(Cell(_texts(method, index), bound(_make, bench, ledger, method, index), weight))
     return cells
 
 
@@ -89,10 +89,6 @@ def _texts(method: str, index: int) -> str:
     return f"texts/{method}/{index:03d}"
 
 
-def _bound(work: Callable[..., Outcome], *arguments: object) -> Callable[[], Outcome]:
-    return lambda: work(*arguments)
-
-
 def _make(bench: Bench, ledger: Ledger, method: str, index: int) -> Outcome:
     found = make_texts(bench, method, index, bias_of(ledger, method))
     found["text_loss"] = [text_loss(bench.loaded, Made.of(values)) for values in found["texts"]]
@@ -120,7 +116,7 @@ def _test_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
             name = f"tests/{method}" if made_by == method else f"tests/none by {method}"
             for index in range(bench.batches):
                 weight = (keys if heavy else 4) * len(bench.batch(index)) * bench.options.tokens / 12_000
-                work = _bound(_test, bench, ledger, method, made_by, index)
+                work = bound(_test, bench, ledger, method, made_by, index)
                 cells.append(Cell(f"{name}/{index:03d}", work, weight))
     return cells
 
@@ -135,7 +131,7 @@ def _test(bench: Bench, ledger: Ledger, method: str, made_by: str, index: int) -
 
 def _figure_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
     cells = [
-        Cell(f"baselines/found/{method}", _bound(_found, bench, ledger, method, by, kind), 0.01)
+        Cell(f"baselines/found/{method}", bound(_found, bench, ledger, method, by, kind), 0.01)
         for method, by, kind in (
             *((method, method, "own") for method in COSTED),
             *((f"{method}, trace", method, "trace") for method in ("okr", "okr louder")),
@@ -143,7 +139,7 @@ def _figure_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
             ("none by okr, trace", "okr", "none trace"),
         )
     ]
-    return [*cells, *(Cell(f"baselines/text loss/{m}", _bound(_text_losses, ledger, m), 0.01) for m in METHODS)]
+    return [*cells, *(Cell(f"baselines/text loss/{m}", bound(_text_losses, ledger, m), 0.01) for m in METHODS)]
 
 
 def _found(bench: Bench, ledger: Ledger, method: str, by: str, kind: str) -> Outcome:

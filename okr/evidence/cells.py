@@ -58,6 +58,11 @@ class Cell:
     inputs: tuple[tuple[str, Any], ...] = ()
 
 
+def bound(work: Callable[..., Outcome], *arguments: object) -> Callable[[], Outcome]:
+    """``work`` with its arguments, to be called later."""
+    return lambda: work(*arguments)
+
+
 class Ledger:
     """The cells that are done, in ``folder``: one JSON file each, named after the cell."""
 

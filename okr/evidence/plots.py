@@ -1,16 +1,17 @@
 """The suites' figures as inline SVG, in the style of the run's own (okr.experiment.plots)."""
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Figure_
 
 from okr.evidence.figures import Figure
 from okr.evidence.suites import SuiteResults
 from okr.evidence.tables import label
-from okr.experiment.plots import INK, STYLE, axes_of, svg
+from okr.experiment.plots import INK, KEYED, STYLE, axes_of, svg
 
 COLOURS = {  # told apart by every common kind of colour vision (Okabe and Ito), on light and dark
     "okr": "#2f7ed8", "okr, trace": "#17a2b8", "okr louder": "#2f7ed8", "okr louder, trace": "#17a2b8",
@@ -28,7 +29,68 @@ def suite_plots(results: SuiteResults) -> dict[str, str]:
             plots["power"] = _power(found)
             costs = {f.method: f for f in results.figures("held-out cost") if f.value is not None}
             plots["cost"] = _cost(found, costs)
+        curves = [f for f in results.figures("found after attack") if f.level == 0.01 and f.value is not None]
+        if curves:
+            plots["attacks"] = _attack_curves(curves)
+        changes = [f for f in results.figures("found after change") if f.level == 0.01 and f.value is not None]
+        if changes:
+            plots["changes"] = _changes(changes)
+        registers = results.figures("register cost")
+        if registers:
+            plots["registers"] = _registers(registers)
         return plots
+
+
+def _attack_curves(figures: Sequence[Figure]) -> str:
+    """A panel an attack: what is found against the attack's strength, beginning with the untouched text."""
+    untouched = [f for f in figures if f.condition == "not attacked"]
+    conditions = [c for c in dict.fromkeys(f.condition for f in figures) if c != "not attacked"]
+    rows = -(-len(conditions) // 3)
+    figure = Figure_(figsize=(9.6, 2.6 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, 3, squeeze=False, sharey=True)
+    for axes, condition in zip_longest(panels.flat, conditions):
+        if condition is None:
+            axes.set_visible(False)
+            continue
+        own = [f for f in figures if f.condition == condition]
+        _lines(axes, [*untouched, *own], lambda f: float(f.strength or 0.0))
+        axes.set(title=condition, xlabel="strength (share)", ylim=(-0.05, 1.05))
+        axes.title.set_fontsize(10)
+    for row in panels:
+        row[0].set_ylabel("share found, FPR 0.01")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=9)
+    return svg(figure)
+
+
+def _changes(figures: Sequence[Figure]) -> str:
+    figure, axes = axes_of(7.4, 4.0, ylabel="share found, FPR 0.01", xlabel="change of the model and its strength")
+    names = list(dict.fromkeys((f.condition, f.strength) for f in figures))
+    for offset, method in zip((-0.12, 0.12), dict.fromkeys(f.method for f in figures), strict=False):
+        own = {(f.condition, f.strength): f for f in figures if f.method == method}
+        shown = [(place, own[name]) for place, name in enumerate(names) if name in own]
+        axes.errorbar(
+            [place + offset for place, _ in shown],
+            [f.value or 0.0 for _, f in shown],
+            yerr=[[_error(f)[side][0] for _, f in shown] for side in (0, 1)],
+            linestyle="", marker="s" if "trace" in method else "o", color=COLOURS.get(method, INK), capsize=2,
+            label=label(method),
+        )  # fmt: skip
+    axes.set_xticks(range(len(names)), [f"{c}\n{s:g}" for c, s in names], fontsize=8)
+    axes.set(ylim=(-0.05, 1.05))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+    return svg(figure)
+
+
+def _registers(figures: Sequence[Figure]) -> str:
+    figure, axes = axes_of(7.4, 3.4, xlabel="register of the text", ylabel="added loss (nats per token)")
+    own = [f for f in figures if f.value is not None]
+    spread = [[_error(f)[side][0] for f in own] for side in (0, 1)]
+    values = [f.value or 0.0 for f in own]
+    axes.errorbar(range(len(own)), values, yerr=spread, linestyle="", marker="o", color=KEYED, capsize=3)
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(own)), [f.condition for f in own])
+    return svg(figure)
 
 
 def _power(figures: Sequence[Figure]) -> str:

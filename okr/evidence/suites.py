@@ -11,10 +11,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from okr.errors import InvalidConfig
+from okr.evidence.attacks import attack_cells
 from okr.evidence.baselines import baseline_cells
 from okr.evidence.cells import Cell, Ledger, Record, Watcher, run_cells
 from okr.evidence.figures import Figure
 from okr.evidence.options import SUITES, SuiteOptions
+from okr.evidence.quality import quality_cells
 from okr.evidence.texts import Bench, shortened
 from okr.experiment.config import Resolved
 from okr.experiment.folder import write_atomically
@@ -72,7 +74,11 @@ class SuiteResults(BaseModel):
             raise InvalidConfig(f"{path} is not valid: {place}: {problem['msg']}") from None
 
 
-PLANS: dict[str, Callable[[Bench, Ledger], Sequence[Cell]]] = {"baselines": baseline_cells}
+PLANS: dict[str, Callable[[Bench, Ledger], Sequence[Cell]]] = {
+    "baselines": baseline_cells,
+    "quality": quality_cells,
+    "attacks": attack_cells,
+}
 
 
 def run_suites(resolved: Resolved, options: SuiteOptions, suites: Sequence[str], watcher: Watcher) -> SuiteResults:

@@ -115,3 +115,133 @@ def failed_table(results: SuiteResults) -> Table | None:
         return None
     caption = "Each of these costs its own figures only. Those that failed are tried again with --resume."
     return Table("Not measured", caption, ("cell", "", "reason"), rows)
+
+
+def quality_tables(results: SuiteResults) -> list[Table]:
+    """Losses by register, the texts' diversity, the experts' load, the judge, canaries and accuracy."""
+    tables = [_registers(results), _texts(results), _loads(results), _tasks(results)]
+    return [table for table in tables if table.rows]
+
+
+def _registers(results: SuiteResults) -> Table:
+    names = (
+        ("register loss", "none", 3), ("register cost", "okr", 4), ("divergence", "okr", 4),
+        ("next token right", "none", 3), ("next token right", "okr", 3),
+    )  # fmt: skip
+    columns = [{f.condition: f for f in results.figures(m) if f.method == by} for m, by, _ in names]
+    rows = tuple(
+        (register, *(interval(column.get(register), d) for column, (_, _, d) in zip(columns, names, strict=True)))
+        for register in columns[0]
+    )
+    header = ("register", "loss without a key", "added under the key", "divergence", "next token right, without",
+              "next token right, keyed")  # fmt: skip
+    caption = (
+        "Held-out human text by register: loss and what the key adds to it, Kullback-Leibler divergence of the keyed "
+        "from "
+        "the unkeyed model, all in nats per token; the share of tokens that are the model's first choice. 95% "
+        "intervals "
+        f"over passages, mean of {results.options.cost_keys} keys."
+    )
+    return Table("Predictions on held-out text", caption, header, rows)
+
+
+def _texts(results: SuiteResults) -> Table:
+    measures = ("judged loss", *(f"distinct {n}-grams" for n in (1, 2, 3)), "repeated 4-grams")
+    columns = [{f.method: f for f in results.figures(measure)} for measure in measures]
+    methods = list(dict.fromkeys(method for column in columns for method in column))
+    judges = {f.note for f in results.figures("judged loss")}
+    rows = tuple((label(m).removesuffix(", from text"), *(interval(c.get(m)) for c in columns)) for m in methods)
+    caption = (
+        "Judged loss: what another model thinks of the texts, given their prompts, in nats per character "
+        f"({'; '.join(judges) or 'no judge'}). Distinct n-grams as a share of a text's n-grams; 4-grams of a text that "
+        "came before in it. 95% intervals over texts."
+    )
+    return Table("The texts", caption, ("method", *measures), rows)
+
+
+def _loads(results: SuiteResults) -> Table:
+    figures = results.figures("busiest expert")
+    at = {(f.condition, f.method): f for f in figures}
+    rows = tuple(
+        (site, interval(at.get((site, "none")), 2), interval(at.get((site, "okr")), 2))
+        for site in dict.fromkeys(f.condition for f in figures)
+    )
+    caption = "How often the busiest expert ran, as a multiple of an even load. 95% intervals over batches of texts."
+    return Table("Expert load", caption, ("router", "without a key", "under the key"), rows)
+
+
+def _tasks(results: SuiteResults) -> Table:
+    rows = []
+    for measure in ("canaries", "multiple choice", "HumanEval pass@1"):
+        own = {f.method: f for f in results.figures(measure)}
+        if own:
+            samples = next(iter(own.values())).samples
+            rows.append((measure, interval(own.get("none")), interval(own.get("okr")), str(samples)))
+    caption = (
+        "Exact answers, with 95% Clopper-Pearson intervals. Canaries: set phrases of the embedded models' training "
+        "texts, "
+        "completed word for word by the model's first choice."
+    )
+    return Table("Tasks", caption, ("task", "without a key", "under the key", "items without a key"), tuple(rows))
+
+
+def attack_tables(results: SuiteResults) -> list[Table]:
+    """What is found after attacks on the text, on the model, and what a human paraphrase leaves."""
+    text = results.figures("found after attack")
+    tables = [
+        _attacks("Attacks on the text", _TEXT_CAPTION, text),
+        _attacks("Attacks on the model", _MODEL_CAPTION, results.figures("found after change"), results),
+        _carried(results),
+    ]
+    return [table for table in tables if table.rows]
+
+
+_TEXT_CAPTION = (
+    "Share of texts found after the attack, with 95% Clopper-Pearson intervals, all tokens that are left being judged. "
+    "Strength: the share of tokens (synonyms: of words that have one) that is changed, lost, added or human. The "
+    "prompt is "
+    "known to whoever tests, save in the two rows about it. Traces do not depend on what is done to a text afterwards."
+)
+_MODEL_CAPTION = (
+    "Texts and traces written under the key by a changed copy of the model and tested with the unchanged one: shares "
+    "found, "
+    "with 95% Clopper-Pearson intervals, and what the change itself costs on held-out text. Fine-tuning: steps of "
+    "AdamW at "
+    "1e-4; noise: as a share of each matrix's deviation; rounded: to so many bits and back; pruned: the share of "
+    "experts "
+    "that were emptied; router replaced: by fresh random weights of the same size."
+)
+
+
+def _attacks(title: str, caption: str, figures: Sequence[Figure], losses: SuiteResults | None = None) -> Table:
+    """Conditions and strengths down, methods and levels across."""
+    columns = list(dict.fromkeys((f.method, f.level) for f in figures))
+    lost = {(f.condition, f.strength): f for f in losses.figures("loss of the change")} if losses else {}
+    at = {(f.condition, f.strength, f.method, f.level): f for f in figures}
+    rows = []
+    for condition, strength in dict.fromkeys((f.condition, f.strength) for f in figures):
+        own = [interval(at.get((condition, strength, *column)), 2) for column in columns]
+        extra = [interval(lost.get((condition, strength)))] if losses else []
+        rows.append((condition, f"{strength:g}", *own, *extra))
+    header = ["attack", "strength", *(f"{label(method)}, FPR {level:g}" for method, level in columns)]
+    header += ["loss added, nats per token"] if losses else []
+    if figures:
+        caption = f"{figures[0].samples} texts of {figures[0].tokens} tokens a row. {caption}"
+    return Table(title, caption, tuple(header), tuple(rows))
+
+
+def _carried(results: SuiteResults) -> Table:
+    figures = results.figures("evidence carried over")
+    at = {(f.method, f.condition): f for f in figures}
+    rows = tuple(
+        (label(m), interval(at.get((m, "human paraphrase")), 2), interval(at.get((m, "unrelated text")), 2))
+        for m in dict.fromkeys(f.method for f in figures)
+    )
+    caption = (
+        "Two human translations of the same passages. Nobody wrote them under a key; what is shown is the "
+        "correlation over "
+        "keys between a method's score of one translation and of the other: how much of the evidence in a text would "
+        "survive such a paraphrase (1: all, 0: none), beside the level between unrelated texts. 95% intervals over "
+        "pairs."
+    )
+    return Table("Human paraphrase", caption, ("method", "other translation", "unrelated text"), rows)

@@ -103,10 +103,19 @@ class Made:
 
 
 def make_texts(bench: Bench, method: str, index: int, bias: float = 0.0) -> dict[str, Any]:
-    """Batch ``index`` of ``method``: its texts, and for OKR and for no watermark the traces' p-values by length.
+    """Batch ``index`` of ``method``: its texts; for OKR and for no watermark the experts' loads and the traces'
+    p-values by length."""
+    traces = make_traces(bench, method, index, bias)
+    found: dict[str, Any] = {"texts": [as_made(trace).as_dict() for trace in traces]}
+    if method == "none" or method.startswith("okr"):
+        found["load"] = loads(traces)
+        lengths = bench.options.lengths
+        found["trace_p"] = [trace_p(bench.loaded, t, bench.key(index), bench.setting(method), lengths) for t in traces]
+    return found
 
-    ``bias`` is KGW's. The seed is the batch's own, the same for every method.
-    """
+
+def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> list[Trace]:
+    """Generate batch ``index`` of ``method``. ``bias`` is KGW's. The seed is the batch's own, for every method."""
     prompts = [bench.prompts[sample] for sample in bench.batch(index)]
     subject = Subject(bench.loaded, bench.key(index), _as_long(bench))
     arguments = encode(subject, prompts) | generation_arguments(subject, bench.options.tokens)
@@ -117,15 +126,20 @@ def make_texts(bench: Bench, method: str, index: int, bias: float = 0.0) -> dict
     torch.manual_seed(_seed(bench.config.seed, index))
     if method.startswith("okr"):
         with watermark(bench.loaded.model, bench.key(index), **bench.options_of(method)) as session:
-            traces = session.generate(**arguments).traces
-    else:
-        with record(bench.loaded.model) as session:
-            traces = session.generate(**arguments).traces
-    found: dict[str, Any] = {"texts": [as_made(trace).as_dict() for trace in traces]}
-    if method == "none" or method.startswith("okr"):
-        lengths = bench.options.lengths
-        found["trace_p"] = [trace_p(bench.loaded, t, bench.key(index), bench.setting(method), lengths) for t in traces]
-    return found
+            return session.generate(**arguments).traces
+    with record(bench.loaded.model) as session:
+        return session.generate(**arguments).traces
+
+
+def loads(traces: Sequence[Trace]) -> dict[str, list[int]]:
+    """How often each expert ran over all traces, by site."""
+    counts: dict[str, np.ndarray] = {}
+    for trace in traces:
+        for place, site in enumerate(trace.header.sites):
+            experts = trace.site_experts(place)
+            own = np.bincount(experts[experts >= 0], minlength=site.num_experts)
+            counts[site.path] = counts.get(site.path, 0) + own
+    return {path: own.tolist() for path, own in counts.items()}
 
 
 def as_made(trace: Trace) -> Made:

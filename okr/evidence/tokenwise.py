@@ -117,6 +117,13 @@ class SynthId:
         p: np.ndarray = (1 + (everyone[1:] >= everyone[0]).sum(0)) / (decoys + 1)
         return p
 
+    def mean_g(self, text: Sequence[int]) -> float:
+        """The mean g-value over distinct contexts of a whole text: the score that ``p_values`` ranks."""
+        padded = torch.tensor([[0] * (NGRAM - 1) + list(text)])
+        counted = _fresh_contexts(padded[0], len(text), len(text))
+        keys = _layer_keys("synthid", self.key, self.depth)
+        return float(self._means(padded, counted[None], keys, [len(text)])[0, 0]) / max(1.0, float(counted.sum()))
+
     def _means(self, padded: Tensor, counted: Tensor, keys: list[int], lengths: Sequence[int]) -> np.ndarray:
         sums = (processor(keys).compute_g_values(padded).float().mean(-1) * counted).cumsum(1)
         places = torch.tensor([min(length, sums.shape[1]) - 1 for length in lengths])
