@@ -70,14 +70,18 @@ def _ask_passphrase() -> str:
 @app.command("discover")
 def discover_(
     model: Annotated[str, typer.Argument(help="Embedded name, preset, folder or hub id.")],
+    log: Annotated[bool, typer.Option("--log", help="Also say on stderr what was looked at, and why.")] = False,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
     """List the routers of a model, and which of them can be keyed."""
-    from okr.discovery import discover, table
+    from okr.discovery import discover, search, table
     from okr.loaders import load
 
-    sites = discover(load(model, trust_remote_code=trust_remote_code).model)
+    loaded = load(model, trust_remote_code=trust_remote_code).model
+    sites = discover(loaded)
+    if log:
+        print(*search(loaded).log, sep="\n", file=sys.stderr)
     if as_json:
         print(json.dumps([dataclasses.asdict(site) for site in sites], indent=2))
         return

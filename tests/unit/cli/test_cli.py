@@ -130,3 +130,12 @@ def test_an_internal_error_is_exit_code_3(capfd: pytest.CaptureFixture, monkeypa
     printed = capfd.readouterr().err
     assert "ZeroDivisionError: unforeseen" in printed
     assert printed.splitlines()[-1].startswith("okr: internal error")
+
+
+def test_discover_says_what_was_looked_at_when_asked(capfd: pytest.CaptureFixture) -> None:
+    assert execute(["discover", "tiny", "--log", "--json"]) == 0
+    printed = capfd.readouterr()
+    paths = [site["path"] for site in json.loads(printed.out)]
+    assert paths == [f"model.layers.{layer}.mlp.gate" for layer in (1, 2, 3)]
+    assert "model.layers.0.mlp.gate_proj (Linear): not a router: neither recorded" in printed.err
+    assert all(f"{path} (DeepseekV2TopkRouter): router" in printed.err for path in paths)
