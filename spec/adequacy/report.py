@@ -137,7 +137,7 @@ _LIMITS = """## What this does not show
 - The system clauses are weakly shown to catch anything: a first run over 48 mutants of `okr/attach` (two cases where
   the ci profile has thirty) killed none; 16 crashed, since that code checks itself and raises, and 32 survived, some
   of which the ci profile does catch. `python -m spec.adequacy attach` measures it with ci's cases; not yet done.
-- Figures are of the sources they were measured on. `okr.routing.single` was rewritten after its mutants were run.
+- Figures are of the sources they were measured on; run it again after a change of `okr.routing`.
 - The zoo's bugs were chosen by the same hand that wrote the clauses.
 - `torch.compile` falls back to eager code once it has specialised too often; the suite cannot see that it did.
 - Numbers below 2^-126 and hidden states beyond 2^30 or below 2^-30 are outside the text's promises and not tested.
