@@ -12,6 +12,7 @@ the same null hypothesis.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,7 @@ class Kgw:
 
     def processor(self) -> Any:
         """transformers' processor on the CPU."""
-        return WatermarkLogitsProcessor(
-            vocab_size=self.vocabulary,
-            device="cpu",
-            greenlist_ratio=GREEN_SHARE,
-            bias=self.bias,
-            hashing_key=self.hashing_key,
-        )
+        return _kgw_processor(self.vocabulary, self.bias, self.hashing_key)
 
     def green(self, contexts: Int[Tensor, " n"]) -> Bool[Tensor, "n vocabulary"]:
         """The green list after each context token."""
@@ -84,6 +79,13 @@ class Kgw:
         fresh, hits = counts.sum(0) if len(counts) else (0, 0)
         green = int(self.vocabulary * GREEN_SHARE) / self.vocabulary
         return float(stats.binom.sf(hits - 1, fresh, green))
+
+
+@lru_cache(maxsize=16)  # it fills a table of a million entries
+def _kgw_processor(vocabulary: int, bias: float, hashing_key: int) -> Any:
+    return WatermarkLogitsProcessor(
+        vocab_size=vocabulary, device="cpu", greenlist_ratio=GREEN_SHARE, bias=bias, hashing_key=hashing_key
+    )
 
 
 @dataclass(frozen=True)
