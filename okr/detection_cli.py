@@ -17,6 +17,7 @@ NOT_WATERMARKED = 1
 
 Model = Annotated[str, typer.Argument(help="The model it was made by: embedded name, preset, folder or hub id.")]
 Traces = Annotated[list[Path], typer.Argument(help="Trace files; several are one pooled test.")]
+Quantized = Annotated[str | None, typer.Option("--quantization", help="8bit or 4bit, as when it was made.")]
 SkipPrompt = Annotated[bool, typer.Option("--skip-prompt", help="Leave out the tokens that were given.")]
 
 
@@ -31,6 +32,7 @@ def verify_command(
     alpha: Alpha = 0.001,
     skip_prompt: SkipPrompt = False,
     by_router: Annotated[bool, typer.Option("--by-router", help="Also print a line a router.")] = False,
+    quantization: Quantized = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +45,7 @@ def verify_command(
 
     secret = Key.load(key)
     items = [Trace.load(path) for path in traces]
-    loaded = load(model, trust_remote_code=trust_remote_code)
+    loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)
     verdict = verify(
         loaded.model,
         items,
@@ -82,6 +84,7 @@ def detect_command(
     alpha: Alpha = 0.01,
     temperature: Annotated[float, typer.Option(help="Temperature that the text was sampled at.")] = 1.0,
     rows: Annotated[int, typer.Option(help="Keys that run side by side; bounds the memory.")] = 16,
+    quantization: Quantized = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +104,7 @@ def detect_command(
     check_decoys(decoys, alpha)
     secret = Key.load(key)
     with joined() as processes:
-        loaded = load(model, trust_remote_code=trust_remote_code)
+        loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)
         tokens, given = _tokens(loaded, contents, sources)
         with counting("keys scored", (decoys + 1) * len(tokens) // processes.count, shown=processes.main) as advance:
             verdict = detect(
@@ -163,6 +166,7 @@ def attribute_command(
     strength: Strength = None,
     alpha: Annotated[float, typer.Option(help="Chance of naming a key that had no part, at most.")] = 0.01,
     skip_prompt: SkipPrompt = False,
+    quantization: Quantized = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
@@ -177,7 +181,7 @@ def attribute_command(
     files = [file for path in key for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
     keys = [Key.load(file) for file in files]
     items = [Trace.load(path) for path in traces]
-    loaded = load(model, trust_remote_code=trust_remote_code)
+    loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
             loaded.model,

@@ -26,7 +26,7 @@ from okr.loaders import hub
 from okr.loaders.deepseek import DeepseekConfig, register
 from okr.loaders.facts import expert_counts
 from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
-from okr.loaders.quantised import DeepseekLinearForCausalLM, quantised_share, register_linear
+from okr.loaders.quantised import DeepseekLinearForCausalLM, as_stored, fit_to_host, quantised_share, register_linear
 from okr.loaders.random_weights import SHAPE, random_model
 from okr.loaders.reports import Report, quiet
 from okr.loaders.settings import as_dtype, as_quantization, check_devices
@@ -99,7 +99,14 @@ def load(
         given = {name: value for name, value in placing.items() if value is not None}
         model = _model(place, config, options | given | {"dtype": wanted}, report)
     if quantised is not None:
-        log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * quantised_share(model), quantization)
+        fit_to_host(model)
+        share = quantised_share(model)
+        log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * share, quantization)
+        if share < 0.5:
+            log.warning(
+                "%s: only %.0f%% of the weights are held in %s: bitsandbytes reaches linear layers, and this class "
+                "keeps its experts in one stacked tensor", place.name, 100 * share, quantization
+            )  # fmt: skip
     rows = model.get_input_embeddings().num_embeddings
     if isinstance(rows, int) and len(tokenizer) > rows:
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
@@ -161,6 +168,8 @@ def _has_tokenizer(folder: str) -> bool:
 
 def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], report: Report) -> PreTrainedModel:
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if "quantization_config" in options:
+        options = options | {"quantization_config": as_stored(options["quantization_config"], config)}
     if "quantization_config" in options and isinstance(config, DeepseekConfig):
         register_linear()
         auto = DeepseekLinearForCausalLM

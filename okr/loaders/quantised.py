@@ -5,12 +5,13 @@ bulk of the model, would silently stay at full size. For the DeepSeek-MoE port e
 three ``nn.Linear``, as in the published checkpoint. The router is the same class, so keyed routing does not notice.
 """
 
+from copy import copy
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2MLP, DeepseekV2Moe
 
@@ -60,6 +61,30 @@ def register_linear() -> None:
     """Tell transformers that these classes hold the checkpoint's layout as it is (idempotent)."""
     for name in (DeepseekLinearModel.__name__, DeepseekLinearForCausalLM.__name__):
         register_checkpoint_conversion_mapping(name, [], overwrite=True)
+
+
+def as_stored(quantization: BitsAndBytesConfig, config: PreTrainedConfig) -> BitsAndBytesConfig:
+    """The quantisation with its 4-bit weights stored as what the model's class takes for quantised.
+
+    The experts of Switch cast their states to the dtype of their weights unless that is int8; the usual storage, uint8,
+    would round the states away.
+    """
+    if not config.is_encoder_decoder:
+        return quantization
+    stored = copy(quantization)
+    stored.bnb_4bit_quant_storage = torch.int8
+    return stored
+
+
+def fit_to_host(model: PreTrainedModel) -> None:
+    """Let 4-bit layers on the CPU compute in the model's dtype on every host.
+
+    With AVX-512-BF16 bitsandbytes would pack the weights at the first call for a kernel that computes in bfloat16,
+    fails for a layer whose width is no multiple of the block, and changes the storage (see :func:`as_stored`).
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def quantised_share(model: PreTrainedModel) -> float:

@@ -45,8 +45,9 @@ def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
             f"quantization {quantization!r} needs bitsandbytes, which is not installed: "
             "pip install 'okr-watermark[quant]'"
         )
+    for chatty in ("autograd._functions", "backends.cpu.ops"):  # at every product; of a kernel that is not needed
+        logging.getLogger(f"bitsandbytes.{chatty}").setLevel(logging.ERROR)
     if quantization == "8bit":
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns at every product
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTISED)
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -2,12 +2,14 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_runs import SMALL, launched
 
 from okr.cli import execute
+from okr.experiment.results import Results
 from okr.routing import Key
 
 SOFT = ["--epsilon", "inf", "--zone", "boundary", "--strength", "2"]
@@ -31,6 +33,23 @@ def test_verify_shows_every_router(
     lines = capfd.readouterr().out.splitlines()
     assert "tokens sufficed" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["router", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]
+
+
+def test_traces_of_a_quantised_model_are_verified_by_it(
+    experiment: Callable[..., Results],
+    key_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    made = experiment(Path("tiny-deepseek-moe"), tmp_path, quantization="4bit", samples=1, quality_passages=2)
+    assert made.summary.average_hit_rate == 1.0
+    trace = str(tmp_path / "traces" / "watermarked-0000.safetensors")
+    words = ["verify", "tiny-deepseek-moe", trace, "--key", str(key_file)]
+    words += ["--decoys", str(SMALL["decoys"]), "--alpha", str(SMALL["alpha"])]
+    assert execute([*words, "--quantization", "4bit"]) == 0
+    capfd.readouterr()
+    assert execute(words) == 2
+    assert "made by another model" in capfd.readouterr().err
 
 
 def test_attribute_names_the_key_or_none(
