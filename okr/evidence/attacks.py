@@ -19,13 +19,15 @@ from okr.experiment.quality import passage_loss
 from okr.loaders import passages
 from okr.traces import Trace
 
+OWN = ATTACKED[0]
+
 
 def attack_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
     """Every cell of the suite."""
-    cells = text_cells(bench, ledger, ("okr", "kgw", "synthid"))
+    cells = text_cells(bench, ledger, ("okr", *ATTACKED))
     heavy = 0.6 * bench.options.attacked_decoys * bench.options.attacked * bench.options.tokens / 12_000
     for method in ATTACKED:
-        weight = heavy if method == "okr" else 0.05 * heavy
+        weight = heavy if method == OWN else 0.05 * heavy
         cells.append(Cell(f"attacks/text/none/{method}", bound(_plain, bench, ledger, method), weight))
         for name, (attack, every, few) in STRENGTHS.items():
             for strength in few if bench.options.quick else every:
@@ -38,6 +40,7 @@ def attack_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
         )
         given = (("pairs", bench.options.pairs),)
         cells.append(Cell(f"attacks/text/human paraphrase/{method}", bound(human_cell, bench, method), weight, given))
+    cells.append(Cell("attacks/model/not changed", bound(_changed, bench, "not changed", 0.0), 2 * heavy))
     for name, (_, every_strength, few_strengths, _) in CHANGES.items():
         for strength in few_strengths if bench.options.quick else every_strength:
             label = f"attacks/model/{name} {strength:g}"
@@ -109,30 +112,30 @@ def _tested(
 
 def _changed(bench: Bench, name: str, strength: float) -> Outcome:
     """Texts and traces made under the key by a changed model, tested with the unchanged one, and what it lost."""
-    change = CHANGES[name][0]
     stolen = dataclasses.replace(bench.loaded, model=copy.deepcopy(bench.loaded.model))
-    change(stolen, strength)
+    if name in CHANGES:
+        CHANGES[name][0](stolen, strength)
     thief = dataclasses.replace(bench, loaded=stolen)
     traces: list[tuple[int, list[Trace]]] = []
     left = bench.options.attacked
     for index in range(bench.batches):
         if left > 0:
-            traces.append((index, make_traces(thief, "okr", index)[:left]))
+            traces.append((index, make_traces(thief, OWN, index)[:left]))
             left -= len(traces[-1][1])
     length = [bench.options.tokens]
     own = [(index, [_anonymous(trace) for trace in group]) for index, group in traces]
-    setting = bench.setting("okr")
+    setting = bench.setting(OWN)
     by_trace = np.array([
         trace_p(bench.loaded, trace, bench.key(index), setting, length) for index, group in own for trace in group
     ])  # fmt: skip
     by_text = np.concatenate([
-        p_values(bench, "okr", [as_made(t) for t in group], index, bias=0, lengths=length,
+        p_values(bench, OWN, [as_made(t) for t in group], index, bias=0, lengths=length,
                  decoys=bench.options.attacked_decoys)
         for index, group in own
     ])  # fmt: skip
     figures: list[Figure] = []
-    for method, p in (("okr, trace", by_trace), ("okr", by_text)):
-        smallest = smallest_p("trace" if "trace" in method else "okr", bench.options.attacked_decoys)
+    for method, p in ((f"{OWN}, trace", by_trace), (OWN, by_text)):
+        smallest = smallest_p(method, bench.options.attacked_decoys)
         figures += found_figures(p, method=method, lengths=length, smallest=smallest, condition=name,
                                  strength=strength, measure="found after change")  # fmt: skip
     texts = [passage.text for passage in passages()[-bench.options.passages :]]

@@ -17,33 +17,30 @@ NULLS = (
     "under one key depend on each other a little, which the intervals, made for independent texts, do not count.",
 )
 _LEVEL = 0.01
+OWN = "okr louder"
+_NAMES = {"kgw louder": "KGW at the same cost", "synthid": "SynthID"}
 
 
 def weakness(suites: SuiteResults) -> str:
     """Where OKR is weak, in one paragraph with its figures; empty where the attacks were not run."""
     figures = [f for f in suites.figures("found after attack") if f.level == _LEVEL and f.value is not None]
-    own = [f for f in figures if f.method == "okr"]
+    own = [f for f in figures if f.method == OWN]
     before = next((f for f in own if f.condition == "not attacked"), None)
     edits = ("tokens substituted", "tokens deleted", "tokens inserted", "synonyms", "sentences shuffled")
     attacked = [f for f in own if f.condition in edits]
     if before is None or not attacked:
         return ""
-    worst = [_mildest(attacked, condition) for condition in edits]
-    parts = [f"{f.condition} ({_amount(f)}) {_share(f)}" for f in worst if f is not None]
-    others = [f for f in figures if f.method != "okr" and f.condition == worst[0].condition] if worst[0] else []
-    beside = [
-        f"{_NAMES[f.method]} {_share(f)}" for f in others if worst[0] is not None and f.strength == worst[0].strength
-    ]
-    compared = f" After the same {worst[0].condition}: {', '.join(beside)}." if beside and worst[0] else ""
+    mild = [f for condition in edits if (f := _mildest(attacked, condition)) is not None]
+    parts = "; ".join(f"{f.condition} ({_amount(f)}) {_share(f)}" for f in mild)
+    same = (mild[0].condition, mild[0].strength)
+    others = [f for f in figures if f.method != OWN and (f.condition, f.strength) == same]
+    beside = ", ".join(f"{_NAMES[f.method]} {_share(f)}" for f in others)
+    compared = f" After the first of these others find: {beside}." if beside else ""
     return (
         f"OKR is weak where the text is edited and no trace is at hand. Of {before.samples} texts of {before.tokens} "
-        f"tokens it finds {_share(before)} from the untouched text at a false-positive rate of {_LEVEL:g}; after "
-        f"edits: "
-        f"{'; '.join(parts)}.{compared} Traces are not touched by edits of the text."
+        f"tokens, made with the louder setting, it finds {_share(before)} untouched, at a false-positive rate of "
+        f"{_LEVEL:g} from the text alone; after edits: {parts}.{compared} Traces are not touched by edits of the text."
     )
-
-
-_NAMES = {"kgw": "KGW", "synthid": "SynthID"}
 
 
 def _mildest(figures: Sequence[Figure], condition: str) -> Figure | None:
@@ -52,7 +49,7 @@ def _mildest(figures: Sequence[Figure], condition: str) -> Figure | None:
 
 
 def _amount(figure: Figure) -> str:
-    return f"{100 * (figure.strength or 0):.0f}%"
+    return "all" if figure.strength == 1 else f"{100 * (figure.strength or 0):.0f}%"
 
 
 def _share(figure: Figure) -> str:

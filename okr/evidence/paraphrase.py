@@ -88,11 +88,11 @@ def _scores(bench: Bench, method: str, text: str) -> np.ndarray:
     keys = KEYS[bench.options.quick]
     tokenizer = bench.loaded.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:TOKENS]
-    if method == "okr":
-        return _okr_scores(bench, ids, keys)
+    if method.startswith("okr"):
+        return _okr_scores(bench, method, ids, keys)
     scores = []
     for number in range(keys):
-        if method == "kgw":
+        if method.startswith("kgw"):
             fresh, hits = bench.kgw(5_000_000 + number, 0.0).counts(ids, 1).sum(0)
             scores.append((hits - 0.5 * fresh) / np.sqrt(max(fresh, 1)))
         else:
@@ -100,7 +100,7 @@ def _scores(bench: Bench, method: str, text: str) -> np.ndarray:
     return np.array(scores)
 
 
-def _okr_scores(bench: Bench, ids: list[int], keys: int) -> np.ndarray:
+def _okr_scores(bench: Bench, method: str, ids: list[int], keys: int) -> np.ndarray:
     model = bench.loaded.model
     sites = keyable_sites(model)
     images = [Decoys.draw(keys - 1, site.num_experts, site_seed(b"paraphrase", site.path)) for site in sites]
@@ -112,7 +112,7 @@ def _okr_scores(bench: Bench, ids: list[int], keys: int) -> np.ndarray:
         bos = bench.loaded.tokenizer.bos_token_id
         judged = Text(torch.tensor(ids if bos is None else [bos, *ids]), 1, None)
     found = likelihoods(
-        model, sites, [judged], bench.key(5_000_000), bench.setting("okr"), images,
+        model, sites, [judged], bench.key(5_000_000), bench.setting(method), images,
         temperature=bench.config.temperature, rows=ROWS, unkeyed=False,
     )  # fmt: skip
     return np.asarray(statistic(found.keyed))

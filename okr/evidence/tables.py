@@ -213,6 +213,10 @@ _MODEL_CAPTION = (
 )
 
 
+_ONE = ("not attacked", "not changed", "re-encoded", "sentences shuffled", "prompt unknown", "wrong prompt",
+        "paraphrased by a model", "router replaced")  # fmt: skip
+
+
 def _attacks(title: str, caption: str, figures: Sequence[Figure], losses: SuiteResults | None = None) -> Table:
     """Conditions and strengths down, methods and levels across."""
     columns = list(dict.fromkeys((f.method, f.level) for f in figures))
@@ -222,7 +226,7 @@ def _attacks(title: str, caption: str, figures: Sequence[Figure], losses: SuiteR
     for condition, strength in dict.fromkeys((f.condition, f.strength) for f in figures):
         own = [interval(at.get((condition, strength, *column)), 2) for column in columns]
         extra = [interval(lost.get((condition, strength)))] if losses else []
-        rows.append((condition, f"{strength:g}", *own, *extra))
+        rows.append((condition, "" if condition in _ONE else f"{strength:g}", *own, *extra))
     header = ["attack", "strength", *(f"{label(method)}, FPR {level:g}" for method, level in columns)]
     header += ["loss added, nats per token"] if losses else []
     if figures:

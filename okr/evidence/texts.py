@@ -22,7 +22,7 @@ from okr.traces import Trace
 
 TRACE_DECOYS = 999
 METHODS = ("none", "okr", "okr louder", "kgw", "kgw louder", "synthid", "synthid shallow")
-ATTACKED = ("okr", "kgw", "synthid")
+ATTACKED = ("okr louder", "kgw louder", "synthid")  # with enough power for an attack to take something away
 
 
 @dataclass(frozen=True)
