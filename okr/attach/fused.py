@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Own = Callable[[slice | Tensor], Tensor]
-"""Which tokens (a slice, or a mask [T]) -> the family's own choice for them [R, k], made when it is asked for."""
+"""Which tokens (a slice, or their places [R]) -> the family's own choice for them [R, k], made when it is asked for."""
 
 EVERY = slice(None)
 

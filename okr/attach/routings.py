@@ -176,9 +176,8 @@ def fill_in(
     experts: Int[Tensor, "tokens top_k"], opportunity: Bool[Tensor, " tokens"], native: Own
 ) -> Int[Tensor, "tokens top_k"]:
     """``experts`` in place with the family's own choice where there is no opportunity. For tensors in memory."""
-    if not opportunity.all():
-        experts[~opportunity] = native(~opportunity).to(experts.dtype)
-    return experts
+    left = (~opportunity).nonzero().flatten()
+    return experts.index_copy_(0, left, native(left).to(experts.dtype)) if len(left) else experts
 
 
 class Forced(Native):
