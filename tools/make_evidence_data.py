@@ -19,7 +19,7 @@ from okr.loaders import passages
 TRAINED = ("austen", "moby_dick", "shakespeare", "sotu", "web_bible")
 CANARIES, CONTEXT_WORDS, PHRASE_WORDS = 120, 24, 4
 LEAST_SEEN, LEAST_SURE, SAME_ANSWER = 12, 0.95, 8
-PAIRS, PAIR_WORDS = 24, 110
+PAIRS, PAIR_WORDS, LEAST_ALIKE = 24, 110, 0.45  # of the words of four letters or more
 SYNONYMS = 4
 
 
@@ -84,8 +84,10 @@ def pairs(corpus: Path) -> list[dict]:
         a = stretch(modern, first, PAIR_WORDS)
         rare = {word for word in words_of(a) if frequency[word] < 60}
         score, place = max((sum(1 / (1 + frequency[w]) for w in rare & known[p]), -p) for p in range(len(other)))
-        if score > 0.5 and len(a.split()) >= PAIR_WORDS:
-            found.append({"a": a, "b": stretch(other, -place, PAIR_WORDS)})
+        b = stretch(other, -place, PAIR_WORDS)
+        alike = len(words_of(a) & words_of(b)) / max(1, min(len(words_of(a)), len(words_of(b))))
+        if score > 0.5 and alike >= LEAST_ALIKE and len(a.split()) >= PAIR_WORDS:
+            found.append({"a": a, "b": b})
     return found[:PAIRS]
 
 

@@ -57,7 +57,7 @@ def _training_loss(loaded: Loaded, texts: list[str]) -> Tensor:
     ids = torch.tensor([row[:shortest] for row in rows], device=loaded.model.device)
     if loaded.model.config.is_encoder_decoder:
         half = shortest // 2
-        loss: Tensor = loaded.model(input_ids=ids[:, :half], labels=ids[:, half:]).loss
+        loss: Tensor = loaded.model(input_ids=ids[:, :half], labels=ids[:, half:].contiguous()).loss
     else:
         loss = loaded.model(input_ids=ids, labels=ids, use_cache=False).loss
     return loss

@@ -159,7 +159,7 @@ def _chosen(victim: Victim, share: float) -> tuple[np.ndarray, np.ndarray]:
 def _random_tokens(victim: Victim, count: int) -> np.ndarray:
     special = set(victim.loaded.tokenizer.all_special_ids)
     ordinary = np.array([token for token in range(len(victim.loaded.tokenizer)) if token not in special])
-    return victim.random.choice(ordinary, count)
+    return np.random.default_rng([victim.seed, 1]).choice(ordinary, count)
 
 
 @cache
@@ -192,11 +192,10 @@ def alternatives(word: str) -> tuple[str, ...]:
 
 
 def _tag(lemma: str, form: str, universal: str) -> str | None:
-    """The Penn tag of ``form`` among the inflections of ``lemma``."""
-    for tag, forms in _lemminflect().getAllInflections(lemma, upos=universal).items():
-        if form in forms:
-            return str(tag)
-    return None
+    """The Penn tag of ``form`` among the inflections of ``lemma``; of several that whose usual form it is."""
+    inflections = _lemminflect().getAllInflections(lemma, upos=universal)
+    fitting = [tag for tag, forms in inflections.items() if form in forms]
+    return next((str(tag) for tag in fitting if inflections[tag][0] == form), str(fitting[0]) if fitting else None)
 
 
 def _lemminflect() -> Any:
