@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from okr.attach import Setting
@@ -82,7 +82,7 @@ def detect(
         alpha=alpha,
         decoys=decoys,
         z=z,
-        normal_p=float(norm.sf(z)),
+        normal_p=float(ndtr(-z)),
         hit_rate=None,
         chance_rate=None,
         opportunities=found.opportunities,

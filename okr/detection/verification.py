@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from okr.detection.decoys import Decoys
@@ -115,7 +115,7 @@ def _verdict(
         alpha=alpha,
         decoys=len(others),
         z=z,
-        normal_p=float(norm.sf(z)),
+        normal_p=float(ndtr(-z)),
         hit_rate=claimed / free if free else None,
         chance_rate=float(others.mean()) / free if free else None,
         opportunities=opportunities,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from okr import SPEC_VERSION
 from okr.experiment.quality import paired_interval
@@ -87,6 +86,8 @@ def _summary(watermarked: Sequence[dict[str, Any]], control: Sequence[dict[str, 
 
 
 def _uniformity(p_values: Sequence[float]) -> dict[str, Any]:
+    from scipy import stats  # takes a second to import
+
     outcome = stats.kstest(p_values, "uniform")
     return {
         "test": "Kolmogorov-Smirnov, two-sided, against the uniform law on (0, 1)",

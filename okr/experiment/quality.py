@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -73,6 +72,8 @@ def passage_inputs(loaded: Loaded, text: str) -> tuple[dict[str, Any], Int[Tenso
 
 def paired_interval(keyed: Sequence[float], unkeyed: Sequence[float]) -> tuple[float, float, float]:
     """Mean of the paired differences keyed - unkeyed and its 95% interval (Student's t over passages)."""
+    from scipy import stats  # takes a second to import, and nothing before the end of a run needs it
+
     difference = np.asarray(keyed) - np.asarray(unkeyed)
     mean, error = float(difference.mean()), float(stats.sem(difference))
     if not error > 0 or math.isnan(error):
