@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int8
+from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -15,10 +15,9 @@ from okr.attach.fused import EVERY, Own
 from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
 from okr.routing.accelerated import Accelerated, Rule, accelerate
-from okr.routing.rows import BLOCK, in_memory, route_rows
+from okr.routing.compiled import Selector, in_memory
 from okr.routing.scores import TINY
 from okr.routing.selection import route
-from okr.routing.single import route_one
 
 Report = Callable[[Callable[[], Tensor]], None]
 """Called at every call of a router with what says which experts ran [T, k]."""
@@ -104,12 +103,14 @@ class Keyed(Native):
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
+        self.log = site.ranks == "probabilities"
+        self.select = Selector(**self.rule)
         self.card: Accelerated | None = None
         self._scored: Tensor | None = None  # key scores that the gate's product made on the way
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         if device.type != "cpu":
-            rule = Rule(**self.rule, log=self.site.ranks == "probabilities")
+            rule = Rule(**self.rule, log=self.log)
             self.card = accelerate(self.project.signs, rule, device, dtype)
             if self.card is None:
                 self.project.on(device)
@@ -133,51 +134,30 @@ class Keyed(Native):
             scores, hidden = scores.detach(), hidden.detach()
         if self.card is not None and self.card.serves(scores):
             return self.card.choose(scores, hidden, native(EVERY))[0]
-        if not in_memory(scores):
-            return route(choice_scores(self.site, scores), self.project(hidden), native(EVERY), **self.rule)[0]
-        if len(scores) == 1:
-            return self._one(scores, hidden, native)
-        if len(scores) <= BLOCK:
-            experts, opportunity = self._rows(scores, hidden)
-        else:
-            parts = zip(scores.split(BLOCK), hidden.split(BLOCK), strict=True)
-            experts, opportunity = map(torch.cat, zip(*(self._rows(*part) for part in parts), strict=True))
-        return fill_in(experts, opportunity, native)
-
-    def _one(
-        self, scores: Float[Tensor, "1 experts"], hidden: Float[Tensor, "1 hidden_size"], native: Own
-    ) -> Int[Tensor, "1 top_k"]:
-        """:func:`route_one` with the norm in the strength. In NumPy as soon as can be: going back and forth costs
-        more than the arithmetic."""
-        if hidden.dtype != torch.float32:
-            hidden = hidden.float()
-        choice, state = choice_scores(self.site, scores).numpy()[0], hidden.numpy()[0]
-        rule, product = self.rule, state.dot(self.project.in_memory())
-        if rule["strength"] < math.inf:
-            rule = {**rule, "strength": rule["strength"] / max(math.sqrt(state.dot(state)), TINY)}
-        chosen = route_one(choice, product, **rule)
-        return native(EVERY) if chosen is None else torch.from_numpy(chosen[None])
-
-    def _rows(
-        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"]
-    ) -> tuple[Int[Tensor, "tokens top_k"], Bool[Tensor, " tokens"]]:
-        """:func:`route_rows` with the norms in the strength."""
-        if hidden.dtype != torch.float32:
-            hidden = hidden.float()
-        rule, product = self.rule, hidden @ self.project.on(hidden.device)
-        if rule["strength"] < math.inf:
-            norms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).clamp_min_(TINY)
-            rule = {**rule, "strength": norms.reciprocal_().mul_(rule["strength"]).numpy()}
-        experts, opportunity = route_rows(choice_scores(self.site, scores).numpy(), product.numpy(), **rule)
-        return torch.from_numpy(experts), torch.from_numpy(opportunity)
+        if len(scores) == 1 and in_memory(scores) and in_memory(hidden):
+            chosen = self.select.one(scores.numpy(), hidden.numpy(), self.project.in_memory(), self.log)
+            return native(EVERY) if chosen is None else torch.from_numpy(chosen)
+        choice = choice_scores(self.site, scores)
+        if not in_memory(choice):
+            return route(choice, self.project(hidden), native(EVERY), **self.rule)[0]
+        hidden = hidden.float()
+        products, norms = hidden @ self.project.on(hidden.device), None
+        if not self.select.alone:
+            norms = torch.linalg.vector_norm(hidden, dim=-1).clamp_min_(TINY).numpy()
+        return filled(self.select(choice.numpy(), products.numpy(), norms), native)
 
 
-def fill_in(
-    experts: Int[Tensor, "tokens top_k"], opportunity: Bool[Tensor, " tokens"], native: Own
+def filled(
+    selected: tuple[Int64[np.ndarray, "tokens top_k"], Bool[np.ndarray, " tokens"], bool], native: Own
 ) -> Int[Tensor, "tokens top_k"]:
-    """``experts`` in place with the family's own choice where there is no opportunity. For tensors in memory."""
-    left = (~opportunity).nonzero().flatten()
-    return experts.index_copy_(0, left, native(left).to(experts.dtype)) if len(left) else experts
+    """What a :class:`~okr.routing.compiled.Selector` selected, and the family's own choice where there is no
+    opportunity."""
+    experts, opportunity, everywhere = selected
+    chosen = torch.from_numpy(experts)
+    if everywhere:
+        return chosen
+    left = torch.from_numpy(~opportunity).nonzero().flatten()
+    return chosen.index_copy_(0, left, native(left).to(chosen.dtype))
 
 
 class Forced(Native):

@@ -14,11 +14,11 @@ from okr.attach import Setting
 from okr.attach.engine import attached
 from okr.attach.fused import EVERY, Own
 from okr.attach.replay import input_device
-from okr.attach.routings import Native, Projector, choice_scores, fill_in
+from okr.attach.routings import Native, Projector, choice_scores, filled
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
 from okr.routing import Key
-from okr.routing.rows import in_memory, route_rows
+from okr.routing.compiled import Selector, in_memory
 from okr.routing.selection import route
 
 
@@ -44,6 +44,7 @@ class KeyRows(Native):
         super().__init__()
         self.site, self.images = site, images
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
+        self.select = Selector(**self.rule)
         self.project = Projector(site, key)
         self.rows = (0, 1)
         self.opportunities = 0
@@ -55,8 +56,8 @@ class KeyRows(Native):
         claimed = self.project(hidden).view(last - first, -1, self.site.num_experts)
         choice, keys = choice_scores(self.site, scores), self.images.by_row(claimed, first).flatten(0, 1)
         if in_memory(choice):
-            experts, opportunity = map(torch.from_numpy, route_rows(choice.numpy(), keys.numpy(), **self.rule))
-            fill_in(experts, opportunity, native)
+            selected = self.select(choice.numpy(), keys.numpy())
+            experts, opportunity = filled(selected, native), torch.from_numpy(selected[1])
         else:
             experts, zone = route(choice, keys, native(EVERY), **self.rule)
             opportunity = zone.opportunity

@@ -17,8 +17,7 @@ from spec.verdicts import Fault
 CORRECT = (
     "numpy",
     "torch",
-    "single",
-    "rows",
+    "numba",
     "compile",
     "spec.implementations.variants:stdlib",
     "reordered",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 
 from spec import vectors
@@ -56,8 +57,7 @@ ROUTING = (
     Target("okr.routing.scores", ("score",)),
     Target("okr.routing.settings", ("zone",)),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
-    Target("okr.routing.single", (*_SELECTION, "weight"), "single-in-okr"),
-    Target("okr.routing.rows", (*_SELECTION, "weight"), "rows-in-okr"),
+    Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr"),
 )
 ATTACH = tuple(
     Target(f"okr.attach.{name}", _MODEL, stages=(150,), limit=120.0, every=16)
@@ -143,6 +143,7 @@ def _patch(name: str, mutant: Mutant) -> None:
     """Execute the mutant in its module; whoever imported one of its names gets the new one."""
     module = importlib.import_module(name)
     before = dict(vars(module))
+    numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]  # the loops run as Python: no machine code is kept
     exec(compile(mutant.tree, module.__file__ or name, "exec"), vars(module))
     holders = [m for place, m in [*sys.modules.items()] if place.partition(".")[0] in ("okr", "spec")]
     for holder in holders:

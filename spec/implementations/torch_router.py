@@ -1,4 +1,4 @@
-"""okr.routing itself: its tensor functions, and its ways of selecting in NumPy, one token and many."""
+"""okr.routing itself: its tensor functions, and its compiled loops for tokens in memory."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from okr.routing import check_setting, keys, rows, scores, selection, single
+from okr.routing import check_setting, compiled, keys, scores, selection
 
 Array = NDArray[Any]
 
@@ -38,45 +38,21 @@ class TorchRouter:
         return selection.select(choice, key, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
 
 
-class SingleRouter(TorchRouter):
-    """Selects token by token in NumPy, as attached routers do while a text is generated."""
+class CompiledRouter(TorchRouter):
+    """Selects by the compiled loops, as attached routers do on a CPU."""
 
-    name = "single"
-
-    def select(
-        self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
-    ) -> Any:
-        """See okr.routing.single.route_one."""
-        check_setting(top_k, choice.shape[1], epsilon, zone, strength)
-        taken = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
-        opportunity = np.zeros(len(choice), bool)
-        with np.errstate(all="ignore"):
-            for row, (c, g) in enumerate(zip(choice, key_scores, strict=True)):
-                if np.isfinite(g).all():  # otherwise it is not asked
-                    keyed = single.route_one(c, g, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
-                    if keyed is not None:
-                        taken[row], opportunity[row] = keyed, True
-        return {"indices": taken, "opportunity": opportunity}
-
-
-class RowsRouter(TorchRouter):
-    """Selects many tokens in NumPy, as attached routers do in prefill, replay and detection on a CPU."""
-
-    name = "rows"
+    name = "numba"
 
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
     ) -> Any:
-        """See okr.routing.rows.route_rows."""
+        """See okr.routing.compiled.Selector."""
         check_setting(top_k, choice.shape[1], epsilon, zone, strength)
-        key_scores = np.where(np.isfinite(key_scores).all(1, keepdims=True), key_scores, np.float32(np.nan))
         native = np.argsort(-choice, axis=1, kind="stable")[:, :top_k]
-        keyed, opportunity = rows.route_rows(
-            choice, key_scores, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength
-        )
+        selector = compiled.Selector(top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
+        keyed, opportunity, _ = selector(*(np.array(scores, np.float32, order="C") for scores in (choice, key_scores)))
         return {"indices": np.where(opportunity[:, None], keyed, native), "opportunity": opportunity}
 
 
 eager = TorchRouter()
-in_rows = RowsRouter()
-one_by_one = SingleRouter()
+loops = CompiledRouter()
