@@ -1,9 +1,9 @@
 """What verification and detection take, beside making the text.
 
-    python bench/detection.py --out docs/data/detection-speed.json
+    python bench/detection.py --json figures.json
+    python bench/detection.py --slice           # two routed layers of the 16B shape too, bfloat16, about 2 GB
 
-On the embedded tiny-deepseek-moe, and with ``--slice`` on two routed layers of the 16B shape in bfloat16 (about 3 GB),
-one CPU thread. Runs are paired and interleaved; ratios are medians over pairs with their quartiles.
+One CPU thread; CPU time. Runs are paired and interleaved; ratios are medians over pairs with their quartiles.
 """
 
 import argparse
@@ -14,8 +14,11 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import routers
 import torch
+from memory import peak
 from torch import nn
 
 import okr
@@ -23,41 +26,16 @@ from okr.attach import Setting
 from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Text, likelihoods
-from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM, register
 
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEY = okr.Key(hashlib.sha256(b"bench detection").digest())
 
 
-def slice_of_16b() -> nn.Module:
-    """Two routed layers of DeepSeek-MoE-16B's shape with random weights and a small vocabulary, bfloat16."""
-    register()
-    config = DeepseekConfig(
-        vocab_size=4096,
-        hidden_size=2048,
-        intermediate_size=10944,
-        num_hidden_layers=2,
-        first_k_dense_replace=0,
-        num_attention_heads=16,
-        max_position_embeddings=4096,
-        moe_intermediate_size=1408,
-        n_routed_experts=64,
-        num_experts_per_tok=6,
-        n_shared_experts=2,
-    )
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        return DeepseekForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
+    """CPU seconds of one call."""
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def paired(first: Callable[[], object], second: Callable[[], object], rounds: int) -> dict[str, float]:
@@ -102,45 +80,87 @@ def detection(model: nn.Module, tokens: int, rounds: int, rows: int) -> dict[str
     return paired(separate, lambda: okr.detect(model, text, KEY, decoys=63, rows=rows, **SETTING), rounds)
 
 
-def memory(model: nn.Module, tokens: int) -> dict[str, float]:
-    """Peak memory that scoring adds, in MB, at 15, 63 and 255 decoys, by torch's own allocator statistics."""
-    sites, setting = keyable_sites(model), Setting(math.inf, "boundary", 1.0)
-    text, found = Text(torch.randint(3, 4096, (tokens,)), 1, None), {}
-    for decoys in (15, 63, 255):
-        images = [Decoys.draw(decoys, site.num_experts, b"memory--") for site in sites]
-        with torch.profiler.profile(profile_memory=True) as profile:
-            likelihoods(model, sites, [text], KEY, setting, images, temperature=1.0, rows=8, unkeyed=False)
-        held = peak = 0
-        for event in profile.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-        found[str(decoys)] = round(peak / 2**20, 1)
+def by_decoys(model: nn.Module, tokens: int, rounds: int) -> list[dict[str, float]]:
+    """How both grow with the decoys: medians in CPU seconds, and MB that detection adds at its peak (8 rows)."""
+    ids, found = torch.randint(3, 4096, (1, 16)), []
+    with okr.watermark(model, KEY, **SETTING) as watermark:
+        trace = watermark.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens).traces[0]
+    text = torch.randint(3, 4096, (tokens,))
+    for decoys in (15, 63, 255, 999):
+        verify = [timed(lambda decoys=decoys: okr.verify(model, trace, KEY, decoys=decoys)) for _ in range(rounds)]
+        entry = {"decoys": decoys, "verify, s": round(statistics.median(verify), 3)}
+        if decoys < 999:
+            detect = [
+                timed(lambda decoys=decoys: okr.detect(model, text, KEY, decoys=decoys, rows=8, **SETTING))
+                for _ in range(rounds)
+            ]
+            entry |= {"detect, s": round(statistics.median(detect), 3), "detect, MB": memory(model, text, decoys)}
+        found.append(entry)
     return found
+
+
+def memory(model: nn.Module, text: torch.Tensor, decoys: int) -> float:
+    """Peak memory that scoring ``text`` adds, in MB, by torch's own allocation events."""
+    sites, setting = keyable_sites(model), Setting(math.inf, "boundary", 1.0)
+    images = [Decoys.draw(decoys, site.num_experts, b"memory--") for site in sites]
+    given = Text(text, 1, None)
+
+    def score() -> None:
+        likelihoods(model, sites, [given], KEY, setting, images, temperature=1.0, rows=8, unkeyed=False)
+
+    return round(peak(score) / 2**20, 1)
+
+
+def measured(rounds: int, *, with_slice: bool = False) -> dict[str, Any]:
+    """``detection``: both ratios of every model; ``decoys``: growth on tiny-deepseek-moe."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tiny = okr.load("tiny-deepseek-moe").model
+    subjects = {"tiny-deepseek-moe, 80 tokens": (tiny, 80, rounds, 16)}
+    if with_slice:
+        subjects["16B, two routed layers, 48 tokens"] = (routers.slice_of_16b(4096), 48, 3, 8)
+    found = []
+    for name, (model, tokens, times, rows) in subjects.items():
+        verify, detect = verification(model, tokens, times), detection(model, tokens, times, rows)
+        found.append(
+            {
+                "model": name,
+                "verify with 999 decoys / generate at batch 1": verify,
+                "detect with 63 decoys / 64 separate passes": detect,
+            }
+        )
+    return {"machine": routers.machine(), "detection": found, "decoys": by_decoys(tiny, 80, rounds)}
+
+
+def tables(figures: dict[str, Any]) -> dict[str, str]:
+    """Both parts as Markdown tables."""
+    ratios = [
+        {
+            name: cell if name == "model" else "{ratio:.2f} ({low:.2f}-{high:.2f})".format(**cell)
+            for name, cell in entry.items()
+        }
+        for entry in figures["detection"]
+    ]
+    return {"detection": plain(ratios), "decoys": plain(figures["decoys"])}
+
+
+def plain(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; what a row lacks stays empty."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(entry.get(name, "")) for name in names] for entry in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--slice", action="store_true", help="also two routed layers of the 16B shape")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    models = {"tiny-deepseek-moe": (okr.load("tiny-deepseek-moe").model, 80, 16)}
-    if arguments.slice:
-        models["two layers of the 16B shape"] = (slice_of_16b(), 48, 8)
-    result = {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "models": {}}
-    for name, (model, tokens, rows) in models.items():
-        rounds = arguments.rounds if name.startswith("tiny") else 3
-        result["models"][name] = {
-            "tokens": tokens,
-            "verify 999 decoys / generate at batch 1": verification(model, tokens, rounds),
-            "detect 63 decoys / 64 passes": detection(model, tokens, rounds, rows),
-            "peak MB by decoys, 8 rows": memory(model, tokens) if name.startswith("tiny") else None,
-        }
-        print(json.dumps(result["models"][name], indent=2), flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    figures = measured(arguments.rounds, with_slice=arguments.slice)
+    print("\n\n".join(tables(figures).values()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

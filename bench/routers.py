@@ -1,13 +1,15 @@
-"""What keyed routing costs on a CPU: a router call, decoding and prefill, against the same without a key.
+"""What keyed routing costs: a router call, decoding and prefill, against the same without a key.
 
     python bench/routers.py                     # router calls and the embedded models
     python bench/routers.py --slice             # a slice of the 16B shape too: 3 GB of random bfloat16 weights
+    python bench/routers.py --device cuda       # on a card, with the whole 16B shape: 33 GB of random weights
     python bench/routers.py --json figures.json
 
 Every round runs all ways of routing once, in turn, so that what disturbs one disturbs the others; a ratio is the median
 over the rounds of (this way / native in the same round), with the range of the middle half. Times are CPU time of one
-thread, which other programs on the machine do not count towards. Router calls go round a stack of routers with their
-own weights and states, as a model's layers do. Prints Markdown tables.
+thread, which other programs on the machine do not count towards; on a card, time until the card is done. Router calls
+go round a stack of routers with their own weights and states, as a model's layers do. ``bound`` is what moving a call's
+states, weights and answers through memory takes by itself, at the speed of a copy of 256 MB. Prints Markdown tables.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 import transformers
@@ -28,15 +31,18 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkR
 
 import okr
 from okr.attach import engine
-from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM
+from okr.loaders.deepseek import DeepseekConfig
+from okr.loaders.random_weights import SHAPE, random_model
 
 INF = math.inf
 SETTINGS = {
     "max 2.0": {"epsilon": 2.0, "zone": "max", "strength": INF},
     "boundary, strength 1": {"epsilon": INF, "zone": "boundary", "strength": 1.0},
 }
-SHAPES = {"16B: E=64 d=2048 k=6": 2048, "embedded: E=64 d=160 k=6": 160}
+Shape = tuple[int, int, int]  # experts, hidden size, top-k
+SHAPES: dict[str, Shape] = {"16B": (64, 2048, 6), "embedded": (64, 160, 6)}
 TOKENS = {1: 400, 64: 40, 512: 8, 8192: 1}  # tokens a call -> calls a round
+EXPERTS: dict[str, Shape] = {f"{e} experts": (e, 2048, k) for e, k in ((8, 2), (32, 4), (64, 6), (128, 8), (256, 8))}
 KEY = okr.Key.from_passphrase("measuring what keys cost")
 Ways = dict[str, Callable[[], AbstractContextManager[Any]]]
 
@@ -54,9 +60,15 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Routers of as many layers."""
 
-    def __init__(self, hidden_size: int, layers: int) -> None:
+    def __init__(self, shape: Shape, layers: int) -> None:
         super().__init__()
-        config = DeepseekConfig(hidden_size=hidden_size, num_attention_heads=hidden_size // 16)
+        experts, hidden_size, top_k = shape
+        config = DeepseekConfig(
+            hidden_size=hidden_size,
+            num_attention_heads=hidden_size // 16,
+            n_routed_experts=experts,
+            num_experts_per_tok=top_k,
+        )
         self.layers = nn.ModuleList(Block(config) for _ in range(layers))
 
 
@@ -71,18 +83,41 @@ def intercepted(model: nn.Module, setting: dict[str, Any]) -> Iterator[None]:
         engine.fused_for = fused_for
 
 
-def paired(ways: Ways, work: Callable[[], Any], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of ``work`` under each way, round by round, the ways in turn."""
+def clock(device: str) -> Callable[[], float]:
+    """Seconds that count: of this process's computing, or, on a card, until the card has done what it was told."""
+    if device == "cpu":
+        return time.process_time
+
+    def until_done() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return until_done
+
+
+def paired(ways: Ways, work: Callable[[], Any], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of ``work`` under each way, round by round, the ways in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    names, now = list(ways), clock(device)
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             with ways[name]():
                 work()  # what is made at the first call
-                start = time.process_time()
+                start = now()
                 work()
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(now() - start)
     return seconds
+
+
+def bandwidth(device: str) -> float:
+    """Bytes a second that a copy of 256 MB reads and writes, the median of nine."""
+    source = torch.ones(1 << 26, device=device)
+    target, now, seconds = torch.empty_like(source), clock(device), []
+    for _ in range(9):
+        start = now()
+        target.copy_(source)
+        seconds.append(now() - start)
+    return 2 * source.nbytes / sorted(seconds)[4]
 
 
 def row(what: dict[str, Any], seconds: dict[str, list[float]], calls: int) -> dict[str, Any]:
@@ -96,30 +131,42 @@ def row(what: dict[str, Any], seconds: dict[str, list[float]], calls: int) -> di
     }
 
 
-def router_calls(rounds: int) -> Iterator[dict[str, Any]]:
-    for shape, hidden_size in SHAPES.items():
-        stack = Stack(hidden_size, layers=8)
-        for tokens, calls in TOKENS.items():
-            states = [torch.randn(1, tokens, hidden_size) for _ in range(8 if tokens < 8192 else 2)]
+def router_calls(
+    rounds: int, shapes: dict[str, Shape], tokens_and_calls: dict[int, int], device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """Every shape with as many tokens a call as asked, under both settings."""
+    dtype, speed = (torch.float32 if device == "cpu" else torch.bfloat16), bandwidth(device)
+    for name, shape in shapes.items():
+        experts, hidden_size, top_k = shape
+        stack = Stack(shape, layers=8).to(device, dtype)
+        for tokens, calls in tokens_and_calls.items():
+            count = 8 if tokens < 8192 else 2
+            states = [torch.randn(1, tokens, hidden_size, device=device, dtype=dtype) for _ in range(count)]
 
             def work(stack: Stack = stack, states: list[torch.Tensor] = states, calls: int = calls) -> None:
                 for call in range(calls):
                     stack.layers[call % 8].gate(states[call % len(states)])
 
-            for name, setting in SETTINGS.items():
+            read = dtype.itemsize * hidden_size * (tokens + experts) + 4 * hidden_size * experts
+            bound = (read + tokens * (4 * experts + 12 * top_k)) / speed
+            for setting_name, setting in SETTINGS.items():
                 ways: Ways = {
                     "native": nullcontext,
                     "general": lambda m=stack, s=setting: intercepted(m, s),
                     "fused": lambda m=stack, s=setting: okr.watermark(m, KEY, **s),
                 }
-                yield row({"shape": shape, "tokens": tokens, "setting": name}, paired(ways, work, rounds), calls)
+                what = {"shape": f"{name}: E={experts} d={hidden_size} k={top_k}", "tokens": tokens}
+                what |= {"setting": setting_name, "bound, µs": round(bound * 1e6, 1)}
+                yield row(what, paired(ways, work, rounds, device), calls)
 
 
-def models(name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """Decoding after the first tokens of ``long`` [1, T], and prefill of all of it, keyed against unkeyed."""
-    short = long[:, :16]
+def models(
+    name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int, batch: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Decoding ``batch`` texts after the first tokens of ``long`` [1, T], and prefill of it all, keyed and unkeyed."""
+    short, device = long[:, :16].expand(batch, -1), long.device.type
     work = {
-        f"decode, {new_tokens} tokens": lambda: model.generate(
+        f"decode, {new_tokens} tokens" + (f", batch {batch}" if batch > 1 else ""): lambda: model.generate(
             short, attention_mask=torch.ones_like(short), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
             do_sample=False,
         ),
@@ -130,21 +177,13 @@ def models(name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rou
     for setting_name, setting in SETTINGS.items():
         ways: Ways = {"native": nullcontext, "keyed": lambda s=setting: okr.watermark(model, KEY, **s)}
         for what, do in work.items():
-            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds), 1)
+            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds, device), 1)
 
 
-def slice_of_16b() -> nn.Module:
-    """Two routed layers, embedding and head of the 16B shape, random bfloat16 weights."""
-    config = DeepseekConfig(vocab_size=102400, num_hidden_layers=2, first_k_dense_replace=0, moe_intermediate_size=1408)
-    with torch.device("meta"):
-        model = DeepseekForCausalLM(config).to(torch.bfloat16)
-    model = model.to_empty(device="cpu").eval()
-    for parameter in model.parameters():
-        parameter.data = torch.randn(1 << 20).mul_(0.02).to(torch.bfloat16).repeat(
-            -(-parameter.numel() >> 20) + 1
-        )[: parameter.numel()].view_as(parameter)  # fmt: skip
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model
+def slice_of_16b(vocab_size: int = SHAPE["vocab_size"]) -> nn.Module:
+    """Two routed layers, embedding and head of the 16B shape, random bfloat16 weights on the CPU."""
+    cut = {"num_hidden_layers": 2, "first_k_dense_replace": 0, "vocab_size": vocab_size}
+    return random_model(DeepseekConfig(**SHAPE | cut))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -160,41 +199,67 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def machine() -> dict[str, str]:
+def machine(device: str = "cpu") -> dict[str, str]:
+    """What it was measured on, and when."""
     info = Path("/proc/cpuinfo")
     named = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
     return {
         "processor": named[0].partition(":")[2].strip() if named else platform.processor(),
+        **({} if device == "cpu" else {"card": torch.cuda.get_device_name()}),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": np.__version__,
+        "numba": numba.__version__,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
-@torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slice", action="store_true", help="measure a slice of the 16B shape too")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    figures: dict[str, Any] = {"machine": machine()}
-    print(figures["machine"])
-    figures["routers"] = list(router_calls(arguments.rounds))
-    print(f"\n{table(figures['routers'])}\n", flush=True)
-    figures["models"] = []
+def on_cpu(rounds: int, with_slice: bool) -> Iterator[dict[str, Any]]:
+    """Decoding and prefill of the embedded models and, if asked for, of the slice."""
     text = " ".join(passage.text for passage in okr.loaders.passages(3))
     for name in ("tiny-deepseek-moe", "tiny-switch"):
         loaded = okr.load(name)
         tokens = loaded.tokenizer(text, return_tensors="pt")["input_ids"][:, :512]
-        figures["models"] += models(name, loaded.model, tokens, 64, arguments.rounds)
-    if arguments.slice:
+        yield from models(name, loaded.model, tokens, 64, rounds)
+    if with_slice:
         tokens = torch.randint(10, 100_000, (1, 1024))
-        figures["models"] += models("16B, two routed layers", slice_of_16b(), tokens, 8, max(5, arguments.rounds // 2))
-    print(table(figures["models"]), flush=True)
+        yield from models("16B, two routed layers", slice_of_16b(), tokens, 8, max(5, rounds // 2))
+
+
+def on_card(rounds: int) -> Iterator[dict[str, Any]]:
+    """Decoding at batch 1 and 32, and prefill of 4,096 tokens, of the whole 16B shape."""
+    model = random_model(DeepseekConfig(**SHAPE), device_map="cuda:0")
+    tokens = torch.randint(10, 100_000, (1, 4096), device="cuda:0")
+    yield from models("16B shape, random weights", model, tokens, 64, rounds)
+    yield from models("16B shape, random weights", model, tokens[:, :64], 64, rounds, batch=32)
+
+
+@torch.no_grad()
+def measured(rounds: int, *, device: str = "cpu", with_slice: bool = False) -> dict[str, Any]:
+    """Everything: ``routers`` by tokens, ``experts`` by experts, ``models``; printed as it comes."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    figures: dict[str, Any] = {"machine": machine(device)}
+    print(figures["machine"], flush=True)
+    parts = {
+        "routers": router_calls(rounds, SHAPES, TOKENS, device),
+        "experts": router_calls(rounds, EXPERTS, {512: 8}, device),
+        "models": on_cpu(rounds, with_slice) if device == "cpu" else on_card(rounds),
+    }
+    for name, rows in parts.items():
+        figures[name] = list(rows)
+        print(f"\n{table(figures[name])}", flush=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slice", action="store_true", help="measure a slice of the 16B shape too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    figures = measured(arguments.rounds, device=arguments.device, with_slice=arguments.slice)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 

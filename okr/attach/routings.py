@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
+from jaxtyping import Bool, Float, Int, Int8, Int64
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -49,17 +49,10 @@ class Projector:
             )
         )
         self._on: dict[torch.device, Tensor] = {}
-        self._in_memory: Float32[np.ndarray, "hidden_size experts"] | None = None
 
     def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
         """The key scores g of router inputs."""
         return key_scores(hidden, self.on(hidden.device))
-
-    def in_memory(self) -> Float32[np.ndarray, "hidden_size experts"]:
-        """The projection for NumPy, the same memory as the tensor on the CPU."""
-        if self._in_memory is None:
-            self._in_memory = self.on(torch.device("cpu")).numpy()
-        return self._in_memory
 
     @property
     def signs(self) -> Int8[Tensor, "hidden_size experts"]:
@@ -135,7 +128,7 @@ class Keyed(Native):
         if self.card is not None and self.card.serves(scores):
             return self.card.choose(scores, hidden, native(EVERY))[0]
         if len(scores) == 1 and in_memory(scores) and in_memory(hidden):
-            chosen = self.select.one(scores.numpy(), hidden.numpy(), self.project.in_memory(), self.log)
+            chosen = self.select.one(scores.numpy(), hidden.numpy(), self.project.signs.numpy(), self.log)
             return native(EVERY) if chosen is None else torch.from_numpy(chosen)
         choice = choice_scores(self.site, scores)
         if not in_memory(choice):

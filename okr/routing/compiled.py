@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int8, Int64
 from torch import Tensor
 
 _INFINITE = np.float32(np.inf)
@@ -76,13 +76,13 @@ class Selector:
         self,
         scores: Float32[np.ndarray, "1 experts"],
         state: Float32[np.ndarray, "1 hidden_size"],
-        projection: Float32[np.ndarray, "hidden_size experts"],
+        signs: Int8[np.ndarray, "hidden_size experts"],
         log: bool,
     ) -> Int64[np.ndarray, "1 top_k"] | None:
-        """The experts of a single token from what its router sees; None where it is no opportunity. ``log``: the
-        choice scores are the logarithms of ``scores``."""
+        """The experts of a single token from what its router sees; None where it is no opportunity. ``signs``: the
+        key's projection. ``log``: the choice scores are the logarithms of ``scores``."""
         experts = np.empty((1, self.top_k), np.int64)
-        return experts if _select_one(scores, state, projection, log, self.strength, self.rule, experts) else None
+        return experts if _select_one(scores, state, signs, log, self.strength, self.rule, experts) else None
 
 
 @_compiled
@@ -99,18 +99,18 @@ def _select(choice, keys, norms, strength, rule, experts, opportunity):  # type:
 
 
 @_compiled
-def _select_one(scores, state, projection, log, strength, rule, experts):  # type: ignore[no-untyped-def]
+def _select_one(scores, state, signs, log, strength, rule, experts):  # type: ignore[no-untyped-def]
     """Fill ``experts`` [1, k] where the token is an opportunity; whether it is."""
     top_k, choice, key = experts.shape[1], scores[0], np.zeros(scores.shape[1], np.float32)
     top, rank = np.empty(top_k + 1, np.float32), np.empty(top_k, np.float32)
     if log:
         choice = np.log(choice)
     squares = np.float32(0)
-    for row in range(len(projection)):
-        value, signs = state[0, row], projection[row]
+    for row in range(len(signs)):
+        value = state[0, row]
         squares += value * value
         for expert in range(len(key)):
-            key[expert] += value * signs[expert]
+            key[expert] += value * np.float32(signs[row, expert])
     own = min(strength / max(np.sqrt(squares), _TINY), _LARGEST)
     return _token(choice, key, own, rule, experts[0], top, rank)
 

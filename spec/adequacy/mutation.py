@@ -57,7 +57,7 @@ ROUTING = (
     Target("okr.routing.scores", ("score",)),
     Target("okr.routing.settings", ("zone",)),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
-    Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr"),
+    Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
 ATTACH = tuple(
     Target(f"okr.attach.{name}", _MODEL, stages=(150,), limit=120.0, every=16)

@@ -65,7 +65,7 @@ def test_a_single_token_is_routed_by_what_its_router_sees(question, log, size):
     norm = state.norm(dim=-1).clamp_min(TINY).numpy()
     told = choice.log() if log else choice
     expected, opportunity, _ = Selector(**rule)(told.numpy(), (state @ projection).numpy(), norm)
-    got = Selector(**rule).one(choice.numpy(), state.numpy(), projection.numpy(), log)
+    got = Selector(**rule).one(choice.numpy(), state.numpy(), projection.to(torch.int8).numpy(), log)
     assert (got is not None) == opportunity[0]
     assert got is None or got.tolist() == expected.tolist()
 
