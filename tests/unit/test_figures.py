@@ -1,6 +1,7 @@
 """Figures in the documentation are what their commands give: parts of the commands run again."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -45,3 +46,10 @@ def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
     rate, p, _ = bench.shown(loaded, keys[0], setting)
     assert float(rate.rstrip("%")) == pytest.approx(float(opportunities.rstrip("%")), abs=10)
     assert p == largest == "0.001"
+
+
+def test_the_page_on_performance_has_the_figures_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    bench = script("performance")
+    figures, text = json.loads(bench.DATA.read_text(encoding="utf-8")), bench.PAGE.read_text(encoding="utf-8")
+    assert bench.page(text, bench.tables(figures)) == text
