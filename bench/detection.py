@@ -141,14 +141,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
         }
         for entry in figures["detection"]
     ]
-    return {"detection": plain(ratios), "decoys": plain(figures["decoys"])}
-
-
-def plain(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; what a row lacks stays empty."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(entry.get(name, "")) for name in names] for entry in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return {"detection": routers.plain(ratios), "decoys": routers.plain(figures["decoys"])}
 
 
 def main() -> None:

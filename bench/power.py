@@ -5,7 +5,7 @@
     python bench/power.py FOLDER --out docs/data/power-coarse-mixtral.json
 
 Six texts share a key; every text is sampled at temperature 1 from the first words of a shipped passage. OKR is tested
-by okr.detect's statistic with 199 decoys; KGW (transformers' WatermarkLogitsProcessor, half of the vocabulary green,
+by okr.detect's statistic with 99 decoys; KGW (transformers' WatermarkLogitsProcessor, half of the vocabulary green,
 left hash of one token) by an exact binomial test over the distinct (token before, token) pairs. Cost: added loss on
 held-out passages in nats per token, mean of three keys, 95% interval over passages; for both alike. Power: the share of
 texts with p <= 0.01 and its 95% Clopper-Pearson interval, for the first n tokens of single texts and for texts pooled
@@ -36,13 +36,13 @@ from okr.loaders import Loaded, passages
 
 INF = math.inf
 SETTINGS = {
-    "fine": [("boundary", INF, s) for s in (1.55, 1.0)] + [("boundary", 0.5, INF), ("max", 2.0, INF)],
-    "coarse": [("boundary", INF, s) for s in (0.4, 0.3)] + [("boundary", 0.25, INF), ("max", 1.0, INF)],
+    "fine": [("boundary", INF, s) for s in (1.5, 1.0)] + [("boundary", 1.0, INF), ("max", 2.0, INF)],
+    "coarse": [("boundary", INF, s) for s in (0.75, 0.3, 0.42)],
 }
 KGW_BIASES = (0.65, 0.4)
 LENGTHS = (25, 50, 100, 200, 300, 400)
 POOLED = (2, 4)  # texts of the largest length in one test
-DECOYS, LEVEL, BATCH = 199, 0.01, 6
+DECOYS, LEVEL, BATCH = 99, 0.01, 6
 STATISTICS = {  # of log p [keys, tokens]; what detect uses, and what it was chosen over
     "log(p + mean)": statistic,
     "log p": lambda log_p: log_p.sum(1),
@@ -196,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=102)
+    parser.add_argument("--texts", type=int, default=36)
     parser.add_argument("--passages", type=int, default=30, help="held-out passages that the cost is measured on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

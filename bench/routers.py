@@ -199,6 +199,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def plain(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table; what a row lacks stays empty."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(entry.get(name, "")) for name in names] for entry in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def machine(device: str = "cpu") -> dict[str, str]:
     """What it was measured on, and when."""
     info = Path("/proc/cpuinfo")

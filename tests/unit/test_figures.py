@@ -53,3 +53,18 @@ def test_the_page_on_performance_has_the_figures_that_were_measured(monkeypatch)
     bench = script("performance")
     figures, text = json.loads(bench.DATA.read_text(encoding="utf-8")), bench.PAGE.read_text(encoding="utf-8")
     assert bench.page(text, bench.tables(figures)) == text
+
+
+def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    figures = json.loads((ROOT / "docs" / "data" / "short-traces.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    assert script("routers").plain(figures["rows"]) in page
+    assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
+
+
+def test_short_traces_are_proven_again(monkeypatch):
+    """Each was found with p = 0.001; so are three texts made again, whatever rounding does."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    for row in script("short_traces").rows("tiny-switch", 3):
+        assert row["largest p"] == 0.001
