@@ -27,6 +27,7 @@ from transformers import (
 
 okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see
 SECRET = bytes(range(100, 132))
+GREEDY: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 _SIZE: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -79,6 +80,11 @@ def sigmoid_model() -> Any:
 def models() -> list[Any]:
     """Both."""
     return [softmax_model(), sigmoid_model()]
+
+
+def new_models() -> list[Any]:
+    """Both, made anew: nobody has attached anything to them yet."""
+    return [softmax_model.__wrapped__(), sigmoid_model.__wrapped__()]
 
 
 def dense_model() -> Any:
@@ -167,6 +173,15 @@ def texts(index: int) -> list[list[int]]:
     return [row.tolist() for row in made.sequences]
 
 
+@cache
+def unlikely_text() -> list[int]:
+    """24 tokens, each the one that the first outspoken model without a key expects least."""
+    text = tokens(1, 1)
+    for _ in range(23):
+        text = torch.cat([text, logits(_outspoken(0), text)[:, -1:].argmin(-1)], 1)
+    return [int(token) for token in text[0]]
+
+
 @contextmanager
 def outputs_of(model: Any) -> Iterator[dict[str, list[tuple[Tensor, Any]]]]:
     """Input and output of every router call in the block, by site path."""
@@ -251,17 +266,25 @@ def experiment() -> Path:
     from okr.experiment.runner import run
 
     folder = _workshop()
+    place = Path(tempfile.mkdtemp(dir=folder)) / "run"
     flags: dict[str, Any] = {
         "model": str(folder / "model"),
-        "output_dir": str(folder / "run"),
+        "output_dir": str(place),
         "key": str(folder / "key.json"),
     }
     flags |= {"samples": 4, "max_length": 12, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2}
     run(resolve("tiny", flags, environment={}), resume=False, progress=_Silent())
-    return folder / "run"
+    return place
 
 
 @cache
 def experiment_model() -> Any:
     """The experiment's model, loaded anew."""
     return okr.load(str(_workshop() / "model")).model
+
+
+def forget() -> None:
+    """Drop the models and all that was made with them: the package changed."""
+    models: tuple[Any, ...] = (softmax_model, sigmoid_model, _outspoken, experiment_model)
+    for made in (*models, traces, monotone_trace, texts, unlikely_text, experiment):
+        made.cache_clear()

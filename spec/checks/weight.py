@@ -19,9 +19,14 @@ def native_selection_gives_native_output(subject: Subject) -> None:
     from spec.system import okr
 
     for model in system.models():
-        plain = system.logits(model)
-        with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"):
+        with system.outputs_of(model) as before:
+            plain = system.logits(model)
+        with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"), system.outputs_of(model) as after:
             keyed = system.logits(model)
+        for path, calls in before.items():
+            for (_, one), (_, other) in zip(calls, after[path], strict=True):
+                same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+                require(same, f"{path}: epsilon = 0 changes what the router gives", expected=one, got=other)
         require(torch.equal(plain, keyed), f"{type(model).__name__}: epsilon = 0 changes the logits")
 
 
@@ -75,17 +80,33 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
 
     Scores closer than 1e-5 to each other's order stay open.
     """
+    from spec import system
+
+    index, setting, seed = drawn
+    _all_legal(index, setting, [system.tokens(1, 6, seed), system.tokens(1, 1, seed)])
+
+
+@check("OKR-WEIGHT-003")
+def attached_selection_is_legal_throughout(subject: Subject) -> None:
+    """Long prompts in which every token is an opportunity: what goes wrong once in a thousand choices shows."""
+    from spec import system
+
+    for index in (0, 1):
+        _all_legal(index, Setting(0, float("inf"), "max"), [system.tokens(3, 120, 1)])
+
+
+def _all_legal(index: int, setting: Setting, prompts: list[Any]) -> None:
+    """Every selection of a keyed model that reads ``prompts``."""
     import torch
 
     from spec import system
     from spec.system import okr
 
-    index, setting, seed = drawn
     model = system.models()[index]
     options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
     with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
-        system.logits(model, system.tokens(1, 6, seed))
-        system.logits(model, system.tokens(1, 1, seed))
+        for prompt in prompts:
+            system.logits(model, prompt)
     for site, module in system.routers(model):
         rows = torch.cat([hidden.reshape(-1, site.hidden_size) for hidden, _ in seen[site.path]])
         experts = torch.cat([output[2] for _, output in seen[site.path]])
@@ -96,7 +117,7 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
             hidden_size=site.hidden_size,
             num_experts=site.num_experts,
         )
-        choice = _choice(index, model, module, rows)
+        choice = choice_scores(index, model, module, rows)
         key, _ = oracle.key_scores(rows.numpy(), signs)
         here = Setting(site.top_k, setting.epsilon, setting.zone, setting.strength)
         for token in range(len(rows)):
@@ -105,7 +126,7 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
             require(fair, f"{site.path}, token {token}: illegal selection", got=sorted(taken))
 
 
-def _choice(index: int, model: Any, module: Any, rows: Any) -> Any:
+def choice_scores(index: int, model: Any, module: Any, rows: Any) -> Any:
     """c as chapter 0 defines it: log-probabilities, or biased sigmoid scores with the barred groups at -inf."""
     import torch
 
