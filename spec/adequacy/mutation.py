@@ -122,9 +122,9 @@ def _reach(target: Target, cases: Cases) -> dict[str, set[str]]:
 
 
 def _forget() -> None:
-    from spec import system
+    from spec import models
 
-    system.forget()
+    models.forget()
 
 
 def _said(fate: str, clause: str, what: str) -> dict[str, str]:

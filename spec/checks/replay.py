@@ -35,6 +35,21 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
                 require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
 
 
+@check("OKR-REPLAY-001")
+def replay_drops_what_was_dropped(subject: Subject) -> None:
+    """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity."""
+    from spec import system
+
+    model = system.capacity_model()
+    for trace in system.capacity_traces():
+        with system.outputs_of(model) as seen:
+            _replayed(model, trace)
+        for position, (site, _) in enumerate(system.routers(model)):
+            ran = system.ran(seen[site.path][-1][1]).flatten(0, 1).tolist()
+            expected = trace.site_experts(position).tolist()
+            require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
+
+
 @check("OKR-REPLAY-002")
 def replay_recovers_the_states(subject: Subject) -> None:
     """Router inputs of a greedy, cached generation, and the choice scores they make, against one forced pass."""
@@ -84,12 +99,13 @@ def another_model_is_refused(subject: Subject) -> None:
 def replay_leaves_no_mark(subject: Subject) -> None:
     from spec import system
 
-    for index, model in enumerate(system.models()):
+    evidence = [*(system.traces(index)[0] for index in range(3)), system.capacity_traces()[0]]
+    for model, trace in zip(system.every_model(), evidence, strict=True):
         for training in (False, True):
             model.train(training)
             try:
                 before = system.fingerprint(model)
-                _replayed(model, system.traces(index)[0])
+                _replayed(model, trace)
                 changed = system.differences(before, system.fingerprint(model))
             finally:
                 model.eval()

@@ -60,6 +60,28 @@ def traces_hold_what_ran(subject: Subject) -> None:
                 require(got == ran, f"{site.path}: experts of sequence {row}", expected=ran, got=got)
 
 
+@check("OKR-TRACE-001")
+def traces_hold_what_a_capacity_left(subject: Subject) -> None:
+    """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding."""
+    import torch
+
+    from spec import system
+
+    model, (ids, mask), (made, seen) = system.capacity_model(), system.padded_source(), system.capacity_generation()
+    dropped = 0
+    for row, trace in enumerate(made.traces):
+        require(trace.token_ids.tolist() == made.sequences[row].tolist(), "token ids", got=trace.token_ids)
+        source = ids[row, mask[row].bool()].tolist()
+        require(trace.encoder_token_ids.tolist() == source, "token ids of the encoder", expected=source)
+        for index, (site, _) in enumerate(system.routers(model)):
+            ran = torch.cat([system.ran(output)[row] for _, output in seen[site.path]])
+            expected = (ran[mask[row].bool()] if site.stack == "encoder" else ran).tolist()
+            got = trace.site_experts(index).tolist()
+            require(got == expected, f"{site.path}: experts of sequence {row}", expected=expected, got=got)
+            dropped += expected.count([-2])
+    require(dropped > 0, "no token was dropped, so nothing was tried")
+
+
 @check("OKR-TRACE-002")
 def saved_traces_load_the_same(subject: Subject) -> None:
     for trace in _all():

@@ -18,7 +18,7 @@ def native_selection_gives_native_output(subject: Subject) -> None:
     from spec import system
     from spec.system import okr
 
-    for model in system.models():
+    for model in system.every_model():
         with system.outputs_of(model) as before:
             plain = system.logits(model)
         with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"), system.outputs_of(model) as after:
@@ -32,13 +32,13 @@ def native_selection_gives_native_output(subject: Subject) -> None:
 
 @check("OKR-WEIGHT-002")
 def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
-    """Recomputed from the router's own published parameters, for a softmax and a sigmoid family."""
+    """Recomputed from the router's own published parameters, for two softmax families and a sigmoid one."""
     import torch
 
     from spec import system
     from spec.system import okr
 
-    for model, formula in zip(system.models(), (_softmax_weights, _sigmoid_weights), strict=True):
+    for model, formula in zip(system.models(), _FORMULAS, strict=True):
         with (
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
             system.outputs_of(model) as seen,
@@ -65,6 +65,12 @@ def _sigmoid_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
     return chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * model.config.routed_scaling_factor
 
 
+def _scaled_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
+    chosen = (hidden.float() @ module.weight.T.float()).softmax(-1).gather(-1, experts)
+    return chosen * model.config.routed_scaling_factor
+
+
+_FORMULAS = (_softmax_weights, _sigmoid_weights, _scaled_weights)
 _SETTINGS = st.builds(
     Setting,
     top_k=st.just(0),
@@ -74,7 +80,7 @@ _SETTINGS = st.builds(
 )
 
 
-@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1)), _SETTINGS, st.integers(0, 1000)), share=0.2)
+@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1, 2)), _SETTINGS, st.integers(0, 1000)), share=0.2)
 def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
     """Six tokens at once and one alone, with choice scores as the family computes them.
 
@@ -91,7 +97,7 @@ def attached_selection_is_legal_throughout(subject: Subject) -> None:
     """Long prompts in which every token is an opportunity: what goes wrong once in a thousand choices shows."""
     from spec import system
 
-    for index in (0, 1):
+    for index in (0, 1, 2):
         _all_legal(index, Setting(0, float("inf"), "max"), [system.tokens(3, 120, 1)])
 
 
@@ -131,7 +137,7 @@ def choice_scores(index: int, model: Any, module: Any, rows: Any) -> Any:
     import torch
 
     logits = rows.float() @ module.weight.T.float()
-    if index == 0:
+    if index != 1:
         return logits.log_softmax(-1)
     scores = logits.sigmoid() + module.e_score_correction_bias
     groups = scores.view(len(rows), model.config.n_group, -1)

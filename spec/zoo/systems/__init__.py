@@ -40,15 +40,15 @@ class System:
     @contextmanager
     def at_large(self) -> Iterator[Callable[[], Subject]]:
         """A block in which the package has this bug; what it yields makes a subject."""
-        from spec import system
+        from spec import models
 
-        system.forget()
+        models.forget()
         try:
             with ExitStack() as changes:
                 self.seed(lambda owner, name, value: changes.enter_context(patch.object(owner, name, value)) and None)
                 yield lambda: Subject(load_implementation("okr"))
         finally:
-            system.forget()
+            models.forget()
 
     @staticmethod
     def caught(verdict: str) -> bool:
