@@ -1,90 +1,48 @@
-"""What the system clauses are tried on: two tiny random MoE models, and traces made with them."""
+"""What the system clauses are tried on: traces and texts made with tiny models, and what is seen of a model."""
 
-import atexit
 import copy
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 from torch import Tensor, nn
-from transformers import (
-    DeepseekV3Config,
-    DeepseekV3ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    PreTrainedTokenizerFast,
+
+from spec.models import (
+    capacity_model,
+    dense_model,
+    every_model,
+    made,
+    models,
+    new_models,
+    scaled_model,
+    sigmoid_model,
+    softmax_model,
 )
+
+__all__ = [
+    "capacity_model",
+    "dense_model",
+    "every_model",
+    "models",
+    "new_models",
+    "scaled_model",
+    "sigmoid_model",
+    "softmax_model",
+]
 
 okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see
 SECRET = bytes(range(100, 132))
-_SIZE: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "pad_token_id": 0,
-}
-_SIZE |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "intermediate_size": 16}
+GREEDY: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
 @cache
 def key() -> Any:
     """The key of the tests."""
     return okr.Key(SECRET)
-
-
-def _spread_routers(model: nn.Module, factor: float) -> nn.Module:
-    """Random routers barely tell experts apart; ``factor`` gives their scores the spread of trained ones."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("gate.weight"):
-                parameter.mul_(factor)
-    return model.eval()
-
-
-@cache
-def softmax_model() -> Any:
-    """Mixtral-like: softmax over 8 experts, top-2, weights normalised over the selected."""
-    torch.manual_seed(1)
-    return _spread_routers(MixtralForCausalLM(MixtralConfig(**_SIZE, num_local_experts=8, num_experts_per_tok=2)), 10)
-
-
-@cache
-def sigmoid_model() -> Any:
-    """DeepSeek-V3-like: sigmoid scores with a correction bias, 16 experts in 4 groups of which 2 are allowed, top-4."""
-    torch.manual_seed(2)
-    config = DeepseekV3Config(
-        **_SIZE, moe_intermediate_size=16, n_routed_experts=16, num_experts_per_tok=4, n_group=4, topk_group=2,
-        n_shared_experts=1, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=16, qk_rope_head_dim=8,
-        qk_nope_head_dim=8, v_head_dim=16,
-    )  # fmt: skip
-    model = _spread_routers(DeepseekV3ForCausalLM(config), 10)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
-                buffer.copy_(torch.linspace(-0.1, 0.1, len(buffer)))
-    return model
-
-
-def models() -> list[Any]:
-    """Both."""
-    return [softmax_model(), sigmoid_model()]
-
-
-def dense_model() -> Any:
-    """Without any router."""
-    torch.manual_seed(3)
-    return LlamaForCausalLM(LlamaConfig(**_SIZE)).eval()
 
 
 def tokens(rows: int = 2, length: int = 8, seed: int = 0) -> Tensor:
@@ -99,8 +57,10 @@ def routers(model: Any) -> list[tuple[Any, nn.Module]]:
 
 @torch.no_grad()
 def logits(model: Any, ids: Tensor | None = None) -> Tensor:
-    """The model's logits."""
-    found: Tensor = model(input_ids=tokens() if ids is None else ids).logits
+    """The model's logits; an encoder reads the same tokens as the decoder."""
+    ids = tokens() if ids is None else ids
+    source = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    found: Tensor = model(input_ids=ids, **source).logits
     return found
 
 
@@ -109,7 +69,7 @@ def epsilon_of(model: Any) -> float:
     return 1.0 if okr.discover(model)[-1].unit == "logit" else 0.3
 
 
-@cache
+@made
 def traces(model_index: int = 0, *, keyed: bool = True, zone: str = "boundary", strength: float = math.inf) -> Any:
     """Two traces of 24 sampled tokens each, made once."""
     model = models()[model_index]
@@ -130,7 +90,35 @@ def traces(model_index: int = 0, *, keyed: bool = True, zone: str = "boundary", 
         return session.generate(**arguments).traces
 
 
-@cache
+def padded_source() -> tuple[Tensor, Tensor]:
+    """What an encoder reads, with its mask: 12 tokens, and 9 with padding behind them."""
+    ids = tokens(2, 12, seed=5)
+    mask = torch.ones_like(ids)
+    ids[1, 9:], mask[1, 9:] = 0, 0
+    return ids, mask
+
+
+def capacity_generation() -> tuple[Any, dict[str, list[tuple[Tensor, Any]]]]:
+    """Two sequences of 10 tokens from the capacity model under the key, and what its routers gave; each expert may
+    take two tokens of a source."""
+    (ids, mask), model = padded_source(), capacity_model()
+    with okr.watermark(model, key(), epsilon=1.0, zone="boundary") as session, outputs_of(model) as seen:
+        return session.generate(input_ids=ids, attention_mask=mask, max_new_tokens=10, **GREEDY), seen
+
+
+@made
+def capacity_traces() -> Any:
+    """Its traces, made once."""
+    return capacity_generation()[0].traces
+
+
+def ran(output: Any) -> Tensor:
+    """Which expert a router of the capacity model ran [B, S, 1], from its output; -2 where it dropped the token."""
+    mask = output[0]
+    return torch.where(mask.any(-1), mask.long().argmax(-1), -2)[..., None]
+
+
+@made
 def monotone_trace() -> Any:
     """A native trace of the softmax model over one token 30 times: every router sees the same state all along."""
     with okr.record(softmax_model()) as session:
@@ -139,7 +127,7 @@ def monotone_trace() -> Any:
     return made.traces[0]
 
 
-@cache
+@made
 def _outspoken(index: int) -> Any:
     model = copied(models()[index])
     with torch.no_grad():
@@ -155,7 +143,7 @@ def outspoken_models() -> list[Any]:
     return [_outspoken(index) for index in (0, 1)]
 
 
-@cache
+@made
 def texts(index: int) -> list[list[int]]:
     """Two texts of 8 given and 48 sampled tokens each, from the outspoken model under the key."""
     model = _outspoken(index)
@@ -165,6 +153,15 @@ def texts(index: int) -> list[list[int]]:
             input_ids=tokens(), max_new_tokens=48, do_sample=True, pad_token_id=0, eos_token_id=None
         )
     return [row.tolist() for row in made.sequences]
+
+
+@made
+def unlikely_text() -> list[int]:
+    """24 tokens, each the one that the first outspoken model without a key expects least."""
+    text = tokens(1, 1)
+    for _ in range(23):
+        text = torch.cat([text, logits(_outspoken(0), text)[:, -1:].argmin(-1)], 1)
+    return [int(token) for token in text[0]]
 
 
 @contextmanager
@@ -186,11 +183,17 @@ def fingerprint(model: Any) -> dict[str, Any]:
     """All that attaching must leave as it was: classes, attributes, names, parameters."""
     return {
         "classes": [(name, type(module)) for name, module in model.named_modules()],
-        "attributes": [(name, sorted(vars(module))) for name, module in model.named_modules()],
+        "attributes": [(name, _plain(vars(module))) for name, module in model.named_modules()],
         "hooks": [(name, len(module._forward_hooks)) for name, module in model.named_modules()],
         "state": {name: value.clone() for name, value in model.state_dict().items()},
         "training": model.training,
     }
+
+
+def _plain(attributes: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Every attribute with its value, where that is a number, a text or nothing."""
+    kinds = (bool, int, float, str, type(None))
+    return [(name, value if isinstance(value, kinds) else ...) for name, value in sorted(attributes.items())]
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -204,64 +207,3 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def copied(model: Any) -> Any:
     """A deep copy."""
     return copy.deepcopy(model)
-
-
-# --- a small experiment
-
-
-class _Silent:
-    """Progress that nobody sees."""
-
-    def stage(self, text: str) -> None:
-        pass
-
-    def total(self, task: str, count: int) -> None:
-        pass
-
-    def advance(self, task: str, count: int = 1) -> None:
-        pass
-
-
-@cache
-def _workshop() -> Path:
-    """A folder that lives as long as the process: an untrained checkpoint with a byte-level tokenizer, and the key."""
-    holder = tempfile.TemporaryDirectory(prefix="okr-spec-")
-    atexit.register(holder.cleanup)
-    folder = Path(holder.name)
-    torch.manual_seed(4)
-    shape = {**_SIZE, "vocab_size": 259, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
-    config = MixtralConfig(**shape, num_local_experts=8, num_experts_per_tok=2)
-    model: Any = _spread_routers(MixtralForCausalLM(config), 10)
-    model.save_pretrained(folder / "model")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({text: i for i, text in enumerate(["<pad>", "<bos>", "<eos>", *letters])}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    ).save_pretrained(folder / "model")
-    key().save(folder / "key.json")
-    return folder
-
-
-@cache
-def experiment() -> Path:
-    """The output folder of a finished experiment of four samples."""
-    from okr.experiment.config import resolve
-    from okr.experiment.runner import run
-
-    folder = _workshop()
-    flags: dict[str, Any] = {
-        "model": str(folder / "model"),
-        "output_dir": str(folder / "run"),
-        "key": str(folder / "key.json"),
-    }
-    flags |= {"samples": 4, "max_length": 12, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2}
-    run(resolve("tiny", flags, environment={}), resume=False, progress=_Silent())
-    return folder / "run"
-
-
-@cache
-def experiment_model() -> Any:
-    """The experiment's model, loaded anew."""
-    return okr.load(str(_workshop() / "model")).model

@@ -3,7 +3,7 @@
 import ast
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _SWAPS: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),
@@ -30,8 +30,10 @@ _SWAPS: dict[type, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """``name`` is stable as long as the code it changes is: function, and the expression before and after."""
+    """``name`` is stable as long as the code it changes is: owner, and the expression before and after. ``owner`` is
+    the function, class or constant that it stands in."""
 
+    owner: str
     name: str
     line: int
     tree: ast.Module
@@ -50,15 +52,35 @@ def mutants(source: str) -> list[Mutant]:
             before = ast.unparse(target)
             _apply(target, change)
             found.append(
-                Mutant(f"{owner}: {before} -> {ast.unparse(target)}", target.lineno, ast.fix_missing_locations(mutated))
+                Mutant(
+                    owner,
+                    f"{owner}: {before} -> {ast.unparse(target)}",
+                    target.lineno,
+                    ast.fix_missing_locations(mutated),
+                )
             )
     names: dict[str, int] = {}
     unique = []
     for mutant in found:
         names[mutant.name] = names.get(mutant.name, 0) + 1
         suffix = f" (#{names[mutant.name]})" if names[mutant.name] > 1 else ""
-        unique.append(Mutant(mutant.name + suffix, mutant.line, mutant.tree))
+        unique.append(replace(mutant, name=mutant.name + suffix))
     return unique
+
+
+def functions(source: str) -> set[str]:
+    """The owners that are functions: their code runs only when they are called."""
+    return {*_functions(ast.parse(source), "")}
+
+
+def _functions(node: ast.AST, owner: str) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        inner = owner
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            inner = f"{owner}.{child.name}" if owner else child.name
+            if isinstance(child, ast.FunctionDef):
+                yield inner
+        yield from _functions(child, inner)
 
 
 def _sites(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.expr | ast.stmt]]:

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from spec import vectors
 from spec.adapters import load
-from spec.adequacy.mutants import Mutant, mutants
+from spec.adequacy.mutants import Mutant, functions, mutants
 from spec.adequacy.questions import Cases, drawn, verdict
 from spec.checks import all_checks
 from spec.registry import Clause
@@ -28,7 +29,8 @@ from spec.runner import chosen
 from spec.subject import Subject
 
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
-_MODEL = ("weight", "attach", "trace", "replay")
+_MODEL = ("weight", "trace", "replay", "attach")
+UNREACHED = "no clause runs it"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Target:
     """A module, the chapters about what it does, the implementation they are asked of, and how hard.
 
     ``stages``: cases for each check, 0 for the vectors alone; most mutants die early. ``limit``: seconds for a mutant.
-    ``every``: only each mutant with a multiple of this number is tried.
+    ``reach``: only clauses that call the mutated function are asked, which the others cannot notice.
     """
 
     module: str
@@ -44,7 +46,12 @@ class Target:
     implementation: str = "okr"
     stages: tuple[int, ...] = (0, 8, 60)
     limit: float = 900.0
-    every: int = 1
+    reach: bool = False
+
+    @property
+    def in_models(self) -> bool:
+        """Whether models are needed: the code puts routing into them."""
+        return _MODEL[0] in self.rooms
 
     @property
     def clauses(self) -> list[Clause]:
@@ -60,7 +67,7 @@ ROUTING = (
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
 ATTACH = tuple(
-    Target(f"okr.attach.{name}", _MODEL, stages=(150,), limit=120.0, every=16)
+    Target(f"okr.attach.{name}", _MODEL, stages=(150,), reach=True)
     for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
 )
 
@@ -69,15 +76,14 @@ def run(target: Target) -> list[dict[str, Any]]:
     """Each mutant of the module with its fate: killed, crash, timeout or survived, and by which clause."""
     torch.set_num_threads(1)  # threads do not survive a fork
     all_checks(), vectors.load(), _subject(target)  # once, before the processes part
-    if _MODEL[0] in target.rooms:
-        from spec import system
-
-        system.models()
     source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
     cases = {stage: drawn(target.clauses, stage) for stage in target.stages if stage}
+    reach = _reach(target, cases[target.stages[-1]]) if target.reach else {}
+    always = {mutant.owner for mutant in mutants(source)} - functions(source)
     found = []
-    for mutant in mutants(source)[:: target.every]:
-        fate = _in_child(target, mutant, cases)
+    for mutant in mutants(source):
+        asked = [c for c in target.clauses if not reach or mutant.owner in always | reach[c.id]]
+        fate = _in_child(target, mutant, cases, asked) if asked else _said("survived", "", UNREACHED)
         found.append({"module": target.module, "line": mutant.line, "mutant": mutant.name, **fate})
         place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
         print(f"{fate['fate']:<9} {fate['clause']:<14} {place} {mutant.name[:90]}", file=sys.stderr)
@@ -93,13 +99,45 @@ def _subject(target: Target) -> Subject:
     return subject
 
 
-def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, str]:
+def _reach(target: Target, cases: Cases) -> dict[str, set[str]]:
+    """By clause: the functions of the module that are called when it is asked, evidence and all."""
+    file, reach = importlib.import_module(target.module).__file__, {}
+    for clause in target.clauses:
+        called = reach[clause.id] = set[str]()
+
+        def note(frame: Any, event: str, argument: Any, called: set[str] = called) -> None:
+            if frame.f_code.co_filename == file:
+                parts = frame.f_code.co_qualname.replace(".<locals>", "").split(".")
+                called.add(".".join(takewhile(lambda part: not part.startswith("<"), parts)))
+
+        _forget()
+        sys.settrace(note)
+        try:
+            said = verdict(_subject(target), clause, cases)
+        finally:
+            sys.settrace(None)
+        if said[0] != "pass":
+            raise RuntimeError(f"{clause.id} does not hold without any mutant: {said}")
+    return reach
+
+
+def _forget() -> None:
+    from spec import models
+
+    models.forget()
+
+
+def _said(fate: str, clause: str, what: str) -> dict[str, str]:
+    return {"fate": fate, "clause": clause, "what": what}
+
+
+def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases], asked: list[Clause]) -> dict[str, str]:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         with os.fdopen(writer, "w") as pipe:
-            json.dump(_fate(target, mutant, cases), pipe)
+            json.dump(_fate(target, mutant, cases, asked), pipe)
         os._exit(0)
     os.close(writer)
     content = b""
@@ -115,28 +153,29 @@ def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[s
     if content:
         return dict(json.loads(content))
     hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    return {"fate": "timeout" if hung else "crash", "clause": "", "what": "the process"}
+    return _said("timeout" if hung else "crash", "", "the process")
 
 
-def _fate(target: Target, mutant: Mutant, cases: dict[int, Cases]) -> dict[str, str]:
+def _fate(target: Target, mutant: Mutant, cases: dict[int, Cases], asked: list[Clause]) -> dict[str, str]:
     """Patch the module in place and ask the clauses. Clauses in which the mutant only crashes are remembered."""
-    apart = {"fate": "", "clause": "", "what": ""}
+    apart = _said("", "", "")
     try:
         _patch(target.module, mutant)
+        if target.in_models:
+            _forget()  # what was made without the mutant
         subject = _subject(target)
         for stage in target.stages:
-            for clause in target.clauses:
+            for clause in asked:
                 said, what = verdict(subject, clause, cases.get(stage))
                 if said == "fail":
-                    return {"fate": "killed", "clause": clause.id, "what": what}
+                    return _said("killed", clause.id, what)
                 if said != "pass" and not apart["fate"]:
-                    fate = "timeout" if said == "timeout" else "crash"
-                    apart = {"fate": fate, "clause": clause.id, "what": what}
+                    apart = _said("timeout" if said == "timeout" else "crash", clause.id, what)
             if apart["fate"] and stage:
                 break
     except Exception as error:
-        apart = {"fate": "crash", "clause": "", "what": f"{type(error).__name__}: {error}"[:120]}
-    return apart if apart["fate"] else {"fate": "survived", "clause": "", "what": ""}
+        apart = _said("crash", "", f"{type(error).__name__}: {error}"[:120])
+    return apart if apart["fate"] else _said("survived", "", "")
 
 
 def _patch(name: str, mutant: Mutant) -> None:

@@ -35,27 +35,45 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
                 require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
 
 
+@check("OKR-REPLAY-001")
+def replay_drops_what_was_dropped(subject: Subject) -> None:
+    """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity."""
+    from spec import system
+
+    model = system.capacity_model()
+    for trace in system.capacity_traces():
+        with system.outputs_of(model) as seen:
+            _replayed(model, trace)
+        for position, (site, _) in enumerate(system.routers(model)):
+            ran = system.ran(seen[site.path][-1][1]).flatten(0, 1).tolist()
+            expected = trace.site_experts(position).tolist()
+            require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
+
+
 @check("OKR-REPLAY-002")
 def replay_recovers_the_states(subject: Subject) -> None:
-    """Router inputs of a greedy, cached generation against those of one forced pass."""
+    """Router inputs of a greedy, cached generation, and the choice scores they make, against one forced pass."""
     import torch
 
     from spec import system
+    from spec.checks.weight import choice_scores
     from spec.system import okr
 
-    for model in system.models():
+    for index, model in enumerate(system.models()):
         with (
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm,
             system.outputs_of(model) as seen,
         ):
-            made = wm.generate(
-                input_ids=system.tokens(1), max_new_tokens=16, do_sample=False, pad_token_id=0, eos_token_id=None
-            )
+            made = wm.generate(input_ids=system.tokens(1), max_new_tokens=16, **system.GREEDY)
         shown = _replayed(model, made.traces[0])
-        for site, _ in system.routers(model):
+        for site, module in system.routers(model):
             states = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
-            off = float((shown[site.path][1] - states).abs().max() / states.abs().max())
-            require(off <= 1e-4, f"{site.path}: states differ", expected="<= 1e-4 of the largest", got=off)
+            scores = choice_scores(index, model, module, states)
+            for what, was, now in zip(("choice scores", "states"), (scores, states), shown[site.path], strict=True):
+                fine = was.isfinite()
+                require(torch.equal(fine, now.isfinite()), f"{site.path}: other experts are barred")
+                off = float((now - was)[fine].abs().max() / was[fine].abs().max())
+                require(off <= 1e-4, f"{site.path}: {what} differ", expected="<= 1e-4 of the largest", got=off)
 
 
 @check("OKR-REPLAY-003")
@@ -81,12 +99,13 @@ def another_model_is_refused(subject: Subject) -> None:
 def replay_leaves_no_mark(subject: Subject) -> None:
     from spec import system
 
-    for index, model in enumerate(system.models()):
+    evidence = [*(system.traces(index)[0] for index in range(3)), system.capacity_traces()[0]]
+    for model, trace in zip(system.every_model(), evidence, strict=True):
         for training in (False, True):
             model.train(training)
             try:
                 before = system.fingerprint(model)
-                _replayed(model, system.traces(index)[0])
+                _replayed(model, trace)
                 changed = system.differences(before, system.fingerprint(model))
             finally:
                 model.eval()

@@ -11,12 +11,12 @@ from spec.verdicts import Violation, require
 
 
 def _document() -> tuple[Path, dict[str, Any]]:
-    from spec import system
+    from spec import experiment
 
     def refuse(constant: str) -> None:
         raise Violation(f"results.json holds {constant}, which is no JSON")
 
-    folder = system.experiment()
+    folder = experiment.experiment()
     return folder, json.loads((folder / "results.json").read_text("utf-8"), parse_constant=refuse)
 
 
@@ -86,11 +86,11 @@ def the_secret_is_nowhere(subject: Subject) -> None:
 
 @check("OKR-RESULT-006")
 def verdicts_can_be_checked(subject: Subject) -> None:
-    from spec import system
+    from spec import experiment, system
     from spec.system import okr
 
     folder, document = _document()
-    model = system.experiment_model()
+    model = experiment.experiment_model()
     for entry in (*document["detailed_results"], *document["control_results"]):
         stored = entry["verdict"]
         setting = {name: float(document["config"][name]) for name in ("epsilon", "strength")}

@@ -33,15 +33,16 @@ def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
 
 @check("OKR-TEXT-002")
 def other_keys_get_uniform_p_values(subject: Subject) -> None:
-    """60 keys, 19 decoys each, on a text sampled under another key and on one token repeated.
+    """60 keys, 19 decoys each, on a text sampled under another key, on one token repeated, and on the text that the
+    unkeyed model finds least likely: any key makes that likelier.
 
     A correct test gives P(p <= x) <= x; each count below is exceeded with probability under 1e-7 (binomial tail), any
-    of the six with less than 6e-7.
+    of the nine with less than 9e-7.
     """
     from spec import system
     from spec.system import okr
 
-    for text in (system.texts(0)[0][:24], [5] * 24):
+    for text in (system.texts(0)[0][:24], [5] * 24, system.unlikely_text()):
         keys = (okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")) for n in range(60))
         p_values = [_verdict(0, text, key, decoys=19, alpha=0.05).p_value for key in keys]
         for level, most in ((0.05, 15), (0.25, 34), (0.5, 49)):

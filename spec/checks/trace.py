@@ -2,9 +2,11 @@
 
 import base64
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from spec.checks import check
@@ -56,6 +58,28 @@ def traces_hold_what_ran(subject: Subject) -> None:
                 ran = torch.cat(calls)[skip:].tolist()
                 got = trace.site_experts(index).tolist()
                 require(got == ran, f"{site.path}: experts of sequence {row}", expected=ran, got=got)
+
+
+@check("OKR-TRACE-001")
+def traces_hold_what_a_capacity_left(subject: Subject) -> None:
+    """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding."""
+    import torch
+
+    from spec import system
+
+    model, (ids, mask), (made, seen) = system.capacity_model(), system.padded_source(), system.capacity_generation()
+    dropped = 0
+    for row, trace in enumerate(made.traces):
+        require(trace.token_ids.tolist() == made.sequences[row].tolist(), "token ids", got=trace.token_ids)
+        source = ids[row, mask[row].bool()].tolist()
+        require(trace.encoder_token_ids.tolist() == source, "token ids of the encoder", expected=source)
+        for index, (site, _) in enumerate(system.routers(model)):
+            ran = torch.cat([system.ran(output)[row] for _, output in seen[site.path]])
+            expected = (ran[mask[row].bool()] if site.stack == "encoder" else ran).tolist()
+            got = trace.site_experts(index).tolist()
+            require(got == expected, f"{site.path}: experts of sequence {row}", expected=expected, got=got)
+            dropped += expected.count([-2])
+    require(dropped > 0, "no token was dropped, so nothing was tried")
 
 
 @check("OKR-TRACE-002")
@@ -122,9 +146,16 @@ def damaged_files_are_refused(subject: Subject, damage: tuple[int, int, bool]) -
     require(trace.experts.shape[:2] == (len(trace.token_ids) - 1, sites), "an inconsistent trace was loaded")
 
 
+def _repeated(trace: Any, times: int) -> Any:
+    """A long trace: what ran in a short one, over and over."""
+    tokens = np.concatenate([np.tile(trace.token_ids[:-1], times), trace.token_ids[-1:]])
+    return replace(trace, token_ids=tokens, experts=np.tile(trace.experts, (times, 1, 1)))
+
+
 @check("OKR-TRACE-006")
 def traces_are_small(subject: Subject) -> None:
-    for trace in _all():
+    """Long ones beside short ones, in which the allowance for the header would hide any integers."""
+    for trace in (part for short in _all() for part in (short, _repeated(short, 300))):
         size = len(_saved(trace)[0])
         bound = 2 * trace.experts.size + 4 * trace.token_ids.size + 16 * 1024
         require(size <= bound, "the file is too large", expected=f"<= {bound} bytes", got=size)

@@ -18,22 +18,27 @@ def native_selection_gives_native_output(subject: Subject) -> None:
     from spec import system
     from spec.system import okr
 
-    for model in system.models():
-        plain = system.logits(model)
-        with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"):
+    for model in system.every_model():
+        with system.outputs_of(model) as before:
+            plain = system.logits(model)
+        with okr.watermark(model, system.key(), epsilon=0.0, zone="boundary"), system.outputs_of(model) as after:
             keyed = system.logits(model)
+        for path, calls in before.items():
+            for (_, one), (_, other) in zip(calls, after[path], strict=True):
+                same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+                require(same, f"{path}: epsilon = 0 changes what the router gives", expected=one, got=other)
         require(torch.equal(plain, keyed), f"{type(model).__name__}: epsilon = 0 changes the logits")
 
 
 @check("OKR-WEIGHT-002")
 def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
-    """Recomputed from the router's own published parameters, for a softmax and a sigmoid family."""
+    """Recomputed from the router's own published parameters, for two softmax families and a sigmoid one."""
     import torch
 
     from spec import system
     from spec.system import okr
 
-    for model, formula in zip(system.models(), (_softmax_weights, _sigmoid_weights), strict=True):
+    for model, formula in zip(system.models(), _FORMULAS, strict=True):
         with (
             okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
             system.outputs_of(model) as seen,
@@ -60,6 +65,12 @@ def _sigmoid_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
     return chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * model.config.routed_scaling_factor
 
 
+def _scaled_weights(model: Any, module: Any, hidden: Any, experts: Any) -> Any:
+    chosen = (hidden.float() @ module.weight.T.float()).softmax(-1).gather(-1, experts)
+    return chosen * model.config.routed_scaling_factor
+
+
+_FORMULAS = (_softmax_weights, _sigmoid_weights, _scaled_weights)
 _SETTINGS = st.builds(
     Setting,
     top_k=st.just(0),
@@ -69,23 +80,39 @@ _SETTINGS = st.builds(
 )
 
 
-@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1)), _SETTINGS, st.integers(0, 1000)), share=0.2)
+@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1, 2)), _SETTINGS, st.integers(0, 1000)), share=0.2)
 def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
     """Six tokens at once and one alone, with choice scores as the family computes them.
 
     Scores closer than 1e-5 to each other's order stay open.
     """
+    from spec import system
+
+    index, setting, seed = drawn
+    _all_legal(index, setting, [system.tokens(1, 6, seed), system.tokens(1, 1, seed)])
+
+
+@check("OKR-WEIGHT-003")
+def attached_selection_is_legal_throughout(subject: Subject) -> None:
+    """Long prompts in which every token is an opportunity: what goes wrong once in a thousand choices shows."""
+    from spec import system
+
+    for index in (0, 1, 2):
+        _all_legal(index, Setting(0, float("inf"), "max"), [system.tokens(3, 120, 1)])
+
+
+def _all_legal(index: int, setting: Setting, prompts: list[Any]) -> None:
+    """Every selection of a keyed model that reads ``prompts``."""
     import torch
 
     from spec import system
     from spec.system import okr
 
-    index, setting, seed = drawn
     model = system.models()[index]
     options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
     with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
-        system.logits(model, system.tokens(1, 6, seed))
-        system.logits(model, system.tokens(1, 1, seed))
+        for prompt in prompts:
+            system.logits(model, prompt)
     for site, module in system.routers(model):
         rows = torch.cat([hidden.reshape(-1, site.hidden_size) for hidden, _ in seen[site.path]])
         experts = torch.cat([output[2] for _, output in seen[site.path]])
@@ -96,7 +123,7 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
             hidden_size=site.hidden_size,
             num_experts=site.num_experts,
         )
-        choice = _choice(index, model, module, rows)
+        choice = choice_scores(index, model, module, rows)
         key, _ = oracle.key_scores(rows.numpy(), signs)
         here = Setting(site.top_k, setting.epsilon, setting.zone, setting.strength)
         for token in range(len(rows)):
@@ -105,12 +132,12 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
             require(fair, f"{site.path}, token {token}: illegal selection", got=sorted(taken))
 
 
-def _choice(index: int, model: Any, module: Any, rows: Any) -> Any:
+def choice_scores(index: int, model: Any, module: Any, rows: Any) -> Any:
     """c as chapter 0 defines it: log-probabilities, or biased sigmoid scores with the barred groups at -inf."""
     import torch
 
     logits = rows.float() @ module.weight.T.float()
-    if index == 0:
+    if index != 1:
         return logits.log_softmax(-1)
     scores = logits.sigmoid() + module.e_score_correction_bias
     groups = scores.view(len(rows), model.config.n_group, -1)

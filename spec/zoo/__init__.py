@@ -1,15 +1,21 @@
-"""Broken routers, one seeded bug each: the suite must catch every one, by the clauses it was predicted to break."""
+"""Broken routers, one seeded bug each: the suite must catch every one, by the clauses it was predicted to break.
 
-from collections.abc import Callable
+:mod:`spec.zoo.systems` holds broken systems: the package with one bug in how it puts routing to work.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from spec.implementations.numpy_router import NumpyRouter
 from spec.profiles import Profile
 from spec.registry import load
 from spec.runner import Result, run_clause
 from spec.subject import Subject
+from spec.verdicts import FAILURES
 
 ROOMS = ("keys", "scores", "zones", "strengths", "selections", "ties", "failopens")
 
@@ -31,17 +37,29 @@ class Member:
         passes = {c.id: False for p in passing for c in load().values() if c.level == "routing" and c.id.startswith(p)}
         return {**passes, **fails}
 
-    def judge(self, hunt: int, keep: int) -> dict[str, tuple[bool, Result]]:
-        """For each declared clause: whether it came out as declared, and the result.
+    @contextmanager
+    def at_large(self) -> Iterator[Callable[[], Subject]]:
+        """A block in which what it yields makes a new subject with this bug."""
+        yield lambda: Subject(self.router(), timeout=5)
 
-        ``hunt`` cases are spent on a clause that must fail, up to the first failure, ``keep`` on one that must pass.
-        """
-        answers = {}
-        for clause, must_fail in self.clauses().items():
+    @staticmethod
+    def caught(verdict: str) -> bool:
+        """Whether this verdict on a clause that must fail is the one predicted."""
+        return verdict in FAILURES
+
+
+def judge(member: Any, hunt: int, keep: int) -> dict[str, tuple[bool, Result]]:
+    """For each clause that a member declares: whether it came out as declared, and the result.
+
+    ``hunt`` cases are spent on a clause that must fail, up to the first failure, ``keep`` on one that must pass.
+    """
+    answers = {}
+    with member.at_large() as subject:
+        for clause, must_fail in member.clauses().items():
             profile = Profile("zoo", hunt if must_fail else keep, shrink=False)
-            result = run_clause(Subject(self.router(), timeout=5), load()[clause], profile)
-            answers[clause] = (result.failed if must_fail else result.verdict == "pass", result)
-        return answers
+            result = run_clause(subject(), load()[clause], profile)
+            answers[clause] = (member.caught(result.verdict) if must_fail else result.verdict == "pass", result)
+    return answers
 
 
 _MEMBERS: list[Member] = []

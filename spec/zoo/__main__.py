@@ -1,18 +1,21 @@
-"""``python -m spec.zoo [PROFILE] [NAME...]``: every member of the zoo against the clauses it declares."""
+"""``python -m spec.zoo [PROFILE] [NAME...]``: every broken router and system against the clauses it declares."""
 
 import sys
+from typing import Any
 
 from spec.profiles import PROFILES
-from spec.zoo import members
+from spec.zoo import judge, members
+from spec.zoo.systems import systems
 
 if __name__ == "__main__":
     names = sys.argv[2:]
     chosen = PROFILES[sys.argv[1]] if len(sys.argv) > 1 else PROFILES["ci"]
     wrong = 0
-    for member in members():
+    everyone: list[Any] = [*members(), *systems()]
+    for member in everyone:
         if names and member.name not in names:
             continue
-        answers = member.judge(chosen.cases, chosen.cases)
+        answers = judge(member, chosen.cases, chosen.cases)
         surprises = [f"{clause} {result.verdict}" for clause, (fine, result) in answers.items() if not fine]
         wrong += bool(surprises)
         print(

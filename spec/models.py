@@ -1,0 +1,134 @@
+"""The tiny random models that the system clauses are tried on."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
+)
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+_MADE: list[Any] = []
+
+
+def made(make: Made) -> Made:
+    """Make it once, until the package changes."""
+    _MADE.append(cache(make))
+    return cast("Made", _MADE[-1])
+
+
+def forget() -> None:
+    """The package changed: drop the models and all that was made with them."""
+    for kept in _MADE:
+        kept.cache_clear()
+
+
+SIZE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
+SIZE |= {"num_key_value_heads": 2, "max_position_embeddings": 128, "intermediate_size": 16}
+_DEEPSEEK: dict[str, Any] = {
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 16,
+}
+
+
+def spread_routers(model: nn.Module, factor: float) -> nn.Module:
+    """Random routers barely tell experts apart; ``factor`` gives their scores the spread of trained ones."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate.weight"):
+                parameter.mul_(factor)
+    return model.eval()
+
+
+@made
+def softmax_model() -> Any:
+    """Mixtral-like: softmax over 8 experts, top-2, weights normalised over the selected."""
+    torch.manual_seed(1)
+    return spread_routers(MixtralForCausalLM(MixtralConfig(**SIZE, num_local_experts=8, num_experts_per_tok=2)), 10)
+
+
+@made
+def sigmoid_model() -> Any:
+    """DeepSeek-V3-like: sigmoid scores with a correction bias, 16 experts in 4 groups of which 2 are allowed, top-4."""
+    torch.manual_seed(2)
+    config = DeepseekV3Config(**SIZE, **_DEEPSEEK, n_group=4, topk_group=2)
+    model = spread_routers(DeepseekV3ForCausalLM(config), 10)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.linspace(-0.1, 0.1, len(buffer)))
+    return model
+
+
+@made
+def scaled_model() -> Any:
+    """DeepSeek-V2-like: softmax over 16 experts, top-4, weights not normalised but scaled."""
+    torch.manual_seed(5)
+    config = DeepseekV2Config(**SIZE, **_DEEPSEEK, topk_method="greedy", routed_scaling_factor=1.5)
+    return spread_routers(DeepseekV2ForCausalLM(config), 10)
+
+
+@made
+def capacity_model() -> Any:
+    """Switch-like: an encoder and a decoder, 8 experts of which one runs, for no more than two tokens a sequence."""
+    torch.manual_seed(6)
+    make: Any = SwitchTransformersConfig
+    config = make(
+        vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_heads=4, num_layers=2, num_sparse_encoder_layers=1,
+        num_decoder_layers=2, num_sparse_decoder_layers=1, num_experts=8, expert_capacity=2, pad_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    model: Any = SwitchTransformersForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("router.classifier.weight"):
+                parameter.mul_(10)
+    return model.eval()
+
+
+def models() -> list[Any]:
+    """Those with a decoder alone, whose routers give logits, weights and experts."""
+    return [softmax_model(), sigmoid_model(), scaled_model()]
+
+
+def every_model() -> list[Any]:
+    """All of them."""
+    return [*models(), capacity_model()]
+
+
+def new_models() -> list[Any]:
+    """All of them, made anew: nobody has attached anything to them yet."""
+    kinds: tuple[Any, ...] = (softmax_model, sigmoid_model, scaled_model, capacity_model)
+    return [kind.__wrapped__() for kind in kinds]
+
+
+def dense_model() -> Any:
+    """Without any router."""
+    torch.manual_seed(3)
+    return LlamaForCausalLM(LlamaConfig(**SIZE)).eval()

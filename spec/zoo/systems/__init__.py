@@ -1,0 +1,95 @@
+"""Broken systems: the package with one seeded bug each in how it puts routing into models, records, replays, judges.
+
+A bug is a change of one of the package's parts, in force while the member is looked at. Only a clause that is violated
+catches it: code that checks itself and raises would be seen without the suite.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+from spec.adapters import load as load_implementation
+from spec.registry import load
+from spec.subject import Subject
+
+ROOMS = ("selections", "weights", "attachments", "traces", "replays", "verdicts", "texts", "results")
+Change = Callable[[Any, str, Any], None]
+"""Owner, name of an attribute, what it becomes."""
+
+
+@dataclass(frozen=True)
+class System:
+    """``fails``: clauses it must fail, every one. ``passes``: clauses, or prefixes of them, it must pass."""
+
+    name: str
+    bug: str
+    seed: Callable[[Change], None]
+    fails: tuple[str, ...]
+    passes: tuple[str, ...]
+
+    def clauses(self) -> dict[str, bool]:
+        """Clause id to whether it must fail."""
+        fails = {f"OKR-{name}": True for name in self.fails}
+        passing = tuple(f"OKR-{prefix}" for prefix in self.passes)
+        return {**{c.id: False for c in load().values() if c.level == "system" and c.id.startswith(passing)}, **fails}
+
+    @contextmanager
+    def at_large(self) -> Iterator[Callable[[], Subject]]:
+        """A block in which the package has this bug; what it yields makes a subject."""
+        from spec import models
+
+        models.forget()
+        try:
+            with ExitStack() as changes:
+                self.seed(lambda owner, name, value: changes.enter_context(patch.object(owner, name, value)) and None)
+                yield lambda: Subject(load_implementation("okr"))
+        finally:
+            models.forget()
+
+    @staticmethod
+    def caught(verdict: str) -> bool:
+        """Whether this verdict on a clause that must fail is the one predicted."""
+        return verdict == "fail"
+
+
+_SYSTEMS: list[System] = []
+
+
+def broken(
+    bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]
+) -> Callable[[Callable[[Change], None]], Callable[[Change], None]]:
+    """Register a bug as a member of the zoo."""
+
+    def register(seed: Callable[[Change], None]) -> Callable[[Change], None]:
+        name = "".join(part.capitalize() for part in seed.__name__.split("_"))
+        _SYSTEMS.append(System(name, bug, seed, fails, passes))
+        return seed
+
+    return register
+
+
+def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Callable[[type], type]:
+    """Register what watermarks put in the place of :class:`okr.attach.routings.Keyed`."""
+
+    def register(routing: type) -> type:
+        def seed(change: Change) -> None:
+            from okr.attach import session
+
+            change(session, "Keyed", routing)
+
+        _SYSTEMS.append(System(routing.__name__, bug, seed, fails, passes))
+        return routing
+
+    return register
+
+
+@cache
+def systems() -> tuple[System, ...]:
+    """Every member."""
+    for room in ROOMS:
+        import_module(f"{__name__}.{room}")
+    return tuple(_SYSTEMS)

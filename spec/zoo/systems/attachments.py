@@ -1,0 +1,226 @@
+"""Watermarks and recordings that do something to the model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from okr.attach import fused
+from okr.attach.fused import Own
+from okr.attach.generation import Journal
+from okr.attach.routings import Native
+from okr.discovery.interception import Record
+from okr.errors import AlreadyAttached, RouterNotFound
+from spec.zoo.systems import Change, broken
+
+engine: Any = import_module("okr.attach.engine")
+session: Any = import_module("okr.attach.session")
+RIGHT = ("WEIGHT-002", "WEIGHT-003", "TRACE-003", "TRACE-006", "VERIFY-005", "VERIFY-008")
+
+
+def _around(change: Change, before: Callable[[nn.Module], Any], after: Callable[[nn.Module, Any], Any]) -> None:
+    """Let something happen to the model around every attachment, also one that ends by an exception."""
+
+    @contextmanager
+    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+        with engine.attached(model, *arguments, **options):
+            state = before(model)
+            try:
+                yield
+            finally:
+                after(model, state)
+
+    change(session, "attached", attached)
+
+
+@broken("a hook left behind by an exception", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def forgets_after_errors(change: Change) -> None:
+    @contextmanager
+    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+        with engine.attached(model, *arguments, **options):
+            hook = model.register_forward_hook(lambda *_: None)
+            yield
+            hook.remove()
+
+    change(session, "attached", attached)
+
+
+@broken("an attribute left on every router", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def leaves_attributes(change: Change) -> None:
+    def mark(model: nn.Module, _: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, engine._Attached):
+                module.__dict__["_okr_was_here"] = True
+
+    _around(change, lambda model: None, mark)
+
+
+@broken("classes left replaced", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def leaves_classes(change: Change) -> None:
+    swap_out = engine._swap_out
+
+    def swapped(module: nn.Module) -> None:
+        keyed = isinstance(getattr(module.__dict__.get("_okr_attachment"), "routing", None), session.Keyed)
+        swap_out(module)
+        if keyed:
+            native: Any = type(module)
+            module.__class__ = type(native.__name__, (native,), {"__module__": native.__module__})
+
+    change(engine, "_swap_out", swapped)
+
+
+@broken("training mode left on", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def leaves_training_mode(change: Change) -> None:
+    _around(change, lambda model: None, lambda model, _: model.train())
+
+
+@broken("parameters restored inexactly", fails=("ATTACH-001", "ATTACH-002", "ATTACH-007"), passes=("TRACE-006",))
+def restores_inexactly(change: Change) -> None:
+    def scale(model: nn.Module, factor: float) -> None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("gate.weight"):
+                    parameter.mul_(factor)
+
+    _around(change, lambda model: scale(model, 3.0), lambda model, _: scale(model, 1 / 3.0))
+
+
+@broken("the projection kept as a buffer", fails=("ATTACH-002",), passes=("ATTACH-001", *RIGHT))
+def keeps_a_buffer(change: Change) -> None:
+    def add(model: nn.Module) -> None:
+        model.register_buffer("okr_projection", torch.ones(3))
+
+    def drop(model: nn.Module, _: Any) -> None:
+        del model.okr_projection
+
+    _around(change, add, drop)
+
+
+@broken("a second watermark takes over", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def second_takes_over(change: Change) -> None:
+    @contextmanager
+    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+        for module in model.modules():
+            engine._swap_out(module)
+        with engine.attached(model, *arguments, **options):
+            yield
+
+    change(session, "attached", attached)
+
+
+@broken("refusing a second one ends the first", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+def refusal_ends_the_first(change: Change) -> None:
+    @contextmanager
+    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+        try:
+            with engine.attached(model, *arguments, **options):
+                yield
+        except AlreadyAttached:
+            for module in model.modules():
+                engine._swap_out(module)
+            raise
+
+    change(session, "attached", attached)
+
+
+@broken("the recorder sorts what it records in place", fails=("ATTACH-004",), passes=("ATTACH-001", *RIGHT))
+def sorts_in_place(change: Change) -> None:
+    def reporter(self: Journal, site: int) -> Any:
+        def report(ran: Callable[[], Tensor]) -> None:
+            if self.open:
+                experts = ran()
+                experts.copy_(experts.sort(-1).values)
+                self.calls[site].append(experts.to(torch.int16))
+
+        return report
+
+    change(Journal, "reporter", reporter)
+
+
+class _Rounds(Native):
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native)
+        return chosen, weights.half().float()
+
+
+@broken("recording rounds the weights", fails=("ATTACH-004", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
+def recording_rounds(change: Change) -> None:
+    change(session, "Native", _Rounds)
+
+
+@broken("a model without routers is watermarked", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
+def accepts_dense_models(change: Change) -> None:
+    sites = session.keyable_sites
+
+    def found(model: nn.Module) -> Any:
+        try:
+            return sites(model)
+        except RouterNotFound:
+            return []
+
+    change(session, "keyable_sites", found)
+
+
+@broken("a refusal of many lines", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
+def long_refusals(change: Change) -> None:
+    sites = session.keyable_sites
+
+    def found(model: nn.Module) -> Any:
+        try:
+            return sites(model)
+        except RouterNotFound as error:
+            raise RouterNotFound(f"{error}\nsee the manual") from None
+
+    change(session, "keyable_sites", found)
+
+
+@broken("copies are keyed", fails=("ATTACH-006", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
+def copies_are_keyed(change: Change) -> None:
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _new, (type(self),), dict(self.__dict__)
+
+    change(engine._Attached, "__reduce_ex__", reduce)
+
+
+def _new(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
+@broken("copies have classes of their own", fails=("ATTACH-006",), passes=("ATTACH-001", *RIGHT))
+def copies_have_other_classes(change: Change) -> None:
+    change(engine, "_blank", lambda native: _new(type(native.__name__, (native,), {})))
+
+
+@broken("generating ends the watermark", fails=("ATTACH-007",), passes=("ATTACH-001", *RIGHT))
+def generating_ends_it(change: Change) -> None:
+    generate = session.generate
+
+    def generated(model: nn.Module, *arguments: Any) -> Any:
+        made = generate(model, *arguments)
+        for module in model.modules():
+            engine._swap_out(module)
+        return made
+
+    change(session, "generate", generated)
+
+
+@broken("rankings are not counted", fails=("ATTACH-008",), passes=("ATTACH-001", *RIGHT))
+def counts_nothing(change: Change) -> None:
+    def intercepted(attachment: Any, native: Any, module: Any, states: Tensor, args: Any, kwargs: Any) -> Any:
+        record, hidden = Record(), states.reshape(-1, attachment.site.hidden_size)
+        choose = attachment.routing.choose
+        with engine.Interception(
+            attachment.site, states.shape[:-1], lambda scores, own: choose(scores, hidden, own.__getitem__), record
+        ):
+            output = native.forward(module, *args, **kwargs)
+        return output, output[-1] if record.chosen is None else record.chosen
+
+    change(engine, "_intercepted", intercepted)
+
+
+@broken("a replaced forward is not looked at", fails=("ATTACH-008",), passes=("ATTACH-001", *RIGHT))
+def trusts_its_own_forward(change: Change) -> None:
+    change(fused.Fused, "stands_for", lambda self, native: True)

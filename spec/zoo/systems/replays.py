@@ -1,0 +1,126 @@
+"""Replays that do not show what was."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import okr.attach
+from okr.attach import routings
+from okr.attach.fused import EVERY, Own
+from okr.attach.routings import Forced
+from okr.traces import ModelIdentity
+from spec.zoo.systems import Change, broken
+
+module: Any = import_module("okr.attach.replay")  # its function of the same name hides it
+evidence: Any = import_module("okr.detection.evidence")
+RIGHT = ("WEIGHT", "ATTACH", "TRACE", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-008")
+
+
+def _forces(change: Change, edit: Callable[[Any, Tensor], Tensor]) -> None:
+    """Force ``edit(site, experts)`` while what is shown stays what the trace says; negative experts are native."""
+    forced = module._forced
+
+    def changed(site: Any, experts: Tensor, observe: Any) -> Forced:
+        routing: Forced = forced(site, experts, observe)
+        routing.experts = edit(site, experts.clone())
+        return routing
+
+    change(module, "_forced", changed)
+
+
+@broken("nothing is forced", fails=("REPLAY-001", "REPLAY-002"), passes=RIGHT)
+def forces_nothing(change: Change) -> None:
+    _forces(change, lambda site, experts: torch.full_like(experts, -1))
+
+
+@broken("only the first layer is forced", fails=("REPLAY-001",), passes=RIGHT)
+def forces_the_first_layer(change: Change) -> None:
+    _forces(change, lambda site, experts: torch.full_like(experts, -1) if site.layer else experts)
+
+
+@broken("the last token is not forced", fails=("REPLAY-001",), passes=(*RIGHT, "REPLAY-003"))
+def forces_all_but_the_last(change: Change) -> None:
+    def edit(site: Any, experts: Tensor) -> Tensor:
+        experts[-1] = -1
+        return experts
+
+    _forces(change, edit)
+
+
+@broken("the experts of the token before are forced", fails=("REPLAY-001", "REPLAY-002"), passes=RIGHT)
+def forces_the_one_before(change: Change) -> None:
+    _forces(change, lambda site, experts: experts.roll(1, 0))
+
+
+def _inputs(change: Change, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    inputs = module._inputs
+    change(module, "_inputs", lambda *arguments: edit(inputs(*arguments)))
+
+
+@broken("positions twice as far apart", fails=("REPLAY-002",), passes=(*RIGHT[:-2], "REPLAY-001", "REPLAY-003"))
+def other_positions(change: Change) -> None:
+    def edit(arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**arguments, "position_ids": 2 * torch.arange(arguments["input_ids"].shape[1])[None]}
+
+    _inputs(change, edit)
+
+
+@broken("the first token masked", fails=("REPLAY-002",), passes=(*RIGHT, "REPLAY-001", "REPLAY-003"))
+def masks_the_first(change: Change) -> None:
+    def edit(arguments: dict[str, Any]) -> dict[str, Any]:
+        mask = torch.ones_like(arguments["input_ids"])
+        mask[:, 0] = 0
+        return {**arguments, "attention_mask": mask}
+
+    _inputs(change, edit)
+
+
+class _ShowsRanked(Forced):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        self.observe(scores, hidden)
+        own = native(EVERY)
+        return torch.where(self.experts < 0, own, self.experts)
+
+
+@broken("probabilities shown for choice scores", fails=("REPLAY-002",), passes=(*RIGHT, "REPLAY-001", "REPLAY-003"))
+def shows_probabilities(change: Change) -> None:
+    change(module, "Forced", _ShowsRanked)
+
+
+@broken("models compared by shape alone", fails=("REPLAY-003",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
+def compares_shapes(change: Change) -> None:
+    change(ModelIdentity, "same_model", lambda self, other: self.structure == other.structure)
+
+
+def _after(change: Change, then: Callable[[nn.Module], Any]) -> None:
+    replay = okr.attach.replay
+
+    def replayed(model: nn.Module, *arguments: Any) -> None:
+        replay(model, *arguments)
+        then(model)
+
+    change(okr.attach, "replay", replayed)
+    change(evidence, "replay", replayed)
+
+
+@broken("evaluation mode left on", fails=("REPLAY-004",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
+def leaves_evaluation_mode(change: Change) -> None:
+    _after(change, lambda model: model.eval())
+
+
+@broken("a hook left on the model", fails=("REPLAY-004",), passes=("WEIGHT", "REPLAY-001", "REPLAY-002"))
+def leaves_a_hook(change: Change) -> None:
+    _after(change, lambda model: model.register_forward_hook(lambda *_: None))
+
+
+@broken("logarithms left out on replay", fails=("REPLAY-002", "VERIFY-002"), passes=("WEIGHT", "REPLAY-001"))
+def no_logarithms(change: Change) -> None:
+    class Shows(Forced):
+        def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+            self.observe(routings.choice_scores(self.site, scores).exp(), hidden)
+            return torch.where(self.experts < 0, native(EVERY), self.experts)
+
+    change(module, "Forced", Shows)

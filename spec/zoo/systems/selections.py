@@ -1,0 +1,125 @@
+"""Attached routers that choose the wrong experts."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from okr.attach import routings
+from okr.attach.fused import EVERY, Own
+from okr.attach.routings import Keyed
+from spec.zoo.systems import Change, broken, keyed
+
+HARMLESS = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-006", "TRACE", "REPLAY")
+ALIKE = (*HARMLESS, "ATTACH", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-007")
+
+
+@keyed("a watermark that does nothing", fails=("WEIGHT-003", "ATTACH-007", "VERIFY-002", "TEXT-003"), passes=HARMLESS)
+class DoesNothing(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return native(EVERY)
+
+
+@keyed("only the first layer is keyed", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class FirstLayerOnly(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return native(EVERY) if self.site.layer else super().choose(scores, hidden, native)
+
+
+@keyed("the last token of a call stays native", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class SkipsTheLast(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return torch.cat([super().choose(scores, hidden, native)[:-1], native(EVERY)[-1:]])
+
+
+@keyed("prompts stay native", fails=("WEIGHT-003", "ATTACH-007"), passes=HARMLESS)
+class PromptsStay(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden, native) if len(scores) == 1 else native(EVERY)
+
+
+@keyed("single tokens stay native", fails=("WEIGHT-003",), passes=ALIKE)
+class SinglesStay(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return native(EVERY) if len(scores) == 1 else super().choose(scores, hidden, native)
+
+
+@keyed("states less their mean over the batch", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class BatchCentred(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden - hidden.mean(0) * (len(hidden) > 1), native)
+
+
+@keyed("the first token's states for all of a call", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class FirstForAll(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden[:1].expand_as(hidden).contiguous(), native)
+
+
+@keyed("a token's key scores are its neighbour's", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class OffByOne(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden.roll(1, 0), native)
+
+
+@keyed("states rounded to bfloat16 for the key", fails=("WEIGHT-003",), passes=ALIKE)
+class RoughStates(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden.bfloat16().float(), native)
+
+
+@keyed("experts that the family bars are let in", fails=("WEIGHT-003",), passes=HARMLESS)
+class LetsInTheBarred(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores.clamp(min=0.0), hidden, native)
+
+
+class _OtherRule(Keyed):
+    """With changed settings."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.rule = self.changed(self.rule)
+
+    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
+        return rule
+
+
+@keyed("twice the epsilon", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class TwiceEpsilon(_OtherRule):
+    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
+        return {**rule, "epsilon": 2 * rule["epsilon"]}
+
+
+@keyed("always the max zone", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class AlwaysMax(_OtherRule):
+    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
+        return {**rule, "zone": "max"}
+
+
+@keyed("strength ignored", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+class IgnoresStrength(_OtherRule):
+    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
+        return {**rule, "strength": float("inf")}
+
+
+@keyed("epsilon = 0 taken as 0.01", fails=("WEIGHT-001",), passes=("WEIGHT-002", *ALIKE[2:]))
+class NeverZero(_OtherRule):
+    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
+        return {**rule, "epsilon": max(rule["epsilon"], 0.01)}
+
+
+@broken("probabilities ranked, not their logarithms", fails=("WEIGHT-003", "REPLAY-002"), passes=ALIKE[:-1])
+def ranks_probabilities(change: Change) -> None:
+    change(routings, "choice_scores", lambda site, scores: scores)
+
+
+class _FirstLayers(routings.Projector):
+    def __init__(self, site: Any, key: Any) -> None:
+        super().__init__(replace(site, layer=0), key)
+
+
+@broken("one projection for all layers", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+def one_for_all_layers(change: Change) -> None:
+    change(routings, "Projector", _FirstLayers)

@@ -1,0 +1,157 @@
+"""Verifications that judge traces wrongly."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import torch
+from scipy.special import ndtr
+
+import okr as package
+from okr.detection import TraceVerdict, text, verification
+from okr.detection.decoys import Decoys
+from spec.zoo.systems import Change, broken
+
+okr: Any = package
+evidence: Any = import_module("okr.detection.evidence")
+tally: Any = import_module("okr.detection.tally")
+MADE = ("WEIGHT", "ATTACH", "TRACE", "REPLAY")
+
+
+def _judged(change: Change, edit: Callable[[TraceVerdict], TraceVerdict]) -> None:
+    verify = okr.verify
+    change(okr, "verify", lambda *arguments, **options: edit(verify(*arguments, **options)))
+
+
+def _with_p(verdict: TraceVerdict, p_value: float) -> TraceVerdict:
+    return replace(verdict, p_value=p_value, watermarked=p_value <= verdict.alpha)
+
+
+@broken("the added 1 left out", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-002", "VERIFY-004", "VERIFY-006"))
+def no_added_one(change: Change) -> None:
+    def edit(verdict: TraceVerdict) -> TraceVerdict:
+        return _with_p(verdict, verdict.p_value - 1 / (verdict.decoys + 1))
+
+    _judged(change, edit)
+
+
+@broken("divided by the decoys alone", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-004"))
+def divides_by_decoys(change: Change) -> None:
+    _judged(change, lambda v: _with_p(v, v.p_value * (v.decoys + 1) / v.decoys))
+
+
+@broken("a threshold on the hit rate", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-002", "VERIFY-004", "VERIFY-007"))
+def judges_by_hit_rate(change: Change) -> None:
+    _judged(change, lambda v: replace(v, watermarked=(v.hit_rate or 0) > 0.5))
+
+
+@broken("tokens taken for independent", fails=("VERIFY-001", "VERIFY-003"), passes=(*MADE, "VERIFY-002", "VERIFY-004"))
+def binomial(change: Change) -> None:
+    def edit(verdict: TraceVerdict) -> TraceVerdict:
+        if not verdict.opportunities:
+            return verdict
+        hits, chance = verdict.hit_rate or 0.0, verdict.chance_rate or 0.5
+        spread = (max(chance * (1 - chance), 1e-9) / verdict.free_slots) ** 0.5
+        return _with_p(verdict, float(ndtr((chance - hits) / spread)))
+
+    _judged(change, edit)
+
+
+@broken("equals counted for the key", fails=("VERIFY-003",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-004"))
+def equals_for_the_key(change: Change) -> None:
+    change(verification, "at_least_as_good", lambda matched, support, claimed: matched > claimed[0])
+
+
+@broken("decoys that all prefer the same", fails=("VERIFY-003",), passes=(*MADE, "VERIFY-001", "VERIFY-004"))
+def decoys_of_another_law(change: Change) -> None:
+    scores = Decoys.scores
+
+    def others(self: Decoys, claimed: Any, first: int, last: int) -> Any:
+        found = scores(self, claimed, first, last)
+        start = max(1, first) - first
+        found[:, start:] = torch.arange(found.shape[-1], 0, -1, dtype=found.dtype)
+        return found
+
+    change(Decoys, "scores", others)
+
+
+@broken("decoys that are the claimed key", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-004"))
+def decoys_alike(change: Change) -> None:
+    def draw(count: int, experts: int, seed: bytes) -> Decoys:
+        columns = torch.arange(experts).expand(count + 1, -1).contiguous()
+        return Decoys(columns, torch.ones(count + 1, experts))
+
+    change(Decoys, "draw", draw)
+
+
+@broken("half the epsilon", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+def half_epsilon(change: Change) -> None:
+    setting = evidence.trace_setting
+
+    def halved(*arguments: Any) -> Any:
+        found = setting(*arguments)
+        return replace(found, epsilon=found.epsilon / 2)
+
+    change(evidence, "trace_setting", halved)
+
+
+@broken("another layer's projection", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+def other_layers_projection(change: Change) -> None:
+    projector = tally.Projector
+    change(tally, "Projector", lambda site, key: projector(replace(site, layer=site.layer + 1), key))
+
+
+@broken("strength left out", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+def strength_left_out(change: Change) -> None:
+    setting = evidence.trace_setting
+    change(evidence, "trace_setting", lambda *arguments: replace(setting(*arguments), strength=float("inf")))
+
+
+@broken("decoys drawn anew each time", fails=("VERIFY-004",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-003"))
+def other_decoys_each_time(change: Change) -> None:
+    numbers = random.Random(0)
+    change(verification, "site_seed", lambda seed, path: numbers.randbytes(32))
+
+
+@broken("evidence found in nothing", fails=("VERIFY-005",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-003"))
+def evidence_from_nothing(change: Change) -> None:
+    def edit(verdict: TraceVerdict) -> TraceVerdict:
+        return verdict if verdict.opportunities else _with_p(verdict, 1 / (verdict.decoys + 1))
+
+    _judged(change, edit)
+
+
+@broken("slots outside the zone not counted", fails=("VERIFY-006",), passes=(*MADE, "VERIFY-001", "VERIFY-002"))
+def ignores_outside(change: Change) -> None:
+    site_evidence = evidence._site_evidence
+    change(evidence, "_site_evidence", lambda *arguments: replace(site_evidence(*arguments), outside=0))
+
+
+def _several(change: Change, choose: Callable[[list[TraceVerdict]], TraceVerdict]) -> None:
+    verify = okr.verify
+
+    def verified(model: Any, traces: Any, *arguments: Any, **options: Any) -> TraceVerdict:
+        if not isinstance(traces, list):
+            found: TraceVerdict = verify(model, traces, *arguments, **options)
+            return found
+        return choose([verify(model, trace, *arguments, **options) for trace in traces])
+
+    change(okr, "verify", verified)
+
+
+@broken("the best of several traces", fails=("VERIFY-007",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+def best_of_several(change: Change) -> None:
+    _several(change, lambda found: min(found, key=lambda verdict: verdict.p_value))
+
+
+@broken("the first of several traces", fails=("VERIFY-007",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+def first_of_several(change: Change) -> None:
+    _several(change, lambda found: found[0])
+
+
+@broken("too few decoys accepted", fails=("VERIFY-008", "TEXT-010"), passes=(*MADE, "VERIFY-001", "VERIFY-002"))
+def accepts_few_decoys(change: Change) -> None:
+    for place in (verification, text):
+        change(place, "check_decoys", lambda decoys, alpha: None)

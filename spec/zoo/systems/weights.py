@@ -1,0 +1,93 @@
+"""Attached routers that choose the right experts and pay them wrongly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from okr.attach import engine
+from okr.attach.fused import EVERY, Own
+from okr.attach.routings import Keyed
+from spec.zoo.systems import Change, broken, keyed
+
+RIGHT = ("WEIGHT-003", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-004", "ATTACH-006", "TRACE", "REPLAY-003")
+
+
+@keyed("the native experts' weights for the keyed ones", fails=("WEIGHT-002",), passes=("WEIGHT-001", *RIGHT))
+class NativeWeights(Keyed):
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        return self.choose(scores, hidden, native), scores.gather(-1, native(EVERY))
+
+
+@keyed("weights handed out in ascending order", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+class Ascending(Keyed):
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native)
+        return chosen, weights.sort(-1).values
+
+
+@keyed("equal weights", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+class EqualWeights(Keyed):
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native)
+        return chosen, weights.mean(-1, keepdim=True).expand_as(weights)
+
+
+@keyed("weights rounded to bfloat16", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+class RoughWeights(Keyed):
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native)
+        return chosen, weights.bfloat16().float()
+
+
+@keyed("experts in ascending order of their index", fails=("WEIGHT-001",), passes=("WEIGHT-002", *RIGHT[:-2]))
+class AscendingExperts(Keyed):
+    def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
+        return super().choose(scores, hidden, native).sort(-1).values
+
+
+def _output(change: Change, weigh: Callable[[Any, Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Let ``weigh(router, logits, weights, experts)`` have the last word where a key routes."""
+    forward: Any = engine._Attached.forward
+
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if not isinstance(self.__dict__["_okr_attachment"].routing, Keyed):
+            return output
+        logits, weights, experts = output
+        return logits, weigh(self, logits, weights, experts), experts
+
+    change(engine._Attached, "forward", changed)
+
+
+@broken("not normalised over the selected", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+def not_normalised(change: Change) -> None:
+    _output(change, lambda router, logits, weights, experts: logits.float().softmax(-1).gather(-1, experts))
+
+
+@broken("a softmax over what is normalised already", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+def normalised_twice(change: Change) -> None:
+    _output(change, lambda router, logits, weights, experts: weights.softmax(-1))
+
+
+@broken("the correction bias paid out", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+def pays_the_bias(change: Change) -> None:
+    def weigh(router: Any, logits: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        bias = getattr(router, "e_score_correction_bias", None)
+        return weights if bias is None else weights + bias[experts]
+
+    _output(change, weigh)
+
+
+@broken("the family's scale left out", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+def drops_the_scale(change: Change) -> None:
+    def weigh(router: Any, logits: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        return weights / getattr(router, "routed_scaling_factor", 1.0)
+
+    _output(change, weigh)
+
+
+@broken("a weight of one part in a million more", fails=("WEIGHT-001",), passes=("WEIGHT-002", *RIGHT))
+def a_little_more(change: Change) -> None:
+    _output(change, lambda router, logits, weights, experts: weights * torch.tensor(1 + 1e-6))
