@@ -1,5 +1,6 @@
 """Chapter WEIGHT, and the attached router as an implementation of the algorithm."""
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -89,7 +90,8 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
     from spec import system
 
     index, setting, seed = drawn
-    _all_legal(index, setting, [system.tokens(1, 6, seed), system.tokens(1, 1, seed)])
+    prompts = [system.tokens(1, 6, seed), system.tokens(1, 1, seed)]
+    _all_legal(index, setting, lambda model: [system.logits(model, prompt) for prompt in prompts])
 
 
 @check("OKR-WEIGHT-003")
@@ -98,11 +100,31 @@ def attached_selection_is_legal_throughout(subject: Subject) -> None:
     from spec import system
 
     for index in (0, 1, 2):
-        _all_legal(index, Setting(0, float("inf"), "max"), [system.tokens(3, 120, 1)])
+        _all_legal(index, Setting(0, float("inf"), "max"), lambda model: system.logits(model, system.tokens(3, 120, 1)))
 
 
-def _all_legal(index: int, setting: Setting, prompts: list[Any]) -> None:
-    """Every selection of a keyed model that reads ``prompts``."""
+@check("OKR-WEIGHT-003", lambda: st.tuples(st.sampled_from((0, 1, 2)), _SETTINGS, st.integers(0, 1000)), share=0.2)
+def attached_routers_alone_select_legally(subject: Subject, drawn: tuple[int, Setting, int]) -> None:
+    """Routers called by themselves, with states of very different lengths: models normalise theirs to one."""
+    import torch
+
+    from spec import system
+
+    index, setting, seed = drawn
+
+    def call(model: Any) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for site, module in system.routers(model):
+            states = torch.randn(12, site.hidden_size, generator=generator)
+            states *= torch.empty(12, 1).uniform_(-3, 1, generator=generator).exp()
+            for part in (states[:6], states[6:8], *states[8:].split(1)):
+                module(part[None])
+
+    _all_legal(index, setting, call)
+
+
+def _all_legal(index: int, setting: Setting, work: Callable[[Any], object]) -> None:
+    """Every selection that the routers of a keyed model make while ``work`` is done with it."""
     import torch
 
     from spec import system
@@ -110,9 +132,8 @@ def _all_legal(index: int, setting: Setting, prompts: list[Any]) -> None:
 
     model = system.models()[index]
     options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
-    with okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
-        for prompt in prompts:
-            system.logits(model, prompt)
+    with torch.no_grad(), okr.watermark(model, system.key(), **options), system.outputs_of(model) as seen:
+        work(model)
     for site, module in system.routers(model):
         rows = torch.cat([hidden.reshape(-1, site.hidden_size) for hidden, _ in seen[site.path]])
         experts = torch.cat([output[2] for _, output in seen[site.path]])
