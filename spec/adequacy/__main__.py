@@ -45,6 +45,11 @@ def zoo(everyone: Sequence[Any], level: str, keep: int = KEEP_CASES) -> list[dic
     return found
 
 
+def attach(reach: mutation.Reach) -> list[dict[str, Any]]:
+    """The fates of mutants of okr.attach."""
+    return [entry for target in mutation.ATTACH for entry in mutation.run(target, reach)]
+
+
 def main(parts: list[str]) -> None:
     """Measure ``parts``; the others keep the figures of their last run."""
     unknown = set(parts) - set(PARTS)
@@ -66,7 +71,7 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "zoo": lambda: zoo(members(), "routing"),
     "systems": lambda: zoo(systems(), "system", KEEP_CASES // 4),
     "mutation": lambda: [entry for target in mutation.ROUTING for entry in mutation.run(target)],
-    "attach": lambda: [entry for target in mutation.ATTACH for entry in mutation.run(target)],
+    "attach": lambda: attach(mutation.reach(mutation.ATTACH)),
     "alarms": lambda: alarms.run(ALARM_CASES),
 }
 

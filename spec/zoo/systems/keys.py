@@ -12,7 +12,7 @@ from okr.routing.keys import Key
 from spec.zoo.systems import Change, broken
 
 keys: Any = import_module("okr.routing.keys")
-OTHER = ("WEIGHT-001", "ATTACH", "TRACE-001", "REPLAY-001")
+OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001")
 
 
 @broken("the plain hash of the secret as its id", fails=("KEY-007",), passes=(*OTHER, "KEY-008", "KEY-010", "KEY-011"))

@@ -16,7 +16,17 @@ from spec.zoo.systems import Change, broken
 
 module: Any = import_module("okr.attach.replay")  # its function of the same name hides it
 evidence: Any = import_module("okr.detection.evidence")
-RIGHT = ("WEIGHT", "ATTACH", "TRACE", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-008")
+RIGHT = (
+    "WEIGHT-001",
+    "WEIGHT-002",
+    "ATTACH-003",
+    "ATTACH-004",
+    "TRACE",
+    "VERIFY-001",
+    "VERIFY-004",
+    "VERIFY-005",
+    "VERIFY-008",
+)
 
 
 def _forces(change: Change, edit: Callable[[Any, Tensor], Tensor]) -> None:

@@ -22,7 +22,7 @@ from spec.zoo.systems import Change, broken, keyed
 
 session: Any = import_module("okr.attach.session")
 trace: Any = import_module("okr.traces.trace")
-MODEL = ("WEIGHT", "ATTACH")
+MODEL = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-004", "ATTACH-006")
 FILES = ("TRACE-002", "TRACE-003", "TRACE-004", "TRACE-006")
 
 
