@@ -97,6 +97,8 @@ class Call:
 
 def show(array: NDArray[Any]) -> str:
     """An array as Python source that restores it to the last bit."""
+    if not array.size:
+        return f"np.zeros({array.shape}, dtype=np.{array.dtype})"
     if array.dtype.kind != "f":
         return f"np.array({array.tolist()}, dtype=np.{array.dtype})"
     text = repr([[float(v) for v in row] for row in array]).replace("inf", "np.inf").replace("nan", "np.nan")

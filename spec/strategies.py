@@ -204,6 +204,6 @@ def walks() -> st.SearchStrategy[list[str]]:
     """Steps of a model's life: up to three times attached, with something done, or tried, meanwhile and between."""
     inside = st.lists(st.sampled_from(_INSIDE), min_size=1, max_size=4)
     between = st.lists(st.sampled_from((*_INSIDE[:4], "leave", "fail")), max_size=1)
-    enter, leave = st.sampled_from(("watermark", "watermark", "record")), st.sampled_from(("leave", "fail"))
+    enter, leave = st.sampled_from(("watermark", "record")), st.sampled_from(("leave", "fail"))
     episode = st.tuples(enter, inside, leave, between).map(lambda parts: [parts[0], *parts[1], parts[2], *parts[3]])
     return st.lists(episode, min_size=1, max_size=3).map(lambda episodes: [step for part in episodes for step in part])

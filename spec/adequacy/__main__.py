@@ -1,19 +1,20 @@
 """``python -m spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
 
-Parts: ``zoo``, ``mutation`` (of okr.routing), ``attach`` (mutants of okr.attach), ``alarms``.
+Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``mutation`` (of okr.routing), ``attach`` (mutants of
+okr.attach), ``alarms``.
 """
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from spec import registry
 from spec.adequacy import alarms, mutation, report
 from spec.adequacy.questions import drawn, verdict
-from spec.subject import Subject
 from spec.zoo import members
+from spec.zoo.systems import systems
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "measured.json"
@@ -23,23 +24,30 @@ HUNT_CASES, KEEP_CASES = 150, 40
 ALARM_CASES = 10_000
 
 
-def zoo() -> list[dict[str, Any]]:
+def zoo(everyone: Sequence[Any], level: str, keep: int = KEEP_CASES) -> list[dict[str, Any]]:
     """Each member, with what came out otherwise than declared."""
     found = []
-    clauses = [clause for clause in registry.load().values() if clause.level == "routing"]
+    clauses = [clause for clause in registry.load().values() if clause.level == level]
     cases = drawn(clauses, HUNT_CASES)
-    for member in members():
+    for member in everyone:
         declared = member.clauses()
         answers = {}
-        for clause in (clause for clause in clauses if clause.id in declared):
-            most = HUNT_CASES if declared[clause.id] else KEEP_CASES
-            said = verdict(Subject(member.router(), timeout=5), clause, None)[0]
-            answers[clause.id] = verdict(Subject(member.router()), clause, cases, most)[0] if said == "pass" else said
-        killers = sorted(c for c, must_fail in declared.items() if must_fail and answers[c] != "pass")
-        surprises = {c: said for c, said in answers.items() if (said == "pass") == declared[c]}
+        with member.at_large() as subject:
+            for clause in (clause for clause in clauses if clause.id in declared):
+                most = HUNT_CASES if declared[clause.id] else keep
+                said = verdict(subject(), clause, None)[0]
+                answers[clause.id] = verdict(subject(), clause, cases, most)[0] if said == "pass" else said
+        killers = sorted(c for c, must_fail in declared.items() if must_fail and member.caught(answers[c]))
+        kept = {c for c, must_fail in declared.items() if not must_fail and answers[c] == "pass"}
+        surprises = {c: said for c, said in answers.items() if c not in kept and c not in killers}
         found.append({"name": member.name, "bug": member.bug, "killers": killers, "surprises": surprises})
         print(f"zoo {member.name}: {surprises or 'as declared'}", file=sys.stderr)
     return found
+
+
+def attach(reach: mutation.Reach) -> list[dict[str, Any]]:
+    """The fates of mutants of okr.attach."""
+    return [entry for target in mutation.ATTACH for entry in mutation.run(target, reach)]
 
 
 def main(parts: list[str]) -> None:
@@ -60,9 +68,10 @@ def _measured() -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "zoo": zoo,
+    "zoo": lambda: zoo(members(), "routing"),
+    "systems": lambda: zoo(systems(), "system", KEEP_CASES // 4),
     "mutation": lambda: [entry for target in mutation.ROUTING for entry in mutation.run(target)],
-    "attach": lambda: [entry for target in mutation.ATTACH for entry in mutation.run(target)],
+    "attach": lambda: attach(mutation.reach(mutation.ATTACH)),
     "alarms": lambda: alarms.run(ALARM_CASES),
 }
 

@@ -11,9 +11,11 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numba
@@ -31,6 +33,7 @@ from spec.subject import Subject
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
 _MODEL = ("weight", "trace", "replay", "attach")
 UNREACHED = "no clause runs it"
+Reach = dict[tuple[str, str], set[str]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Target:
     """A module, the chapters about what it does, the implementation they are asked of, and how hard.
 
     ``stages``: cases for each check, 0 for the vectors alone; most mutants die early. ``limit``: seconds for a mutant.
-    ``reach``: only clauses that call the mutated function are asked, which the others cannot notice.
+    ``one_in``: that share of the mutants is tried, drawn at random with a fixed seed.
     """
 
     module: str
@@ -46,7 +49,7 @@ class Target:
     implementation: str = "okr"
     stages: tuple[int, ...] = (0, 8, 60)
     limit: float = 900.0
-    reach: bool = False
+    one_in: int = 1
 
     @property
     def in_models(self) -> bool:
@@ -67,22 +70,24 @@ ROUTING = (
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
 ATTACH = tuple(
-    Target(f"okr.attach.{name}", _MODEL, stages=(150,), reach=True)
+    Target(f"okr.attach.{name}", _MODEL, stages=(60,), one_in=6)
     for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
 )
 
 
-def run(target: Target) -> list[dict[str, Any]]:
-    """Each mutant of the module with its fate: killed, crash, timeout or survived, and by which clause."""
+def run(target: Target, reach: Reach | None = None) -> list[dict[str, Any]]:
+    """Each mutant of the module with its fate: killed, crash, timeout or survived, and by which clause.
+
+    With ``reach`` only clauses that call the mutated function are asked; the others cannot notice it.
+    """
     torch.set_num_threads(1)  # threads do not survive a fork
     all_checks(), vectors.load(), _subject(target)  # once, before the processes part
     source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
     cases = {stage: drawn(target.clauses, stage) for stage in target.stages if stage}
-    reach = _reach(target, cases[target.stages[-1]]) if target.reach else {}
     always = {mutant.owner for mutant in mutants(source)} - functions(source)
     found = []
-    for mutant in mutants(source):
-        asked = [c for c in target.clauses if not reach or mutant.owner in always | reach[c.id]]
+    for mutant in _sample(mutants(source), target.one_in):
+        asked = [c for c in target.clauses if reach is None or mutant.owner in always | reach[c.id, target.module]]
         fate = _in_child(target, mutant, cases, asked) if asked else _said("survived", "", UNREACHED)
         found.append({"module": target.module, "line": mutant.line, "mutant": mutant.name, **fate})
         place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
@@ -99,26 +104,37 @@ def _subject(target: Target) -> Subject:
     return subject
 
 
-def _reach(target: Target, cases: Cases) -> dict[str, set[str]]:
-    """By clause: the functions of the module that are called when it is asked, evidence and all."""
-    file, reach = importlib.import_module(target.module).__file__, {}
-    for clause in target.clauses:
-        called = reach[clause.id] = set[str]()
+def _sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
+    places = range(len(everyone))
+    return [everyone[place] for place in sorted(Random(0).sample(places, -(-len(everyone) // one_in)))]
 
-        def note(frame: Any, event: str, argument: Any, called: set[str] = called) -> None:
-            if frame.f_code.co_filename == file:
+
+def reach(targets: Sequence[Target]) -> Reach:
+    """By clause and module: the functions that are called when the clause is asked, evidence and all.
+
+    The targets have the same rooms and stages. Raises RuntimeError where a clause does not hold without any mutant.
+    """
+    modules = {importlib.import_module(t.module).__file__: t.module for t in targets}
+    cases, found = drawn(targets[0].clauses, targets[0].stages[-1]), Reach()
+    for clause in targets[0].clauses:
+        called = {module: set[str]() for module in modules.values()}
+
+        def note(frame: Any, event: str, argument: Any, called: dict[str, set[str]] = called) -> None:
+            module = modules.get(frame.f_code.co_filename)
+            if module is not None:
                 parts = frame.f_code.co_qualname.replace(".<locals>", "").split(".")
-                called.add(".".join(takewhile(lambda part: not part.startswith("<"), parts)))
+                called[module].add(".".join(takewhile(lambda part: not part.startswith("<"), parts)))
 
         _forget()
         sys.settrace(note)
         try:
-            said = verdict(_subject(target), clause, cases)
+            said = verdict(_subject(targets[0]), clause, cases)
         finally:
             sys.settrace(None)
         if said[0] != "pass":
             raise RuntimeError(f"{clause.id} does not hold without any mutant: {said}")
-    return reach
+        found.update({(clause.id, module): names for module, names in called.items()})
+    return found
 
 
 def _forget() -> None:

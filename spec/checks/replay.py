@@ -100,7 +100,8 @@ def replay_leaves_no_mark(subject: Subject) -> None:
     from spec import system
 
     evidence = [*(system.traces(index)[0] for index in range(3)), system.capacity_traces()[0]]
-    for model, trace in zip(system.every_model(), evidence, strict=True):
+    for model, trace in zip(system.new_models(), evidence, strict=True):
+        system.logits(model)  # a first call may set attributes
         for training in (False, True):
             model.train(training)
             try:

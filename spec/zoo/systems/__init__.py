@@ -16,7 +16,7 @@ from spec.adapters import load as load_implementation
 from spec.registry import load
 from spec.subject import Subject
 
-ROOMS = ("selections", "weights", "attachments", "traces", "replays", "verdicts", "texts", "results")
+ROOMS = ("keys", "selections", "weights", "attachments", "traces", "replays", "verdicts", "texts", "results")
 Change = Callable[[Any, str, Any], None]
 """Owner, name of an attribute, what it becomes."""
 

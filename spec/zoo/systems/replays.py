@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import okr.attach
-from okr.attach import routings
+from okr.attach import families, routings
 from okr.attach.fused import EVERY, Own
 from okr.attach.routings import Forced
 from okr.traces import ModelIdentity
@@ -16,7 +16,17 @@ from spec.zoo.systems import Change, broken
 
 module: Any = import_module("okr.attach.replay")  # its function of the same name hides it
 evidence: Any = import_module("okr.detection.evidence")
-RIGHT = ("WEIGHT", "ATTACH", "TRACE", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-008")
+RIGHT = (
+    "WEIGHT-001",
+    "WEIGHT-002",
+    "ATTACH-003",
+    "ATTACH-004",
+    "TRACE",
+    "VERIFY-001",
+    "VERIFY-004",
+    "VERIFY-005",
+    "VERIFY-008",
+)
 
 
 def _forces(change: Change, edit: Callable[[Any, Tensor], Tensor]) -> None:
@@ -124,3 +134,22 @@ def no_logarithms(change: Change) -> None:
             return torch.where(self.experts < 0, native(EVERY), self.experts)
 
     change(module, "Forced", Shows)
+
+
+@broken("the capacity drops tokens again", fails=("REPLAY-001",), passes=(*RIGHT, "REPLAY-002", "REPLAY-003"))
+def capacity_in_force(change: Change) -> None:
+    change(families.Capacity, "prepare_replay", lambda self, router: lambda: None)
+
+
+@broken("dropped tokens are run", fails=("REPLAY-001",), passes=(*RIGHT, "REPLAY-002", "REPLAY-003"))
+def runs_the_dropped(change: Change) -> None:
+    change(families.Capacity, "drop", lambda self, output, dropped: output)
+
+
+@broken("the capacity not put back", fails=("REPLAY-004",), passes=("WEIGHT", "REPLAY-002", "REPLAY-003"))
+def leaves_no_capacity(change: Change) -> None:
+    def prepare(self: Any, router: Any) -> Callable[[], None]:
+        router.expert_capacity = families.UNLIMITED
+        return lambda: None
+
+    change(families.Capacity, "prepare_replay", prepare)

@@ -7,7 +7,7 @@ from typing import Any
 from okr.experiment.results import Results
 from spec.zoo.systems import Change, broken
 
-OTHER = ("WEIGHT", "ATTACH", "TRACE", "REPLAY", "VERIFY", "TEXT-006")
+OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004", "TEXT-006")
 
 
 def _written(change: Change, edit: Callable[[dict[str, Any]], None]) -> None:

@@ -12,7 +12,7 @@ from okr.attach.routings import Keyed
 from spec.zoo.systems import Change, broken, keyed
 
 HARMLESS = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-006", "TRACE", "REPLAY")
-ALIKE = (*HARMLESS, "ATTACH", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-007")
+ALIKE = (*HARMLESS, "ATTACH-004", "ATTACH-008", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-007")
 
 
 @keyed("a watermark that does nothing", fails=("WEIGHT-003", "ATTACH-007", "VERIFY-002", "TEXT-003"), passes=HARMLESS)

@@ -13,7 +13,7 @@ from okr.detection.decoys import Decoys
 from spec.zoo.systems import Change, broken
 
 okr: Any = package
-OTHER = ("WEIGHT", "ATTACH", "TRACE", "REPLAY", "VERIFY")
+OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004")
 SOUND = (*OTHER, "TEXT-009", "TEXT-010", "TEXT-011")
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from okr.attach import generation
+from okr.attach import families, generation
 from okr.attach.fused import EVERY, Own
 from okr.attach.generation import Generation
 from okr.attach.routings import Keyed
@@ -22,7 +22,7 @@ from spec.zoo.systems import Change, broken, keyed
 
 session: Any = import_module("okr.attach.session")
 trace: Any = import_module("okr.traces.trace")
-MODEL = ("WEIGHT", "ATTACH")
+MODEL = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-004", "ATTACH-006")
 FILES = ("TRACE-002", "TRACE-003", "TRACE-004", "TRACE-006")
 
 
@@ -89,6 +89,11 @@ class RecordsNative(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         self.native = native(EVERY)
         return super().choose(scores, hidden, native)
+
+
+@broken("experts recorded before the capacity", fails=("TRACE-001",), passes=(*MODEL, *FILES, "VERIFY-002"))
+def before_the_capacity(change: Change) -> None:
+    change(families.Capacity, "ran", lambda self, output, chosen: chosen)
 
 
 def _saved(change: Change, edit: Callable[[Trace], Trace]) -> None:

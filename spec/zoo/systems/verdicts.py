@@ -17,7 +17,7 @@ from spec.zoo.systems import Change, broken
 okr: Any = package
 evidence: Any = import_module("okr.detection.evidence")
 tally: Any = import_module("okr.detection.tally")
-MADE = ("WEIGHT", "ATTACH", "TRACE", "REPLAY")
+MADE = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "TRACE-005", "REPLAY-001", "REPLAY-002")
 
 
 def _judged(change: Change, edit: Callable[[TraceVerdict], TraceVerdict]) -> None:

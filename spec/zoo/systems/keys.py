@@ -1,0 +1,126 @@
+"""Key objects and key files that are no secret, or not the same key again."""
+
+import base64
+import hashlib
+import json
+import random
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from okr.routing.keys import Key
+from spec.zoo.systems import Change, broken
+
+keys: Any = import_module("okr.routing.keys")
+OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001")
+
+
+@broken("the plain hash of the secret as its id", fails=("KEY-007",), passes=(*OTHER, "KEY-008", "KEY-010", "KEY-011"))
+def plain_hash(change: Change) -> None:
+    change(keys, "key_id", lambda secret: hashlib.sha256(secret).hexdigest()[:16])
+
+
+@broken("the id in capitals", fails=("KEY-007",), passes=("WEIGHT-001", "KEY-008", "KEY-010", "KEY-011", "KEY-012"))
+def capitals(change: Change) -> None:
+    name = keys.key_id
+    change(keys, "key_id", lambda secret: name(secret).upper())
+
+
+def _secret(key: Any) -> bytes:
+    return bytes(key._Key__secret)
+
+
+@broken("a key shows its secret", fails=("KEY-008",), passes=(*OTHER, "KEY-007", "KEY-009", "KEY-010", "KEY-011"))
+def shows_its_secret(change: Change) -> None:
+    change(Key, "__repr__", lambda self: f"Key({_secret(self).hex()})")
+
+
+@broken("keys can be pickled", fails=("KEY-008",), passes=(*OTHER, "KEY-007", "KEY-009", "KEY-010", "KEY-011"))
+def can_be_pickled(change: Change) -> None:
+    change(Key, "__reduce_ex__", lambda self, protocol: (Key, (_secret(self),)))
+
+
+@broken("key files are overwritten", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010", "KEY-011"))
+def overwrites(change: Change) -> None:
+    save: Any = Key.save
+
+    def saved(self: Key, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+        save(self, path)
+
+    change(Key, "save", saved)
+
+
+@broken("key files that all may read", fails=("KEY-009", "KEY-010"), passes=("KEY-007", "KEY-008", "KEY-011"))
+def readable_by_all(change: Change) -> None:
+    save: Any = Key.save
+
+    def saved(self: Key, path: Any) -> None:
+        save(self, path)
+        Path(path).chmod(0o644)
+
+    change(Key, "save", saved)
+
+
+@broken(
+    "key files that others may read are taken", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010")
+)
+def takes_readable_files(change: Change) -> None:
+    load: Any = Key.load
+
+    def loaded(cls: Any, path: Any) -> Key:
+        if Path(path).exists():
+            Path(path).chmod(0o600)
+        key: Key = load(path)
+        return key
+
+    change(Key, "load", classmethod(loaded))
+
+
+@broken("the id in a key file not compared", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010"))
+def compares_no_id(change: Change) -> None:
+    def parse(content: bytes) -> bytes | None:
+        try:
+            secret = base64.b64decode(json.loads(content)["secret"], validate=True)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return secret if len(secret) >= 16 else None
+
+    change(keys, "_parse", parse)
+
+
+@broken("the secret in hexadecimal", fails=("KEY-010",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+def hexadecimal(change: Change) -> None:
+    def saved(self: Key, path: Any) -> None:
+        document = {"format": "okr-key-1", "key_id": self.id, "secret": _secret(self).hex()}
+        Path(path).touch(0o600)
+        Path(path).write_text(json.dumps(document) + "\n", "utf-8")
+
+    change(Key, "save", saved)
+    change(keys, "_parse", lambda content: bytes.fromhex(json.loads(content)["secret"]))
+
+
+@broken("a fast hash for passphrases", fails=("KEY-011",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-009", "KEY-010"))
+def fast_hash(change: Change) -> None:
+    change(Key, "from_passphrase", classmethod(lambda cls, text: cls(hashlib.sha256(text.encode()).digest())))
+
+
+@broken("short passphrases taken", fails=("KEY-011",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-009", "KEY-010"))
+def short_passphrases(change: Change) -> None:
+    def derived(cls: Any, text: str) -> Any:
+        salt = b"okr-passphrase-v1"
+        return cls(hashlib.scrypt(text.encode(), salt=salt, n=32768, r=8, p=1, maxmem=2**26, dklen=32))
+
+    change(Key, "from_passphrase", classmethod(derived))
+
+
+@broken("generated keys of a thousand seeds", fails=("KEY-012",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+def few_seeds(change: Change) -> None:
+    numbers = random.Random(0)
+    change(Key, "generate", classmethod(lambda cls: cls(random.Random(numbers.randrange(1000)).randbytes(32))))
+
+
+@broken("generated keys of 16 bytes", fails=("KEY-012",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+def short_keys(change: Change) -> None:
+    numbers = random.Random(0)
+    change(Key, "generate", classmethod(lambda cls: cls(numbers.randbytes(16))))

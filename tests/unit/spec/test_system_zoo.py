@@ -1,0 +1,66 @@
+"""The ci profile catches every broken system by each clause predicted, and nothing of one stays behind.
+
+``python -m spec.adequacy systems`` also asks the clauses that must pass.
+"""
+
+import pytest
+
+from spec import system
+from spec.profiles import PROFILES, Profile
+from spec.registry import load
+from spec.runner import run_clause
+from spec.zoo.systems import systems
+
+CI = Profile("ci", PROFILES["ci"].cases, shrink=False)
+SYSTEM = {clause.id for clause in load().values() if clause.level == "system"}
+
+
+def test_every_member_says_what_it_expects():
+    names = [member.name for member in systems()]
+    assert len(set(names)) == len(names)
+    for member in systems():
+        declared = member.clauses()
+        assert any(declared.values())
+        assert not all(declared.values())
+        assert set(declared) <= SYSTEM
+
+
+def test_every_system_clause_is_broken_by_some_member():
+    broken = {f"OKR-{clause}" for member in systems() for clause in member.fails}
+    assert SYSTEM - broken == set()
+
+
+@pytest.mark.parametrize("member", systems(), ids=lambda member: member.name)
+def test_every_member_is_caught(member):
+    with member.at_large() as subject:
+        for clause, must_fail in member.clauses().items():
+            if must_fail:
+                result = run_clause(subject(), load()[clause], CI)
+                assert result.verdict == "fail", (clause, result.note)
+
+
+def test_a_member_is_gone_when_it_was_looked_at():
+    member = next(m for m in systems() if m.name == "AscendingExperts")
+    clause = load()["OKR-WEIGHT-001"]
+    with member.at_large() as subject:
+        assert run_clause(subject(), clause, CI).verdict == "fail"
+        made = system.softmax_model()
+    assert system.softmax_model() is not made
+    assert run_clause(subject(), clause, CI).verdict == "pass"
+
+
+def test_walks_try_everything_in_every_state():
+    """In ci's walks every step is tried under a watermark and in a recording, most of them several times."""
+    from spec.adequacy.questions import drawn
+
+    [cases] = drawn([load()["OKR-ATTACH-007"]], CI.cases).values()
+    seen = {}
+    for _, steps in cases:
+        state = "free"
+        for step in steps:
+            seen[state, step] = seen.get((state, step), 0) + 1
+            state = step if state == "free" and step in ("watermark", "record") else state
+            state = "free" if step in ("leave", "fail") else state
+    for state in ("watermark", "record"):
+        for step in ("forward", "generate", "copy", "verify", "watermark", "record", "leave", "fail"):
+            assert seen.get((state, step), 0) >= 2, (state, step, seen)
