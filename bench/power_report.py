@@ -4,6 +4,7 @@ python bench/power_report.py
 """
 
 import json
+import math
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,6 +25,14 @@ intervals, for the first n tokens of single texts; the last two columns pool two
 test. Cost: added loss on held-out passages in nats per token, mean of three keys, with a 95% interval over passages.
 KGW (transformers' `WatermarkLogitsProcessor`, half of the vocabulary green) runs on the same model, from the same
 prompts, at a cost like OKR's, and is scored by an exact binomial test over distinct pairs of tokens.
+
+**How much could a text show?** A key changes log p by small amounts that differ from key to key. If they have variance
+v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
+on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
+to first order in v and whatever the statistic. The second tables have that number in their last columns. Soft keying
+comes close to it, so a better statistic has little left to gain at a given cost; hard zones do not: part of what they
+change they change under every key alike. z differs by more than 1 between single texts, and those that say little keep
+the power from 1.
 """
 MODEL = """
 ## {title}
@@ -52,14 +61,15 @@ def table(document: dict) -> str:
 
 
 def statistics_table(document: dict) -> str:
-    """Mean z of the three statistics that were kept, at 200 and 400 tokens."""
+    """Mean z of the three statistics that were kept, at 200 and 400 tokens, beside what the cost allows."""
     rows = [line for line in document["lines"] if "z" in line]
-    names = list(rows[0]["z"])
-    lines = ["| setting | " + " | ".join(f"{name}, n = {n}" for name in names for n in (200, 400)) + " |"]
-    lines.append("| --- |" + " --- |" * (2 * len(names)))
+    names, lengths = list(rows[0]["z"]), (200, 400)
+    heads = [f"{name}, n = {n}" for name in (*names, "sqrt(2 cost n)") for n in lengths]
+    lines = ["| setting | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
     for line in rows:
-        values = [f"{line['z'][name][str(n)]:.2f}" for name in names for n in (200, 400)]
-        lines.append(f"| {line['setting']} | " + " | ".join(values) + " |")
+        values = [line["z"][name][str(n)] for name in names for n in lengths]
+        values += [math.sqrt(max(0.0, 2 * line["cost"][0] * n)) for n in lengths]
+        lines.append(f"| {line['setting']} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
     return "\nMean z over texts by statistic (`detect` uses the first):\n\n" + "\n".join(lines) + "\n"
 
 
