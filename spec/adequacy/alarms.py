@@ -40,7 +40,7 @@ def upper_bound(trials: int, confidence: float = 0.95) -> float:
 
 def run(cases: int, names: tuple[str, ...] = CORRECT) -> list[dict[str, Any]]:
     """For each implementation and number format: cases judged, and accusations."""
-    subjects = {name: Subject(load(name)) for name in names}
+    subjects = {name: Subject(load(name), timeout=300) for name in names}  # a compiler may take its time
     found = []
     for numbers in ("float32", "bfloat16"):
         alarms = _alarms(subjects, cases, rounded if numbers == "bfloat16" else np.asarray)
