@@ -7,6 +7,7 @@ mean of eight shipped passages without a key. Needs bitsandbytes (the extra ``qu
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -37,27 +38,31 @@ def verdicts(loaded: okr.Loaded, setting: dict) -> list[TraceVerdict]:
     return [okr.verify(loaded.model, trace, KEY) for trace in made.traces]
 
 
+def rows(name: str, quantization: str | None) -> Iterator[list[str]]:
+    """The cells of the table's lines for one model in one precision: one line a setting."""
+    loaded = okr.load(name, quantization=quantization)
+    loss = sum(passage_loss(loaded, passage.text)[0] for passage in passages(8)) / 8
+    size = loaded.model.get_memory_footprint() / 2**20
+    for label, setting in {
+        "max 2.0": {"epsilon": 2.0, "zone": "max", "strength": math.inf},
+        f"boundary, strength {SOFT[name]:g}": {"epsilon": math.inf, "zone": "boundary", "strength": SOFT[name]},
+    }.items():
+        found = verdicts(loaded, setting)
+        slots = sum(verdict.free_slots for verdict in found)
+        hits = sum((verdict.hit_rate or 0.0) * verdict.free_slots for verdict in found) / slots
+        largest = max(verdict.p_value for verdict in found)
+        made = [name, quantization or "float32", f"{size:.1f}", f"{loss:.3f}", label, f"{slots:,}", f"{hits:.4f}"]
+        yield [*made, f"{largest:.3f}"]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     print("| model | weights | MB | held-out loss | setting | free slots | hit rate | largest p of 8 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name, strength in SOFT.items():
+    for name in SOFT:
         for quantization in (None, "8bit", "4bit"):
-            loaded = okr.load(name, quantization=quantization)
-            loss = sum(passage_loss(loaded, passage.text)[0] for passage in passages(8)) / 8
-            size = loaded.model.get_memory_footprint() / 2**20
-            for label, setting in {
-                "max 2.0": {"epsilon": 2.0, "zone": "max", "strength": math.inf},
-                f"boundary, strength {strength:g}": {"epsilon": math.inf, "zone": "boundary", "strength": strength},
-            }.items():
-                found = verdicts(loaded, setting)
-                slots = sum(verdict.free_slots for verdict in found)
-                hits = sum((verdict.hit_rate or 0.0) * verdict.free_slots for verdict in found) / slots
-                print(
-                    f"| {name} | {quantization or 'float32'} | {size:.1f} | {loss:.3f} | {label} | {slots:,} | "
-                    f"{hits:.4f} | {max(verdict.p_value for verdict in found):.3f} |",
-                    flush=True,
-                )
+            for cells in rows(name, quantization):
+                print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

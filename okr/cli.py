@@ -179,7 +179,11 @@ def execute(arguments: Sequence[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except _USAGE as error:
-        return _fail(error.format_message())  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
+        if not arguments:  # then it is the help
+            print(message, file=sys.stderr)
+            return BAD_INPUT
+        return _fail(message)
     except RouterNotFound as error:
         for line in error.log:
             print(line, file=sys.stderr)
@@ -191,7 +195,11 @@ def execute(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stdout = None  # type: ignore[assignment]  # whoever read it is gone: nothing left to flush
         return DONE
-    except Exception:
+    except Exception as error:
+        from okr.loaders import is_out_of_memory, out_of_memory
+
+        if is_out_of_memory(error):
+            return _fail(f"{out_of_memory(error, doing='running this command')}; use fewer --decoys or --rows")
         import traceback
 
         traceback.print_exc()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from okr.cli_options import Alpha, AsJson, Decoys, Epsilon, KeyFile, Remote, Strength, Zone, check_setting, say
-from okr.errors import InvalidText
+from okr.errors import InvalidKey, InvalidText
 
 if TYPE_CHECKING:
     from okr.detection import TraceVerdict
@@ -178,7 +178,7 @@ def attribute_command(
     from okr.routing import Key
     from okr.traces import Trace
 
-    files = [file for path in key for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    files = [file for path in key for file in (_key_files(path) if path.is_dir() else [path])]
     keys = [Key.load(file) for file in files]
     items = [Trace.load(path) for path in traces]
     loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)
@@ -197,3 +197,10 @@ def attribute_command(
     say(found.as_dict(), as_json, str(found))
     if found.key_id is None:
         raise typer.Exit(NOT_WATERMARKED)
+
+
+def _key_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InvalidKey(f"the folder {folder} holds no key file (*.json)")
+    return files

@@ -61,8 +61,8 @@ def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments:
     config: Any = arguments.get("generation_config") or model.generation_config
     _refuse(config, arguments)
     prompt = arguments.get("input_ids", arguments.get("inputs"))
-    if not isinstance(prompt, Tensor) or prompt.dim() != 2:
-        raise UnsupportedGeneration("generate needs input_ids, an integer tensor [batch, tokens]")
+    if not isinstance(prompt, Tensor) or prompt.dim() != 2 or not prompt.numel() or prompt.is_floating_point():
+        raise UnsupportedGeneration("generate needs input_ids, an integer tensor [batch, tokens] that is not empty")
     if arguments.get("attention_mask") is None:
         pad = arguments.get("pad_token_id", config.pad_token_id)
         arguments = arguments | {"attention_mask": _mask(prompt, pad)}

@@ -13,6 +13,7 @@ from okr.attach.generation import Generation, Journal, generate
 from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
+from okr.routing.keys import check_key
 from okr.traces import TraceHeader
 
 
@@ -63,6 +64,7 @@ def watermark(
     ``strength`` above 0, inf for the key alone to decide. Raises InvalidSetting, RouterNotFound, UnsupportedRouter or
     AlreadyAttached.
     """
+    check_key(key)
     sites = keyable_sites(model)
     for site in sites:
         check_setting(site.top_k, site.num_experts, epsilon, zone, strength)

@@ -9,7 +9,7 @@ correction over all keys (valid however the p-values depend on each other).
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from okr.detection.tally import at_least_as_good, blocks, site_seed
 from okr.detection.verification import as_traces
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
+from okr.routing.keys import check_key
 from okr.traces import Trace
 
 _ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
@@ -84,7 +85,7 @@ def attribute(
     for no or equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
     """
     items = as_traces(evidence)
-    keys = list(keys)
+    keys = [check_key(key) for key in (keys if isinstance(keys, Iterable) else [keys])]
     if not keys or len({key.id for key in keys}) < len(keys):
         raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
     if not isinstance(alpha, int | float) or not 0 < alpha < 1:

@@ -41,7 +41,6 @@ def gather_evidence(model: nn.Module, trace: Trace, setting: Setting, *, skip_pr
     found: list[SiteEvidence] = []
 
     def observe(site: RouterSite, choice: Tensor, hidden: Tensor, experts: Tensor) -> None:
-        check_setting(site.top_k, site.num_experts, setting.epsilon, setting.zone, setting.strength)
         found.append(_site_evidence(site, setting, choice, hidden, experts, trace.prompt_length if skip_prompt else 0))
 
     replay(model, trace, observe)
@@ -82,7 +81,8 @@ def trace_setting(trace: Trace, epsilon: float | None, zone: str | None, strengt
     strength = header.strength if strength is None else strength
     if epsilon is None or zone is None or strength is None:
         raise InvalidSetting("this trace was recorded without a key: say which epsilon, zone and strength to test for")
-    return Setting(epsilon, zone, strength)
+    check_setting(1, 1, epsilon, zone, strength)
+    return Setting(float(epsilon), zone, float(strength))
 
 
 def all_evidence(

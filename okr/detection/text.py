@@ -29,6 +29,7 @@ from okr.detection.verdict import TextVerdict
 from okr.detection.verification import check_decoys, z_score
 from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, check_setting
+from okr.routing.keys import check_key
 
 TokenIds = Any  # a sequence of whole numbers, a one-dimensional array or tensor of them
 
@@ -59,6 +60,7 @@ def detect(
 
     Raises InvalidText for text that cannot be judged and InvalidSetting for settings out of range.
     """
+    check_key(key)
     check_decoys(decoys, alpha)
     check_scoring(temperature, rows)
     sites = keyable_sites(model)
@@ -126,7 +128,7 @@ def as_texts(
     """Checked texts. Raises InvalidText for what this model cannot judge."""
     several = _are_several(token_ids)
     parts = list(token_ids) if several else [token_ids]
-    lengths = [prompt_length] * len(parts) if isinstance(prompt_length, int) else list(prompt_length)
+    lengths = list(prompt_length) if isinstance(prompt_length, Sequence) else [prompt_length] * len(parts)
     sources = [None] * len(parts) if source_ids is None else list(source_ids) if several else [source_ids]
     if not parts or not len(parts) == len(lengths) == len(sources):
         raise InvalidText(f"{len(parts)} texts, {len(lengths)} prompt lengths and {len(sources)} sources do not match")
@@ -165,7 +167,7 @@ def _row(name: str, tokens: TokenIds, vocabulary: int) -> Tensor:
     except (ValueError, TypeError):
         numbers = np.zeros((0, 0))
     if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
-        raise InvalidText(f"{name} must be a sequence of token ids, not {type(tokens).__name__} that is empty or other")
+        raise InvalidText(f"{name} must be token ids, at least one, in one dimension, got {type(tokens).__name__}")
     if numbers.min() < 0 or numbers.max() >= vocabulary:
         raise InvalidText(f"{name} must lie between 0 and {vocabulary - 1}: another tokenizer's?")
     return torch.from_numpy(numbers.astype(np.int64))

@@ -19,7 +19,10 @@ from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled,
 from okr.detection.verdict import TraceVerdict
 from okr.errors import InvalidSetting, InvalidTrace
 from okr.routing import Key
+from okr.routing.keys import check_key
 from okr.traces import Trace
+
+MOST_DECOYS = 1_000_000  # what they match is counted token by token: two bytes a token and decoy
 
 
 def verify(
@@ -42,6 +45,7 @@ def verify(
     missing or alpha cannot be reached.
     """
     items = as_traces(traces)
+    check_key(key)
     check_decoys(decoys, alpha)
     found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     tallies, by_token = count(items, found, key, decoys)
@@ -70,7 +74,7 @@ def count(
 
 def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:
     """One trace or several as a list; InvalidTrace when there is none, or anything else."""
-    items = [traces] if isinstance(traces, Trace) else list(traces)
+    items = [traces] if isinstance(traces, Trace) else list(traces) if isinstance(traces, Iterable) else [traces]
     if not items or not all(isinstance(trace, Trace) for trace in items):
         raise InvalidTrace("there is no trace to verify" if not items else "expected traces (see okr.Trace.load)")
     return items
@@ -80,11 +84,12 @@ def check_decoys(decoys: int, alpha: float) -> None:
     """InvalidSetting unless alpha lies within (0, 1) and that many decoys can reach it."""
     if isinstance(decoys, bool) or not isinstance(decoys, int) or not isinstance(alpha, int | float):
         raise InvalidSetting(f"decoys must be a whole number and alpha a number, got {decoys!r} and {alpha!r}")
-    if decoys < 1 or not 0 < alpha < 1 or (decoys + 1) * alpha < 1 - 1e-9:
-        raise InvalidSetting(
-            f"alpha = {alpha:g} needs 0 < alpha < 1 and at least {math.ceil(1 / alpha - 1e-9) - 1 if alpha > 0 else 1} "
-            f"decoys, got {decoys}"
-        )
+    if not 0 < alpha < 1:
+        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha:g}")
+    if not 1 <= decoys <= MOST_DECOYS:
+        raise InvalidSetting(f"decoys must lie between 1 and {MOST_DECOYS:,}, got {decoys}")
+    if (decoys + 1) * alpha < 1 - 1e-9:
+        raise InvalidSetting(f"alpha = {alpha:g} needs at least {math.ceil(1 / alpha - 1e-9) - 1} decoys, got {decoys}")
 
 
 def z_score(claimed: float, others: Tensor) -> float:

@@ -11,7 +11,7 @@ from okr.discovery.candidates import Candidate, Tree, parent_of
 from okr.discovery.exceptions import BYPASSES, EXCEPTIONS
 from okr.discovery.probe import Finding, probe
 from okr.discovery.sites import RouterSite
-from okr.errors import RouterNotFound
+from okr.errors import InvalidSetting, RouterNotFound
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ def discover(model: nn.Module) -> list[RouterSite]:
 
 def search(model: nn.Module) -> Search:
     """What :func:`discover` finds, with the log of the search; an empty list where there is no router."""
+    if not isinstance(model, nn.Module):
+        inside = " (its .model is one)" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise InvalidSetting(f"the model must be a torch.nn.Module, got {type(model).__name__}{inside}")
     return _Searcher(model).run()
 
 

@@ -23,14 +23,16 @@ class Bars:
         self._stage: Any = None
 
     def stage(self, text: str) -> None:
-        """Show ``text`` until the next stage or task begins."""
+        """Show ``text`` until the next stage or task begins; at a terminal only, since elsewhere nothing vanishes."""
         self._end_stage()
-        self._progress.start()  # not before: a run that ends at once shows its error and nothing else
-        self._stage = self._progress.add_task(text, total=None)
+        if self._progress.console.is_terminal:
+            self._progress.start()  # not before: a run that ends at once shows its error and nothing else
+            self._stage = self._progress.add_task(text, total=None)
 
     def total(self, task: str, count: int) -> None:
         """Show a bar of ``count`` steps for ``task``."""
         self._end_stage()
+        self._progress.start()
         self._tasks[task] = self._progress.add_task(_LABELS[task], total=count)
 
     def advance(self, task: str, count: int = 1) -> None:
@@ -61,7 +63,8 @@ def bars() -> Iterator[Bars]:
 def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

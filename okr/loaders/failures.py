@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from okr.errors import OutOfMemory
 
 _LIMIT = 300  # characters of a foreign message that are worth showing
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # cards; Windows; Linux
 
 
 def one_line(text: object) -> str:
@@ -31,7 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def out_of_memory(

@@ -231,6 +231,11 @@ def _explain(place: Place, part: str, error: Exception) -> str:
     fault = weights_fault(place.location) if place.is_local and part == "weights" else None
     if fault is not None:
         return f"the weights of {place.name} cannot be loaded: {fault}"
+    if "offloaded to the disk" in str(error):
+        return (
+            f"{place.name} does not fit into the memory that device_map and max_memory leave (some of it would go to "
+            "the disk): allow more max_memory, or load it quantised (8bit or 4bit)"
+        )
     if "conversion of the weights" in str(error):
         return (
             f"the weights of {place.name} do not fit together: a matrix of some expert is missing or has another "

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from accelerate.utils import convert_file_size_to_int
 from transformers import BitsAndBytesConfig
 
 from okr.errors import InvalidSetting
@@ -28,10 +29,36 @@ def as_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 def check_devices(device_map: Any, max_memory: Mapping[int | str, int | str] | None) -> None:
     """Refuse a device map that asks for a card that is not there, and a cap that would be ignored."""
     asked = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
-    if any(str(d).startswith("cuda") for d in asked) and not torch.cuda.is_available():
+    numbers = [device for device in asked if isinstance(device, int)]
+    if (numbers or any(str(d).startswith("cuda") for d in asked)) and not torch.cuda.is_available():
         raise InvalidSetting(f"device_map {device_map!r} asks for a CUDA card and torch sees none: use 'auto' or 'cpu'")
-    if max_memory is not None and device_map is None:
+    for device in asked:
+        if not (device is None or isinstance(device, int | torch.device) or _is_place(device)):
+            raise InvalidSetting(f"device_map {device_map!r}: {device!r} is no device; use 'auto', 'cpu' or 'cuda:N'")
+    if max_memory is None:
+        return
+    if device_map is None:
         raise InvalidSetting("max_memory needs a device_map, such as device_map='auto': without one it has no effect")
+    if not isinstance(max_memory, Mapping) or not all(_is_size(size) for size in max_memory.values()):
+        raise InvalidSetting(f"max_memory must be sizes by device, such as {{0: '70GiB'}}, got {max_memory!r}")
+
+
+def _is_place(name: object) -> bool:
+    """Whether ``name`` is a way of placing that transformers knows, a device, or the disk."""
+    if not isinstance(name, str) or name in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
+        return isinstance(name, str)
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_size(size: object) -> bool:
+    try:
+        return not isinstance(size, bool) and convert_file_size_to_int(size) >= 0  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
@@ -42,8 +69,7 @@ def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
         raise InvalidSetting(f"quantization must be '8bit', '4bit' or None, got {quantization!r}")
     if find_spec("bitsandbytes") is None:
         raise InvalidSetting(
-            f"quantization {quantization!r} needs bitsandbytes, which is not installed: "
-            "pip install 'okr-watermark[quant]'"
+            f"quantization {quantization!r} needs bitsandbytes, which is not installed: pip install bitsandbytes"
         )
     for chatty in ("autograd._functions", "backends.cpu.ops"):  # at every product; of a kernel that is not needed
         logging.getLogger(f"bitsandbytes.{chatty}").setLevel(logging.ERROR)

@@ -2,10 +2,12 @@
 
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in __all__
 
 from okr.errors import ModelLoadError
 
@@ -31,7 +33,6 @@ PRESETS = {
 
 ALIASES = {"deepseek-ai/deepseek-moe-16b": DEEPSEEK_HUB}  # lower case: a name its makers do not list
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FOLDER = Path(__file__).parent / "embedded"
 
 
@@ -59,6 +60,14 @@ def holds_model(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "config.json"))  # noqa: PTH113, PTH118 - pathlib raises on no access
 
 
+def _could_be_on_a_hub(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def _exists(folder: str) -> bool:
     return os.path.lexists(folder)
 
@@ -76,6 +85,8 @@ def resolve(source: str | os.PathLike[str]) -> Place:
     Raises:
         ModelLoadError: no such folder, no such embedded model, or not a name a hub could have.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ModelLoadError(f"a model is named by a string or a path, got {type(source).__name__}")
     name = os.fspath(source)
     if not isinstance(name, str) or not name.strip():
         raise ModelLoadError("no model was named: give an embedded name, a preset, a folder or a hub id")
@@ -94,7 +105,7 @@ def resolve(source: str | os.PathLike[str]) -> Place:
         if not holds_model(folder):
             raise ModelLoadError(f"{name} is no model: it has no readable config.json; give a model's own folder")
         return Place("folder", name, folder)
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(name):
+    if not isinstance(source, str) or not _could_be_on_a_hub(name):
         known = ", ".join(sorted({*PRESETS, *EMBEDDED, RANDOM}))
         raise ModelLoadError(f"{name}: there is no such folder, and it is no hub id (owner/name) nor one of {known}")
     return _hub(name, (f"folder {name} (there is no such folder)",))

@@ -86,6 +86,8 @@ class Key:
         """
         if not isinstance(text, str) or len(text) < MIN_PASSPHRASE_CHARACTERS:
             raise InvalidKey(f"a passphrase must have at least {MIN_PASSPHRASE_CHARACTERS} characters")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidKey("a passphrase must be valid Unicode text (UTF-8 where it is read from a file)")
         derived = hashlib.scrypt(
             text.encode("utf-8"), salt=b"okr-passphrase-v1", n=2**15, r=8, p=1, maxmem=64 * 2**20, dklen=32
         )
@@ -100,8 +102,8 @@ class Key:
                 if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                     raise InvalidKey(f"key file {path} can be read by others; run: chmod 600 {path}")
                 content = file.read(1 << 18)
-        except OSError as error:
-            raise InvalidKey(f"cannot read key file {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise InvalidKey(f"cannot read key file {path}: {getattr(error, 'strerror', error)}") from None
         secret = _parse(content)
         if secret is None:
             raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
@@ -115,8 +117,8 @@ class Key:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise InvalidKey(f"{path} exists; a key file is never overwritten") from None
-        except OSError as error:
-            raise InvalidKey(f"cannot write key file {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise InvalidKey(f"cannot write key file {path}: {getattr(error, 'strerror', error)}") from None
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file)
             file.write("\n")
@@ -143,6 +145,13 @@ class Key:
 
     def __deepcopy__(self, memo: Any) -> "Key":
         return self
+
+
+def check_key(key: object) -> Key:
+    """``key`` if it is one; InvalidKey, which shows nothing of it, for anything else."""
+    if not isinstance(key, Key):
+        raise InvalidKey(f"expected an okr.Key (okr.Key.load reads a key file), got {type(key).__name__}")
+    return key
 
 
 def _parse(content: bytes) -> bytes | None:

@@ -130,8 +130,8 @@ class Trace:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
             Path(temporary).replace(path)
-        except OSError as error:
-            raise InvalidTrace(f"cannot write trace {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            raise InvalidTrace(f"cannot write trace {path}: {getattr(error, 'strerror', error)}") from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
@@ -141,8 +141,8 @@ class Trace:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise InvalidTrace(f"{path}: larger than {MAX_FILE_BYTES} bytes")
             content = path.read_bytes()
-        except OSError as error:
-            raise InvalidTrace(f"cannot read trace {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise InvalidTrace(f"cannot read trace {path}: {getattr(error, 'strerror', error)}") from None
         try:
             return cls._parse(content)
         except InvalidTrace as error:

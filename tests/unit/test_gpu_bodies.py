@@ -1,5 +1,8 @@
 """The bodies of the GPU suite on the CPU at a tiny size."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from small_models import random_deepseek
@@ -8,7 +11,9 @@ import okr
 from okr.attach import Setting
 from okr.loaders import loading, random_weights, sources
 from tests.gpu import bodies
+from tests.gpu.conftest import shortage
 
+SUITE = Path(__file__).resolve().parents[1] / "gpu"
 TINY = random_weights.SHAPE | {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -76,3 +81,20 @@ def test_a_decode_step_is_what_the_model_gives_and_can_be_repeated():
 def test_a_compiled_decode_step_routes_as_an_eager_one():
     done = bodies.run_compiled("cpu", "eager")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_quotes_the_suites_own_skip_and_every_size_that_it_asks_for(monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert f"`{shortage(40)}`" in page
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (3 * bodies.GIB, 8 * bodies.GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda card: "Some Card")
+    assert shortage(40) == "needs 40 GiB free on the card; Some Card has 3.0 of 8.0 GiB free"
+    assert shortage(2) == ""
+    asked = {
+        float(gib)
+        for file in SUITE.glob("*.py")
+        for gib in re.findall(r"(?:needs|shortage)\((\d+)\)", file.read_text())
+    }
+    assert {f"{gib:g} GiB" for gib in asked} - set(re.findall(r"\d+ GiB", page)) == set()

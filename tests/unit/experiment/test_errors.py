@@ -32,9 +32,9 @@ def refused(capfd: pytest.CaptureFixture, words: list[str], output: Path) -> str
     assert "Traceback" not in printed.err
     assert printed.out == ""
     assert output.exists() == before
-    lines = [line for line in printed.err.splitlines() if line.startswith("okr: ")]
-    assert len(lines) == 1
-    return lines[0]
+    assert printed.err.startswith("okr: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 @pytest.fixture
