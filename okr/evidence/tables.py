@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from okr.evidence.figures import Figure
+from okr.evidence.model_attacks import CHANGES
 from okr.evidence.suites import SuiteResults
 
 LABELS = {
@@ -33,6 +34,13 @@ class Table:
 def label(method: str) -> str:
     """What a method is called in a report."""
     return LABELS.get(method, method)
+
+
+def amount(condition: str, strength: float | None) -> str:
+    """The strength of an attack with its unit; empty where there is one strength only."""
+    if condition in _ONE:
+        return ""
+    return f"{strength:g} {CHANGES[condition][3]}" if condition in CHANGES else f"{strength:g}"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -241,7 +249,7 @@ def _attacks(title: str, caption: str, figures: Sequence[Figure], losses: SuiteR
     for condition, strength in dict.fromkeys((f.condition, f.strength) for f in figures):
         own = [interval(at.get((condition, strength, *column)), 2) for column in columns]
         extra = [interval(lost.get((condition, strength)))] if losses else []
-        rows.append((condition, "" if condition in _ONE else f"{strength:g}", *own, *extra))
+        rows.append((condition, amount(condition, strength), *own, *extra))
     header = ["attack", "strength", *(f"{label(method)}, FPR {level:g}" for method, level in columns)]
     header += ["loss added, nats per token"] if losses else []
     if figures:
