@@ -1,5 +1,6 @@
 """One measured number with its interval: what every cell yields and every table, plot and comparison is made of."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -43,11 +44,11 @@ def share(hits: int, samples: int) -> tuple[float, float, float]:
     return hits / samples, low, high
 
 
-def mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of independent ``values`` with its 95% interval (Student's t)."""
+def mean(values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> tuple[float, float, float]:
+    """The mean of independent ``values`` with its 95% interval (Student's t), cut to where values can lie."""
     middle = float(np.mean(values))
     error = float(stats.sem(values)) if len(values) > 1 else 0.0
     if not error > 0:
         return middle, middle, middle
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=middle, scale=error)
-    return middle, float(low), float(high)
+    return middle, max(least, float(low)), min(most, float(high))

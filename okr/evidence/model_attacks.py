@@ -97,9 +97,9 @@ def replaced(loaded: Loaded, share: float) -> None:
 CHANGES: dict[str, tuple[Change, tuple[float, ...], tuple[float, ...], str]] = {
     # the change, all strengths, those of --quick, the unit of a strength
     "fine-tuned": (tuned, (20, 100), (10,), "steps"),
-    "weight noise": (noisy, (0.01, 0.1), (0.1,), "share of each matrix's deviation"),
+    "weight noise": (noisy, (0.01, 0.1), (0.1,), "deviations"),
     "rounded": (rounded, (8, 4), (8,), "bits"),
-    "experts pruned": (pruned, (0.1, 0.5), (0.25,), "share of experts"),
+    "experts pruned": (pruned, (0.1, 0.5), (0.25,), "of the experts"),
     "router replaced": (replaced, (1.0,), (1.0,), ""),
 }
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Figure_
 
 from okr.evidence.figures import Figure
 from okr.evidence.suites import SuiteResults
-from okr.evidence.tables import label
+from okr.evidence.tables import amount, label
 from okr.experiment.plots import INK, KEYED, STYLE, axes_of, svg
 
 COLOURS = {  # told apart by every common kind of colour vision (Okabe and Ito), on light and dark
@@ -76,7 +76,7 @@ def _changes(figures: Sequence[Figure]) -> str:
             linestyle="", marker="s" if "trace" in method else "o", color=COLOURS.get(method, INK), capsize=2,
             label=label(method),
         )  # fmt: skip
-    axes.set_xticks(range(len(names)), [f"{c}\n{s:g}" for c, s in names], fontsize=8)
+    axes.set_xticks(range(len(names)), [f"{c}\n{amount(c, s)}" for c, s in names], fontsize=8)
     axes.set(ylim=(-0.05, 1.05))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return svg(figure)

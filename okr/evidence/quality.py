@@ -24,7 +24,7 @@ from okr.loaders import Loaded, generation_defaults, load, passages
 
 SHOWN = ("none", "okr", "kgw", "synthid")
 OTHER = {"tiny-deepseek-moe": "tiny-switch", "tiny-switch": "tiny-deepseek-moe"}
-PER_REGISTER = {True: 2, False: 8}  # passages of each register; True: quick
+PER_REGISTER = {True: 4, False: 8}  # passages of each register; True: quick
 _KEYS_FROM = 2_000_000
 
 
@@ -70,9 +70,9 @@ def _register(bench: Bench, register: str) -> Outcome:
         figure("register loss", "nats per token", "none", mean(base["loss"])),
         figure("register loss", "nats per token", "okr", mean(keyed["loss"])),
         figure("register cost", "nats per token", "okr", cost),
-        figure("divergence", "nats per token", "okr", mean(keyed["divergence"])),
-        figure("next token right", "share of tokens", "none", mean(base["right"])),
-        figure("next token right", "share of tokens", "okr", mean(keyed["right"])),
+        figure("divergence", "nats per token", "okr", mean(keyed["divergence"], least=0)),
+        figure("next token right", "share of tokens", "none", mean(base["right"], least=0, most=1)),
+        figure("next token right", "share of tokens", "okr", mean(keyed["right"], least=0, most=1)),
     ])  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def distinct(tokens: Sequence[int], n: int) -> float:
 
 
 def _mean_figure(measure: str, unit: str, method: str, values: Sequence[float], condition: str = "") -> Figure:
-    value, low, high = mean(values)
+    value, low, high = mean(values, least=0, most=1 if unit == "share" else np.inf)
     return Figure(measure=measure, unit=unit, method=method, condition=condition, value=value, low=low, high=high,
                   samples=len(values))  # fmt: skip
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from okr.evidence.findings import NULLS, weakness
 from okr.evidence.plots import suite_plots
@@ -124,8 +124,13 @@ def _environment(*, html: bool) -> Environment:
     environment = Environment(
         autoescape=html,  # noqa: S701 - Markdown is no HTML; its cells are escaped by a filter undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= FILTERS | {"cell": _cell}
+    environment.filters |= FILTERS | {"cell": _cell, "ends": _ends}
     return environment
+
+
+def _ends(text: str) -> Markup:
+    """A cell of a table in HTML; the ends of an interval stay on one line."""
+    return Markup(re.sub(r"(\(\S+ to \S+\))$", r'<span class="ends">\1</span>', str(escape(text))))  # noqa: S704
 
 
 def _cell(text: str) -> str:

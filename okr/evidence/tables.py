@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from okr.evidence.figures import Figure
+from okr.evidence.model_attacks import CHANGES
 from okr.evidence.suites import SuiteResults
 
 LABELS = {
@@ -35,17 +36,22 @@ def label(method: str) -> str:
     return LABELS.get(method, method)
 
 
+def amount(condition: str, strength: float | None) -> str:
+    """The strength of an attack with its unit; empty where there is one strength only."""
+    if condition in _ONE:
+        return ""
+    return f"{strength:g} {CHANGES[condition][3]}" if condition in CHANGES else f"{strength:g}"
+
+
 def number(value: float, digits: int = 3) -> str:
     """A number with so many significant or decimal digits, whichever is shorter to read."""
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def interval(figure: Figure | None, digits: int = 3) -> str:
-    """A figure with its interval, or why there is none."""
-    if figure is None:
+    """A figure with its interval; a dash where it was not, or could not be, measured."""
+    if figure is None or figure.value is None:
         return "–"
-    if figure.value is None:
-        return figure.note or "not measurable"
     if figure.low is None or figure.high is None:
         return number(figure.value, digits)
     spread = f"{number(figure.low, digits)} to {number(figure.high, digits)}"
@@ -59,13 +65,13 @@ def baseline_tables(results: SuiteResults) -> list[Table]:
     if found:
         caption = (
             f"Share of texts found, with 95% Clopper-Pearson intervals; {_samples(found)} texts of each method, "
-            f"{results.options.batch} under each key."
+            f"{min(results.options.batch, results.options.samples)} under each key.{_unmeasured(found)}"
         )
         tables.append(by_length("Found, by length and false-positive rate", caption, found))
     if alarms:
         caption = (
             "Share of unmarked texts that the same tests would have found: it should lie at the false-positive rate or "
-            "below. Tests in stages and ties keep it below."
+            f"below. Tests in stages and ties keep it below.{_unmeasured(alarms)}"
         )
         tables.append(by_length("False alarms", caption, alarms))
     return [table for table in tables if table.rows]
@@ -77,13 +83,13 @@ def _costs(results: SuiteResults) -> Table:
     methods = list(dict.fromkeys([*held_out, *texts]))
     rows = [
         (label(m).removesuffix(", from text"), interval(held_out.get(m), 4), interval(texts.get(m), 3),
-         held_out[m].note if m in held_out and held_out[m].value is not None else "")
+         held_out[m].note if m in held_out else "")
         for m in methods
     ]  # fmt: skip
     return Table(
         "Cost",
-        f"Added loss on {results.options.passages} held-out passages (95% interval over passages, mean of "
-        f"{results.options.cost_keys} keys), and the loss of the method's own texts under the unmarked model (95% "
+        f"Added loss on {results.options.passages} held-out passages (95% interval over passages, "
+        f"{_keys(results)}), and the loss of the method's own texts under the unmarked model (95% "
         "interval over texts); nats per token, both at the temperature of sampling. SynthID keeps the model's "
         "distribution on average over keys: its text loss shows that, its held-out cost, under one key, does not.",
         ("method", "held-out cost", "loss of its texts", ""),
@@ -93,7 +99,7 @@ def _costs(results: SuiteResults) -> Table:
 
 def by_length(title: str, caption: str, figures: Sequence[Figure]) -> Table:
     """Methods down, lengths and levels across."""
-    columns = sorted({(f.tokens or 0, -(f.level or 0)) for f in figures})
+    columns = sorted({(f.tokens or 0, -(f.level or 0)) for f in figures if f.value is not None})
     at = {(f.method, f.tokens or 0, -(f.level or 0)): f for f in figures}
     rows = tuple(
         (label(method), *(interval(at.get((method, *column)), 2) for column in columns))
@@ -106,6 +112,23 @@ def by_length(title: str, caption: str, figures: Sequence[Figure]) -> Table:
 def _samples(figures: Sequence[Figure]) -> str:
     counts = sorted({figure.samples for figure in figures})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _unmeasured(figures: Sequence[Figure]) -> str:
+    """A sentence on what could not be measured; empty where everything was."""
+    missing = [f for f in figures if f.value is None and f.note]
+    sentences = []
+    for note in dict.fromkeys(f.note for f in missing):
+        own = [f for f in missing if f.note == note]
+        methods = "; ".join(dict.fromkeys(label(f.method) for f in own))
+        levels = ", ".join(dict.fromkeys(f"{f.level:g}" for f in own))
+        sentences.append(f" {note.capitalize()}: {methods}, at FPR {levels}.")
+    return "".join(sentences)
+
+
+def _keys(results: SuiteResults) -> str:
+    count = results.options.cost_keys
+    return "one key" if count == 1 else f"mean of {count} keys"
 
 
 def failed_table(results: SuiteResults) -> Table | None:
@@ -140,7 +163,7 @@ def _registers(results: SuiteResults) -> Table:
         "from "
         "the unkeyed model, all in nats per token; the share of tokens that are the model's first choice. 95% "
         "intervals "
-        f"over passages, mean of {results.options.cost_keys} keys."
+        f"over passages, {_keys(results)}."
     )
     return Table("Predictions on held-out text", caption, header, rows)
 
@@ -219,18 +242,18 @@ _ONE = ("not attacked", "not changed", "re-encoded", "sentences shuffled", "prom
 
 def _attacks(title: str, caption: str, figures: Sequence[Figure], losses: SuiteResults | None = None) -> Table:
     """Conditions and strengths down, methods and levels across."""
-    columns = list(dict.fromkeys((f.method, f.level) for f in figures))
+    columns = list(dict.fromkeys((f.method, f.level) for f in figures if f.value is not None))
     lost = {(f.condition, f.strength): f for f in losses.figures("loss of the change")} if losses else {}
     at = {(f.condition, f.strength, f.method, f.level): f for f in figures}
     rows = []
     for condition, strength in dict.fromkeys((f.condition, f.strength) for f in figures):
         own = [interval(at.get((condition, strength, *column)), 2) for column in columns]
         extra = [interval(lost.get((condition, strength)))] if losses else []
-        rows.append((condition, "" if condition in _ONE else f"{strength:g}", *own, *extra))
+        rows.append((condition, amount(condition, strength), *own, *extra))
     header = ["attack", "strength", *(f"{label(method)}, FPR {level:g}" for method, level in columns)]
     header += ["loss added, nats per token"] if losses else []
     if figures:
-        caption = f"{figures[0].samples} texts of {figures[0].tokens} tokens a row. {caption}"
+        caption = f"{figures[0].samples} texts of {figures[0].tokens} tokens a row. {caption}{_unmeasured(figures)}"
     return Table(title, caption, tuple(header), tuple(rows))
 
 

@@ -1,6 +1,6 @@
 """p-values of texts, by method and length.
 
-OKR's is okr.detect's statistic and decoys, drawn in stages: after 19, after 99 and after all decoys the claimed key
+OKR's is okr.detect's statistic and decoys, drawn in stages: after 9, 19, 49 and so on up to all decoys the claimed key
 must be ahead of every one of them, else its text is given up with the level of the last stage it passed. P(p <= 1 / n)
 is at most 1 / n at every stage's n, whatever was looked at before (null hypothesis: the text was made without knowledge
 of the key). A test of one stage is okr.detect's question whether p = 1 / (decoys + 1).
@@ -22,7 +22,7 @@ from okr.evidence.texts import Bench, Made
 from okr.loaders import Loaded
 from okr.routing import Key
 
-STAGES = (19, 99)
+STAGES = (9, 19, 49, 99, 199, 499)
 ROWS = 50
 
 

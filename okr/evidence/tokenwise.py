@@ -29,6 +29,7 @@ from transformers import (
 GREEN_SHARE = 0.5
 NGRAM = 5
 SYNTHID_DEPTH = 30
+MOST_VALUES = 400_000  # g-values at once: what stays in a cache
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,11 @@ class SynthId:
         for row, text in enumerate(texts):
             padded[row, NGRAM - 1 : NGRAM - 1 + len(text)] = torch.tensor(text)
             counted[row] = _fresh_contexts(padded[row], len(text), longest)
-        scores = [self._means(padded, counted, _layer_keys("synthid", self.key, self.depth), lengths)]
-        scores += [
-            self._means(padded, counted, _layer_keys(f"decoy {self.key}", number, self.depth), lengths)
-            for number in range(decoys)
-        ]
-        everyone = np.stack(scores)
+        keys = [_layer_keys("synthid", self.key, self.depth)]
+        keys += [_layer_keys(f"decoy {self.key}", number, self.depth) for number in range(decoys)]
+        block = max(1, MOST_VALUES // (padded.numel() * self.depth))
+        parts = [self._means(padded, counted, keys[n : n + block], lengths) for n in range(0, len(keys), block)]
+        everyone = np.concatenate(parts)
         p: np.ndarray = (1 + (everyone[1:] >= everyone[0]).sum(0)) / (decoys + 1)
         return p
 
@@ -123,13 +123,19 @@ class SynthId:
         """The mean g-value over distinct contexts of a whole text: the score that ``p_values`` ranks."""
         padded = torch.tensor([[0] * (NGRAM - 1) + list(text)])
         counted = _fresh_contexts(padded[0], len(text), len(text))
-        keys = _layer_keys("synthid", self.key, self.depth)
-        return float(self._means(padded, counted[None], keys, [len(text)])[0, 0]) / max(1.0, float(counted.sum()))
+        keys = [_layer_keys("synthid", self.key, self.depth)]
+        return float(self._means(padded, counted[None], keys, [len(text)])[0, 0, 0]) / max(1.0, float(counted.sum()))
 
-    def _means(self, padded: Tensor, counted: Tensor, keys: list[int], lengths: Sequence[int]) -> np.ndarray:
-        sums = (processor(keys).compute_g_values(padded).float().mean(-1) * counted).cumsum(1)
+    def _means(
+        self, padded: Tensor, counted: Tensor, keys: Sequence[list[int]], lengths: Sequence[int]
+    ) -> Float[np.ndarray, "keys texts lengths"]:
+        """The summed g-values of the first ``lengths`` tokens, averaged over layers. Layers are hashed one by one, so
+        those of many keys are hashed in one call."""
+        values = processor([layer for one in keys for layer in one]).compute_g_values(padded)
+        by_key = values.unflatten(-1, (len(keys), self.depth)).float().mean(-1)
+        sums = (by_key * counted[..., None]).cumsum(1)
         places = torch.tensor([min(length, sums.shape[1]) - 1 for length in lengths])
-        means: np.ndarray = sums[:, places].numpy()
+        means: np.ndarray = sums[:, places].permute(2, 0, 1).numpy()
         return means
 
 

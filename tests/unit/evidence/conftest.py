@@ -15,7 +15,8 @@ from okr.experiment.config import Resolved, resolve
 from okr.experiment.runner import run
 from okr.loaders import Loaded, passages
 
-RUN = {"samples": 2, "max_length": 8, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2, "seed": 5}
+# a seed whose keys cost something on this model
+RUN = {"samples": 2, "max_length": 8, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2, "seed": 14}
 SMALL = SuiteOptions(
     quick=True, samples=4, tokens=12, decoys=19, attacked=2, attacked_decoys=19, batch=2, passages=2, cost_keys=1,
     prompt_words=4,
@@ -86,3 +87,14 @@ def finished_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     resolved = resolve("tiny", flags, environment={})
     run(resolved, resume=False, progress=Silent())
     return resolved
+
+
+@pytest.fixture
+def small() -> SuiteOptions:
+    """A suite of a few seconds."""
+    return SMALL
+
+
+@pytest.fixture
+def silent() -> Silent:
+    return Silent()

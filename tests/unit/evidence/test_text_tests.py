@@ -36,6 +36,6 @@ def test_a_text_is_given_up_with_the_level_of_the_last_stage_it_passed(bench: Be
 
 
 def test_stages_end_with_all_decoys() -> None:
-    assert staged(999) == (19, 99, 999)
-    assert staged(99) == (19, 99)
-    assert staged(19) == (19,)
+    assert staged(999) == (9, 19, 49, 99, 199, 499, 999)
+    assert staged(99) == (9, 19, 49, 99)
+    assert staged(19) == (9, 19)

@@ -1,0 +1,77 @@
+"""One command runs every suite on each embedded model, and its report opens in a real browser."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, opened
+from matplotlib.figure import Figure
+
+from okr.cli import execute
+from okr.evidence import plots
+from okr.evidence.suites import SuiteResults
+
+UNITS = re.compile(r"nats per token|\(share\)|share (of texts )?found|new tokens|register of the text|and its strength")
+PLOTS = {"power", "cost", "attacks", "changes", "registers"}
+SIZE = ["--samples", "2", "--max-length", "16", "--quick", "--suite-samples", "4", "--suite-tokens", "16",
+        "--suite-decoys", "99"]  # fmt: skip
+QUESTION = {"question": "It was the best of", "choices": ["times", "xylophones"], "answer": 0}
+
+
+@pytest.fixture(scope="module", params=["tiny", "tiny-switch"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with every suite, a paraphraser and questions included."""
+    where = tmp_path_factory.mktemp(request.param)
+    (where / "questions.jsonl").write_text(f"{json.dumps(QUESTION)}\n", encoding="utf-8")
+    words = ["--paraphraser", "tiny-switch", "--choices", str(where / "questions.jsonl")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
+        assert execute(["run", request.param, "--output-dir", str(where / "out"), "--suite", "all", *SIZE, *words]) == 0
+    return where / "out"
+
+
+def test_every_cell_is_done(folder: Path) -> None:
+    found = SuiteResults.load(folder / "suites.json")
+    assert {cell.name: cell.reason for cell in found.cells if cell.status != "done"} == {}
+    assert {cell.suite for cell in found.cells} == {"baselines", "quality", "attacks"}
+    for cell in found.cells:
+        for figure in cell.figures:
+            assert figure.unit
+            assert (figure.low is None) == (figure.value is None)
+            assert figure.value is None or figure.low <= figure.value <= figure.high
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: install chromium")
+def test_the_report_opens(folder: Path, tmp_path: Path) -> None:
+    seen, console = opened((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
+    assert seen["loaded"] == []
+    assert console == []
+    assert len(seen["figures"]) == 4 + len(PLOTS)
+    assert all(width > 300 for width in seen["figures"])
+    assert all(seen["captions"])
+    assert seen["wide"] <= 1200
+
+
+def test_every_axis_is_labelled_with_its_unit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "svg", lambda figure: drawn.append(figure) or "")
+    assert set(plots.suite_plots(SuiteResults.load(folder / "suites.json"))) == PLOTS
+    for axes in (axes for figure in drawn for axes in figure.axes if axes.get_visible()):
+        assert UNITS.search(axes.get_xlabel()), axes.get_xlabel()
+        if axes.get_subplotspec().is_first_col():
+            assert UNITS.search(axes.get_ylabel()), axes.get_ylabel()
+
+
+def test_every_table_has_a_caption_and_the_page_and_its_text_say_the_same(folder: Path) -> None:
+    page, text = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    suites = page[page.index("Beside other watermarks") :]
+    titles = re.findall(r"<h3>(.*?)</h3>\n<p class=\"soft\">(.+?)</p>", suites, re.DOTALL)
+    assert len(titles) == suites.count("<h3>") >= 9
+    for title, caption in titles:
+        assert f"### {title}" in text
+        assert re.search("interval|Share of unmarked texts", caption), caption
+    numbers = re.findall(r"<td>([\d.-]+) <span class=\"ends\">(.*?)</span>", suites)
+    assert len(numbers) > 100
+    for value, ends in numbers:
+        assert f"| {value} {ends} |" in text
