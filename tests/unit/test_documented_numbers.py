@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import binom
 
 import okr
 from okr.evidence.baselines import bias_of
@@ -78,8 +79,8 @@ def test_the_comparison_has_enough_samples(evidence):
 
 @pytest.mark.parametrize("model", PRESETS)
 def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_path):
-    """Costs depend on no chance but rounding. Eight texts: shares that lie outside the page's interval widened by what
-    eight texts can miss by would turn up less than once in a million runs, were they 1.00 or 0.00 on the page."""
+    """Costs depend on no chance but rounding. The batch has the page's seeds; were they others, so many or so few of
+    its texts would be found less than once in a million runs, the true share lying in the page's interval."""
     report, documents = evidence
     suites = report.suites_of(documents[model])
     config = resolve(PRESETS[model], {"output_dir": "unused", "threads": 1}, environment={}).config
@@ -95,25 +96,25 @@ def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_pat
         name = f"baselines/cost/{method}"
         ledger.records[name] = Record(name=name, status="done", seconds=0, data=outcome.data)
     made = make_texts(bench, "okr", 0, bias_of(ledger, "okr"))
-    again = sum(p[-1] <= 0.01 for p in made["trace_p"]) / len(made["trace_p"])
+    p = [by_length[-1] for by_length in made["trace_p"]]
     shown = next(
         f for f in suites.figures("found", "baselines")
         if f.method == "okr, trace" and f.level == 0.01 and f.tokens == suites.options.tokens
     )  # fmt: skip
-    assert abs(again - shown.value) <= 0.5 + max(shown.high - shown.value, shown.value - shown.low)
+    low, high = binom.ppf(5e-7, len(p), shown.low), binom.ppf(1 - 5e-7, len(p), shown.high)
+    assert low <= sum(value <= 0.01 + 1e-12 for value in p) <= high
 
 
 def test_z_after_edits_comes_out_again(evidence):
-    """Six texts of the 24 again, under the anchor OKR uses; their mean z is that of those six on the page, whatever
-    rounding did to a text: within five standard errors."""
+    """The cost again, and two fresh texts with OKR's own anchor: their mean z lies within five standard errors of the
+    page's (once in a million runs it would not, z being about normal)."""
     _, documents = evidence
     bench = script("robustness")
     first = documents["robustness"]["lines"][0]
     loaded = okr.load(bench.MODEL)
     assert bench.cost(loaded, first["strength"], first["anchor"]) == pytest.approx(first["cost"], abs=5e-4)
+    assert bench.TOKENS == documents["robustness"]["tokens"]
     bench.PER_KEY = 2
-    prompts = [bench.PROMPT, bench.TOKENS]
-    assert prompts == [24, documents["robustness"]["tokens"]]
     bench.ATTACKS = {name: bench.ATTACKS[name] for name in ("untouched", "10% substituted")}
     found = bench.scored(loaded, first["strength"], first["anchor"], 2)
     for attack, matrices in found.items():
@@ -160,9 +161,11 @@ def test_a_learnt_key_gives_the_hit_rates_of_the_threat_model(monkeypatch):
     bench = script("threats")
     whole = bench.keyed_evidence
     monkeypatch.setattr(bench, "TOKENS", (250,))
-    monkeypatch.setattr(
-        bench, "keyed_evidence", lambda l, texts, key: whole(l, texts[: 5 if len(texts) > 20 else 6], key)
-    )
+
+    def part(loaded, texts, key):
+        return whole(loaded, texts[: 5 if len(texts) > 20 else 6], key)
+
+    monkeypatch.setattr(bench, "keyed_evidence", part)
     again = bench.recovery(okr.load("tiny-deepseek-moe"))
     header = "| tokens of traces seen | hit rate on other traces | rounded to +1/-1 | bits of the key right |"
     page = {row[0]: row for row in rows("threat-model.md", header)}
