@@ -38,6 +38,7 @@ def shown(expected, printed):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_written(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
     names, printed = {"__name__": "__main__"}, ""
     for language, text in blocks(page):
         if language == "bash":

@@ -113,7 +113,7 @@ def test_z_after_edits_comes_out_again(evidence):
     first = documents["robustness"]["lines"][0]
     loaded = okr.load(bench.MODEL)
     assert bench.cost(loaded, first["strength"], first["anchor"]) == pytest.approx(first["cost"], abs=5e-4)
-    assert bench.TOKENS == documents["robustness"]["tokens"]
+    assert documents["robustness"]["tokens"] == bench.TOKENS
     bench.PER_KEY = 2
     bench.ATTACKS = {name: bench.ATTACKS[name] for name in ("untouched", "10% substituted")}
     found = bench.scored(loaded, first["strength"], first["anchor"], 2)
