@@ -67,18 +67,17 @@ def last_tokens(count: int) -> Anchor:
 ANCHORS: dict[str, Anchor] = {
     "the state (OKR)": lambda states, tokens: states,
     "decaying mean of states, factor 0.5": decayed(0.5),
-    "decaying mean of states, factor 0.8": decayed(0.8),
-    "mean of all states so far": decayed(1.0),
     "embedding of the token": last_tokens(1),
-    "mean embedding of the last 4 tokens": last_tokens(4),
+    "decaying mean of states, factor 0.9": decayed(0.9),
     "nothing: one preference for all tokens": lambda states, tokens: torch.ones_like(states),
 }
 
+FOR_ANCHORS = 3  # the first attacks, which other anchors are tried under
 ATTACKS: dict[str, Callable[[Victim], Made]] = {
     "untouched": lambda victim: victim.made,
     "10% substituted": lambda victim: substitute(victim, 0.1),
-    "20% substituted": lambda victim: substitute(victim, 0.2),
     "10% deleted": lambda victim: delete(victim, 0.1),
+    "20% substituted": lambda victim: substitute(victim, 0.2),
     "half pasted into human text": lambda victim: dilute(victim, 0.5),
 }
 
@@ -210,24 +209,25 @@ def write(loaded: Loaded, key: okr.Key, strength: float, anchor: str, prompts: T
         for routing in routings:
             routing.rows = (0, len(prompts))
         for _ in range(TOKENS):
-            logits = loaded.model(input_ids=rows, use_cache=False).logits[:, -1]
+            logits = loaded.model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1]
             rows = torch.cat([rows, torch.multinomial(logits.float().softmax(-1), 1)], 1)
     return rows
 
 
 def scored(loaded: Loaded, strength: float, anchor: str, texts: int) -> dict[str, list[Tensor]]:
-    """log p [keys, tokens] of ``texts`` texts after every attack."""
+    """log p [keys, tokens] of ``texts`` texts after every attack; other anchors than OKR's meet the first few."""
+    attacks = list(ATTACKS) if anchor == next(iter(ANCHORS)) else list(ATTACKS)[:FOR_ANCHORS]
     prompts = torch.tensor([loaded.tokenizer(p.text)["input_ids"][:PROMPT] for p in passages(texts)])
     human = [passage.text for passage in passages()[::-1]]
-    found: dict[str, list[Tensor]] = {attack: [] for attack in ATTACKS}
+    found: dict[str, list[Tensor]] = {attack: [] for attack in attacks}
     for first in range(0, texts, PER_KEY):
         key = okr.Key.from_passphrase(f"robustness texts {first}")
         for place, row in enumerate(write(loaded, key, strength, anchor, prompts[first : first + PER_KEY], first)):
             made = Made(tuple(row.tolist()), PROMPT)
             victim = Victim(loaded, made, human[first + place], made, 1000 + first + place)
             images = images_of(loaded, DECOYS, b"robustness %d" % (first + place))
-            for attack, change in ATTACKS.items():
-                text = Text(torch.tensor(change(victim).tokens), PROMPT, None)
+            for attack in attacks:
+                text = Text(torch.tensor(ATTACKS[attack](victim).tokens), PROMPT, None)
                 found[attack].append(log_p(loaded, text, key, strength, anchor, images))
     return found
 

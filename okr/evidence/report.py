@@ -69,8 +69,11 @@ def markdown(results: Results, found: list[Section], first: str, command: str) -
 def reproduce_with(results: Results, suites: SuiteResults | None) -> str:
     """The command that repeats the run with its suites."""
     command = reproduce(results)
-    if suites is None:
-        return command
+    return command if suites is None else f"{command} {shlex.join(suite_words(suites))}"
+
+
+def suite_words(suites: SuiteResults) -> list[str]:
+    """The words of a command line that asks for these suites."""
     options = suites.options
     words = ["--suite", "all" if len(suites.suites) > 1 else suites.suites[0]]
     words += ["--quick"] if options.quick else []
@@ -85,8 +88,7 @@ def reproduce_with(results: Results, suites: SuiteResults | None) -> str:
     for name in ("judge", "paraphraser", "pairs", "choices"):
         value = getattr(options, name)
         words += [f"--{name}", value] if value is not None else []
-    words += ["--human-eval"] if options.human_eval else []
-    return f"{command} {shlex.join(words)}"
+    return [*words, "--human-eval"] if options.human_eval else words
 
 
 def sections(suites: SuiteResults) -> list[Section]:

@@ -202,7 +202,7 @@ def _lemminflect() -> Any:
     try:
         import lemminflect
     except ImportError:
-        raise NotAvailable("install the package lemminflect to attack with synonyms") from None
+        raise NotAvailable("install lemminflect for synonyms: pip install 'okr-watermark[evidence]'") from None
     return lemminflect
 
 

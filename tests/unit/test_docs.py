@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import okr
+from okr.cli import execute
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+PAGES = [
+    ROOT / "docs" / "tutorial.md",
+    ROOT / "docs" / "cli.md",
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+]
 WRITTEN = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = re.compile(r"\b(okr [a-z]+|python -m okr\.run|python (?:bench|tools)/\w+\.py)(?=\s|$)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -31,6 +38,7 @@ def shown(expected, printed):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs_as_written(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
     names, printed = {"__name__": "__main__"}, ""
     for language, text in blocks(page):
         if language == "bash":
@@ -43,6 +51,47 @@ def test_a_page_runs_as_written(page, tmp_path, monkeypatch):
             printed = out.getvalue()
         elif language == "text":
             assert shown(text, printed) == [], printed
+
+
+# Examples that stand on no page of PAGES, and what makes them short enough to be run here; the README's suites are run
+# by evidence/test_both_models.py, porting.md's commands by spec/test_porting.py.
+EXAMPLES = {
+    ("README.md", "okr run deepseek-moe"): "--samples 2 --max-length 8 --decoys 999",
+    ("docs/detection.md", "okr calibrate tiny-deepseek-moe --evidence text --tokens 400 --fpr 0.01"): (
+        "--setting boundary:inf:1 --samples 2 --keys 2 --length 24 --passages 2"
+    ),
+}
+RUN_ELSEWHERE = {
+    "README.md": {"okr run", "okr run tiny --suite all --quick"},  # .ci/run has the first
+    "docs/porting.md": None,
+    "docs/embedded-models.md": None,  # the training of the models: their texts are not here, and it takes an hour
+}
+
+
+@pytest.mark.parametrize(("page", "command"), EXAMPLES)
+def test_an_example_of_the_command_line_runs(page, command, tmp_path, monkeypatch):
+    assert command in (ROOT / page).read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    if "deepseek-moe " in f"{command} ".replace("tiny-deepseek-moe", ""):
+        loaded = okr.load("tiny")  # of the same architecture, and small
+        for part in (loaded.model, loaded.tokenizer):
+            part.save_pretrained(tmp_path / "deepseek-moe-16b-base")
+        monkeypatch.setenv("DEEPSEEK_MOE_LOCAL_PATH", str(tmp_path / "deepseek-moe-16b-base"))
+    assert execute([*command.split()[1:], *EXAMPLES[page, command].split()]) in (0, 1)
+    assert any(path.is_dir() and path.name != "deepseek-moe-16b-base" for path in tmp_path.iterdir())
+
+
+def test_every_example_is_run_somewhere():
+    for page in WRITTEN:
+        name = page.relative_to(ROOT).as_posix()
+        if page in PAGES or name == "README.zh.md":
+            continue
+        elsewhere = RUN_ELSEWHERE.get(name, set())
+        lines = {" ".join(words) for words in commands(page)}
+        if elsewhere is not None:
+            assert lines <= elsewhere | {line for where, line in EXAMPLES if where == name}
+    chinese, english = ({" ".join(w) for w in commands(ROOT / n)} for n in ("README.zh.md", "README.md"))
+    assert chinese <= english
 
 
 def commands(page):

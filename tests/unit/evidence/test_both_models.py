@@ -14,20 +14,23 @@ from okr.evidence.suites import SuiteResults
 
 UNITS = re.compile(r"nats per token|\(share\)|share (of texts )?found|new tokens|register of the text|and its strength")
 PLOTS = {"power", "cost", "attacks", "changes", "registers"}
-SIZE = ["--samples", "2", "--max-length", "16", "--quick", "--suite-samples", "4", "--suite-tokens", "16",
+README = Path(__file__).resolve().parents[3] / "README.md"
+SIZE = ["--samples", "2", "--max-length", "16", "--suite-samples", "4", "--suite-tokens", "16",
         "--suite-decoys", "99"]  # fmt: skip
 QUESTION = {"question": "It was the best of", "choices": ["times", "xylophones"], "answer": 0}
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-switch"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with every suite, a paraphraser and questions included."""
+    """The folder of the README's command, made short; with a paraphraser and questions."""
+    command = re.search(r"^okr run tiny (--suite all --quick)", README.read_text(encoding="utf-8"), re.MULTILINE)
     where = tmp_path_factory.mktemp(request.param)
     (where / "questions.jsonl").write_text(f"{json.dumps(QUESTION)}\n", encoding="utf-8")
     words = ["--paraphraser", "tiny-switch", "--choices", str(where / "questions.jsonl")]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
-        assert execute(["run", request.param, "--output-dir", str(where / "out"), "--suite", "all", *SIZE, *words]) == 0
+        own = ["run", request.param, *command[1].split(), "--output-dir", str(where / "out")]
+        assert execute([*own, *SIZE, *words]) == 0
     return where / "out"
 
 

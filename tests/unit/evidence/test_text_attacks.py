@@ -12,7 +12,6 @@ from okr.evidence.text_attacks import STRENGTHS, Victim, alternatives, dilute, n
 from okr.evidence.texts import Bench, Made
 from okr.loaders import Loaded, passages
 
-pytest.importorskip("lemminflect", reason="the synonym attack needs the package lemminflect")
 SHARES = st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0])
 
 

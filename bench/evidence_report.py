@@ -1,0 +1,182 @@
+"""Make docs/evidence.md and its plots from what suites and bench/robustness.py measured.
+
+okr run tiny --suite all --output-dir FOLDER            # and the same for tiny-switch
+python bench/evidence_report.py FOLDER ...              # takes the figures of these runs into docs/data
+python bench/evidence_report.py                         # the page alone
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from okr.evidence.findings import weakness
+from okr.evidence.report import sections, suite_words
+from okr.evidence.suites import SUITES_FILE, SuiteResults
+from okr.evidence.tables import Table
+from okr.experiment.folder import RESULTS
+from okr.experiment.results import Results
+
+ROOT = Path(__file__).parents[1]
+DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "evidence.md", ROOT / "docs" / "figures"
+MODELS = ("tiny-deepseek-moe", "tiny-switch")
+GREY = "#7a7a7a"  # readable on light and dark pages
+HEAD = """# What it costs, what it survives, how it compares
+
+{weakness}
+
+Written by `python bench/evidence_report.py` from the figures of the commands below; do not edit. How the tests work:
+[Detection](detection.md).
+"""
+MODEL = """
+## {model}
+
+`{command}`: {seconds:.0f} s of computing, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
+"""
+STRENGTHENED = """
+## Trying to make text survive edits
+
+`python bench/robustness.py --out docs/data/robustness.json`: {texts} texts of {tokens} new tokens by tiny-deepseek-moe,
+six under each key, torch {torch}, CPU, float32. z: how far the true key is ahead of {decoys} decoys, in their standard
+deviations, with its 95% interval over texts; in brackets behind it the share of texts whose key is ahead of every
+decoy. Text of no key has z 0 on average, whatever is done to it.
+
+### Anchors
+
+The key is projected on the state that a router reads. A state depends on every token before it, so an edit changes all
+states after it. Smoother anchors were tried, each at the strength at which it costs the same on held-out passages.
+
+{anchors}
+{anchors_say}
+
+### Statistics
+
+p: the probability of a token under a key; q: its mean over the claimed key and all decoys. All of these treat every key
+alike, so that the test stays exact. Same texts, anchor: the state, strength 1.5.
+
+{statistics}
+{statistics_say}
+"""
+
+
+def markdown(table: Table) -> str:
+    """A table of a report under a heading."""
+    lines = [f"### {table.title}", "", table.caption, "", "| " + " | ".join(table.header) + " |"]
+    lines.append("|" + " --- |" * len(table.header))
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def take(folder: Path) -> Path:
+    """Keep the figures of a run; where they went."""
+    results, suites = Results.load(folder / RESULTS), SuiteResults.load(folder / SUITES_FILE)
+    document = {
+        "command": shlex.join(["okr", "run", results.config.preset, *suite_words(suites)]),
+        "date": results.timings.finished[:10],
+        "torch": results.environment.versions["torch"],
+        "transformers": results.environment.versions["transformers"],
+        "device": f"{results.environment.device}, {results.model.dtype}",
+        "suites": json.loads(suites.model_dump_json()),
+    }
+    path = DATA / f"evidence-{results.model.source}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load() -> dict[str, dict]:
+    """What was measured, by model; and the experiments on robustness."""
+    names = {name: DATA / f"evidence-{name}.json" for name in MODELS} | {"robustness": DATA / "robustness.json"}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in names.items() if path.exists()}
+
+
+def suites_of(document: dict) -> SuiteResults:
+    """The figures of a run."""
+    return SuiteResults.model_validate(document["suites"])
+
+
+def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
+    """The page, and its plots by file name."""
+    models = {name: suites_of(documents[name]) for name in MODELS if name in documents}
+    weak = [f"{name}: {said}" for name, suites in models.items() if (said := weakness(suites))]
+    parts, plots = [HEAD.format(weakness="\n\n".join(weak))], {}
+    for name, suites in models.items():
+        lost = [cell for cell in suites.cells if cell.status != "done"]
+        missing = "Not measured: " + "; ".join(f"{c.name} ({c.reason})" for c in lost) + "." if lost else ""
+        own = {part: value for part, value in documents[name].items() if part != "suites"}
+        parts.append(MODEL.format(model=name, seconds=suites.seconds, missing=missing, **own).rstrip() + "\n")
+        for section in sections(suites):
+            if not section.tables or section.title == "What is missing":
+                parts += [f"\n{text}\n" for text in section.text] if name == MODELS[-1] else []
+                continue
+            parts.append(f"\n## {section.title}: {name}\n")
+            for number, plot in enumerate(section.plots):
+                file = f"evidence-{name}-{section.title.lower().replace(' ', '-')}-{number}.svg"
+                plots[file] = f"{plot.svg.replace('currentColor', GREY).rstrip()}\n"
+                parts.append(f"\n![{plot.caption}](figures/{file})\n")
+            parts += ["\n" + markdown(table) for table in section.tables]
+    if "robustness" in documents:
+        parts.append(strengthened(documents["robustness"]))
+    return "".join(parts), plots
+
+
+def cell(z: list[float], ahead: int) -> str:
+    """Mean z with its 95% interval, and the share that is ahead of all decoys."""
+    middle = sum(z) / len(z)
+    deviation = (sum((value - middle) ** 2 for value in z) / (len(z) - 1)) ** 0.5
+    return f"{middle:.2f} ± {1.96 * deviation / len(z) ** 0.5:.2f} ({ahead / len(z):.2f})"
+
+
+def strengthened(document: dict) -> str:
+    """The experiments on robustness."""
+    first, *others = document["lines"]
+    own = next(iter(first["z"]))
+    attacks, few = list(first["z"][own]), list(others[0]["z"][own]) if others else []
+    head = " | ".join(attacks)
+    anchors = [f"| anchor | strength | cost, nats per token | {' | '.join(few)} |", "|" + " --- |" * (3 + len(few))]
+    for line in (first, *others):
+        cells = " | ".join(cell(line["z"][own][attack], line["ahead"][own][attack]) for attack in few)
+        anchors.append(f"| {line['anchor']} | {line['strength']:.2f} | {line['cost']:.4f} | {cells} |")
+    statistics = [f"| statistic, summed over tokens | {head} |", "|" + " --- |" * (1 + len(attacks))]
+    for name in first["z"]:
+        cells = " | ".join(cell(first["z"][name][attack], first["ahead"][name][attack]) for attack in attacks)
+        statistics.append(f"| {name} | {cells} |")
+    rivals = [(line["anchor"], line["z"][own]) for line in others]
+    return STRENGTHENED.format(
+        anchors="\n".join(anchors) + "\n",
+        anchors_say=verdicts(first["z"][own], rivals, "anchor"),
+        statistics="\n".join(statistics) + "\n",
+        statistics_say=verdicts(first["z"][own], [(n, z) for n, z in first["z"].items() if n != own], "statistic"),
+        **{name: document[name] for name in ("texts", "tokens", "decoys", "torch")},
+    )
+
+
+def verdicts(own: dict[str, list[float]], rivals: list[tuple[str, dict[str, list[float]]]], kind: str) -> str:
+    """What was ahead of OKR's own by more than two standard errors of the difference over the same prompts."""
+    found = []
+    for attack, z in own.items():
+        for name, other in rivals:
+            if attack not in other:
+                continue
+            difference = [a - b for a, b in zip(other[attack], z, strict=True)]
+            middle = sum(difference) / len(difference)
+            variance = sum((d - middle) ** 2 for d in difference) / (len(difference) - 1)
+            if middle > 2 * (variance / len(difference)) ** 0.5:
+                found.append(f"{attack}: {name} (+{middle:.2f})")
+    if not found:
+        return f"No other {kind} was ahead of OKR's own by more than two standard errors of the paired difference."
+    return f"Ahead of OKR's own by more than two standard errors of the paired difference: {'; '.join(found)}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of runs with suites")
+    for folder in parser.parse_args().folders:
+        print(take(folder))
+    page, plots = render(load())
+    for name, svg in plots.items():
+        (FIGURES / name).write_text(svg, encoding="utf-8")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
