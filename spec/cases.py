@@ -101,5 +101,12 @@ def show(array: NDArray[Any]) -> str:
         return f"np.zeros({array.shape}, dtype=np.{array.dtype})"
     if array.dtype.kind != "f":
         return f"np.array({array.tolist()}, dtype=np.{array.dtype})"
-    text = repr([[float(v) for v in row] for row in array]).replace("inf", "np.inf").replace("nan", "np.nan")
+    rows = ("[" + ", ".join(map(_shortest, row)) + "]" for row in array)
+    text = f"[{', '.join(rows)}]".replace("inf", "np.inf").replace("nan", "np.nan")
     return f"np.array({text}, dtype=np.{array.dtype})"
+
+
+def _shortest(value: np.floating) -> str:
+    """The shortest decimal text that gives the number again; a float32 needs fewer digits than the same float64."""
+    text = str(value)
+    return text if type(value)(float(text)) == value else repr(float(value))

@@ -68,7 +68,7 @@ def replay_recovers_the_states(subject: Subject) -> None:
         shown = _replayed(model, made.traces[0])
         for site, module in system.routers(model):
             states = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
-            scores = choice_scores(index, model, module, states)
+            scores = choice_scores(index, model, module, states).detach()
             for what, was, now in zip(("choice scores", "states"), (scores, states), shown[site.path], strict=True):
                 fine = was.isfinite()
                 require(torch.equal(fine, now.isfinite()), f"{site.path}: other experts are barred")

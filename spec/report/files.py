@@ -1,15 +1,18 @@
 """Reports as files: JUnit for continuous integration, HTML to read, a badge to show."""
 
+import re
 from html import escape
 from xml.etree import ElementTree
 
 from spec.report.screen import failure_text
 from spec.report.summary import CONFORMS, Report
+from spec.runner import Result
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ddd;padding:.3rem .5rem;text-align:left;
-vertical-align:top}.pass{color:#17692b}.bad{color:#a3161f;font-weight:600}.other{color:#666}
-pre{background:#f5f5f5;padding:.7rem;overflow-x:auto;font-size:12px}"""
+vertical-align:top}td:first-child{white-space:nowrap}.pass{color:#17692b}.bad{color:#a3161f;font-weight:600}
+.other,.note{color:#666}pre{background:#f5f5f5;padding:.7rem;overflow-x:auto;font-size:12px;max-width:46rem}
+code{background:#f5f5f5}h2{font-size:1.1rem;margin:2rem 0 .3rem}"""
 
 
 def junit(report: Report) -> str:
@@ -30,31 +33,54 @@ def junit(report: Report) -> str:
         )
         if result.failed:
             text = failure_text(result, report.implementation)
-            ElementTree.SubElement(case, "failure", type=result.verdict, message=result.known).text = text
+            what = result.failure.what if result.failure else ""
+            message = f"known failure, {result.known}: {what}" if result.known else what
+            ElementTree.SubElement(case, "failure", type=result.verdict, message=message).text = text
         elif result.verdict == "not applicable":
             ElementTree.SubElement(case, "skipped", message=result.note)
         elif result.verdict != "pass":
             ElementTree.SubElement(case, "error", type=result.verdict, message=result.note)
+    ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def html(report: Report) -> str:
-    """One page without scripts or anything from elsewhere."""
-    rows = []
-    for result in report.results:
-        kind = {"pass": "pass", "not applicable": "other"}.get(result.verdict, "bad")
-        detail = f"<pre>{escape(failure_text(result, report.implementation))}</pre>" if result.failure else ""
-        rows.append(
-            f"<tr id='{result.clause.id}'><td>{result.clause.id}</td><td class='{kind}'>{result.verdict}</td>"
-            f"<td>{escape(result.clause.statement)}{' ' + escape(result.note) if result.note else ''}{detail}</td></tr>"
-        )
+    """One page without scripts or anything from elsewhere: what failed first, then every clause."""
     title = f"OKR conformance of {escape(report.implementation)}"
     verdict = "conforms" if report.exit_code == CONFORMS else "does not conform"
+    wrong = [r for r in report.applicable if r.verdict != "pass"]
+    links = ", ".join(f"<a href='#{r.clause.id}'>{r.clause.id}</a> {r.verdict}" for r in wrong)
+    chapters = dict.fromkeys(result.clause.chapter for result in report.results)
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1><p>{verdict}: {report.passed} of {len(report.applicable)} applicable clauses pass, "
-        f"profile {report.profile}.</p><table><tr><th>clause</th><th>verdict</th><th>requirement</th></tr>"
-        f"{''.join(rows)}</table></html>\n"
+        f"<h1>{title}</h1><p><b class='{'pass' if verdict == 'conforms' else 'bad'}'>{verdict}</b>: {report.passed} of "
+        f"{len(report.applicable)} applicable clauses pass, profile {report.profile}.</p>"
+        f"{f'<p>{links}</p>' if wrong else ''}{''.join(_chapter(report, chapter) for chapter in chapters)}</html>\n"
+    )
+
+
+def _chapter(report: Report, chapter: str) -> str:
+    results = [result for result in report.results if result.clause.chapter == chapter]
+    applicable = [result for result in results if result.verdict != "not applicable"]
+    if not applicable:
+        return f"<h2>{escape(chapter)}</h2><p class='note'>not applicable: {escape(results[0].note)}</p>"
+    passed = sum(result.verdict == "pass" for result in results)
+    rows = "".join(_row(result, report.implementation) for result in results)
+    return (
+        f"<h2>{escape(chapter)}: {passed} of {len(applicable)}</h2>"
+        f"<table><tr><th>clause</th><th>verdict</th><th>requirement</th></tr>{rows}</table>"
+    )
+
+
+def _row(result: Result, implementation: str) -> str:
+    kind = {"pass": "pass", "not applicable": "other"}.get(result.verdict, "bad")
+    statement = re.sub("`([^`]*)`", r"<code>\1</code>", escape(result.clause.statement))
+    notes = [result.note, f"known failure: {result.known}" if result.known else ""]
+    note = "".join(f"<br><span class='note'>{escape(part)}</span>" for part in notes if part)
+    detail = f"<pre>{escape(failure_text(result, implementation))}</pre>" if result.failure else ""
+    return (
+        f"<tr id='{result.clause.id}'><td>{result.clause.id}</td><td class='{kind}'>{result.verdict}</td>"
+        f"<td>{result.clause.keyword}: {statement}{note}{detail}</td></tr>"
     )
 
 

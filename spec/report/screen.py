@@ -1,11 +1,9 @@
 """For the reader at a terminal."""
 
+import shlex
 import textwrap
-from typing import Any
 
-import numpy as np
-
-from spec.cases import show
+from spec.report.reproduction import reproduction
 from spec.report.summary import CONFORMS, Report
 from spec.runner import Result
 
@@ -27,27 +25,8 @@ def failure_text(result: Result, implementation: str) -> str:
     lines += _wrapped("often", result.clause.bug)
     if failure.call is not None:
         lines += ["  reproduce", *textwrap.indent(reproduction(failure.call, implementation), "    ").splitlines()]
-    lines += [f"  again     okr conform {implementation!r} {result.clause.id}"]
+    lines += [f"  again     okr conform {shlex.quote(implementation)} {result.clause.id}"]
     return "\n".join(lines[:40])
-
-
-def reproduction(call: Any, implementation: str) -> str:
-    """Python that repeats the last call before the failure."""
-    options = {name: value for name, value in call.arguments.items() if name != "args"}
-    arguments = [_source(value) for value in call.arguments["args"]]
-    arguments += [f"{name}={_source(value)}" for name, value in options.items()]
-    joined = ",\n    ".join(arguments)
-    head = "import numpy as np\nfrom spec.adapters import load"
-    return f"{head}\nprint(load({implementation!r}).{call.function}(\n    {joined}))"
-
-
-def _source(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        text = show(value)
-        return text if len(text) < 900 else text[:900] + " ...  # shortened; --json has the whole case"
-    if isinstance(value, float) and not np.isfinite(value):
-        return f"float('{value}')"
-    return repr(value)
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spec.registry import VERSION
+from spec.report.reproduction import reproduction
 from spec.runner import Result
 from spec.verdicts import UsageError
 
@@ -65,7 +66,7 @@ class Report:
             "applicable": len(self.applicable),
             "passed": self.passed,
             "counts": self.counts,
-            "clauses": [_entry(r) for r in self.results],
+            "clauses": [_entry(r, self.implementation) for r in self.results],
             "seconds": {r.clause.id: round(r.seconds, 3) for r in self.results},
         }
 
@@ -73,7 +74,7 @@ class Report:
         return json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _entry(result: Result) -> dict[str, Any]:
+def _entry(result: Result, implementation: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": result.clause.id, "keyword": result.clause.keyword, "verdict": result.verdict}
     entry["cases"] = result.cases
     if result.note:
@@ -89,6 +90,8 @@ def _entry(result: Result) -> dict[str, Any]:
             "got": failure.got,
             "case": failure.case,
         }
+        if failure.call is not None:
+            entry["failure"]["reproduce"] = reproduction(failure.call, implementation)
     return entry
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,16 +41,29 @@ class Vector:
         """Raise Violation unless the answer is an expected one, in its order too where the clause is about that."""
         answer = self.answer(subject)
         if self.function == "projection":
-            problem = signs(answer) != self.expected
+            problems = self._wrong_rows(answer)
         elif self.function == "key_scores":
-            low, high = (np.array([[unfloat(v) for v in r] for r in self.expected[k]]) for k in ("low", "high"))
-            problem = not bool(((answer >= low) & (answer <= high)).all())
+            problems = self._wrong_scores(answer)
         else:
-            rows = zip(self.expected, answer.indices.tolist(), strict=True)
-            problem = not all(self._legal(taken, legal, clause) for legal, taken in rows)
-        if problem:
-            shown = answer.indices if self.function == "select" else answer
-            raise Violation(f"hunts: {self.hunts}", expected=str(self.expected), got=str(np.asarray(shown).tolist()))
+            problems = self._wrong_selections(answer.indices.tolist(), clause)
+        for where, expected, got in problems:
+            raise Violation(f"{where} is wrong; this vector hunts: {self.hunts}", expected=expected, got=got)
+
+    def _wrong_rows(self, answer: Any) -> Iterator[tuple[str, str, str]]:
+        for row, (right, given) in enumerate(zip(self.expected, signs(answer), strict=True)):
+            if right != given:
+                yield f"row {row}", right, given
+
+    def _wrong_scores(self, answer: Any) -> Iterator[tuple[str, str, str]]:
+        low, high = (np.array([[unfloat(v) for v in r] for r in self.expected[k]]) for k in ("low", "high"))
+        for token, expert in np.argwhere(~((answer >= low) & (answer <= high))).tolist():
+            bounds = f"{low[token, expert]:.9g} to {high[token, expert]:.9g}"
+            yield f"token {token}, expert {expert}", bounds, f"{answer[token, expert]:.9g}"
+
+    def _wrong_selections(self, answer: list[list[int]], clause: str) -> Iterator[tuple[str, str, str]]:
+        for token, (legal, taken) in enumerate(zip(self.expected, answer, strict=True)):
+            if not self._legal(taken, legal, clause):
+                yield f"token {token}", " or ".join(map(str, legal or ["any distinct experts"])), str(taken)
 
     def _legal(self, taken: list[int], legal: list[list[int]] | None, clause: str) -> bool:
         """Whether one token's selection is what ``clause`` asks; None stands for any k distinct experts."""
