@@ -1,5 +1,7 @@
 """The embedded models as shipped: their sizes, their structure, their quality on text they were not trained on."""
 
+import gzip
+import importlib.util
 import json
 import math
 from collections import Counter
@@ -86,6 +88,20 @@ def test_quality_as_loaded_agrees_with_what_was_measured(loaded: Loaded) -> None
         some = [p.text for p in passages() if p.register == register][::6]
         bits = sum(bits_per_byte(loaded, t) for t in some) / len(some)
         assert abs(bits - measured[text]) < 0.35, (register, bits, measured[text])
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-switch"])
+def test_generated_words_are_words(preset: str) -> None:
+    """At least 90% of them, as tools/make_words.py measured (93.8% and 92.1%); less a margin of six standard errors,
+    so that a stream of random numbers from another platform fails by chance once in 10**8."""
+    spec = importlib.util.spec_from_file_location("make_words", Path(__file__).parents[3] / "tools" / "make_words.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    words = gzip.decompress((Path(__file__).parent / "words.txt.gz").read_bytes()).decode()
+    known, made = set(words.split("\n")), tool.written(preset)
+    measured = tool.share(made, known)
+    assert measured >= 0.92 - 6 * math.sqrt(0.92 * 0.08 / len(made))
+    assert tool.share([word[::-1] for word in made], known) < 0.5, "what is no word is not found"
 
 
 def test_every_expert_runs_on_the_passages(loaded: Loaded) -> None:
