@@ -13,7 +13,7 @@ from pathlib import Path
 from okr.evidence.findings import weakness
 from okr.evidence.report import sections, suite_words
 from okr.evidence.suites import SUITES_FILE, SuiteResults
-from okr.evidence.tables import Table
+from okr.evidence.tables import Table, interval
 from okr.experiment.folder import RESULTS
 from okr.experiment.results import Results
 
@@ -24,6 +24,8 @@ GREY = "#7a7a7a"  # readable on light and dark pages
 HEAD = """# What it costs, what it survives, how it compares
 
 {weakness}
+
+{compared}
 
 Written by `python bench/evidence_report.py` from the figures of the commands below; do not edit. How the tests work:
 [Detection](detection.md).
@@ -98,7 +100,8 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
     models = {name: suites_of(documents[name]) for name in MODELS if name in documents}
     weak = [f"{name}: {said}" for name, suites in models.items() if (said := weakness(suites))]
-    parts, plots = [HEAD.format(weakness="\n\n".join(weak))], {}
+    compared = [f"{name}: {said}" for name, suites in models.items() if (said := side_by_side(suites))]
+    parts, plots = [HEAD.format(weakness="\n\n".join(weak), compared="\n\n".join(compared))], {}
     for name, suites in models.items():
         lost = [cell for cell in suites.cells if cell.status != "done"]
         missing = "Not measured: " + "; ".join(f"{c.name} ({c.reason})" for c in lost) + "." if lost else ""
@@ -117,6 +120,22 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
     if "robustness" in documents:
         parts.append(strengthened(documents["robustness"]))
     return "".join(parts), plots
+
+
+def side_by_side(suites: SuiteResults) -> str:
+    """OKR, KGW and SynthID on untouched text at matched cost, in one sentence; empty where they were not run."""
+    longest = suites.options.tokens
+    found = {f.method: f for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, longest)}
+    cost = {f.method: f for f in suites.figures("held-out cost")}
+    names = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
+    shares = [f"{said} {interval(found[method], 2)}" for method, said in names.items() if method in found]
+    if not shares:
+        return ""
+    return (
+        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are found "
+        f"(95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the model's "
+        f"distribution on average over keys."
+    )
 
 
 def cell(z: list[float], ahead: int) -> str:
