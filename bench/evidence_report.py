@@ -33,7 +33,7 @@ Written by `python bench/evidence_report.py` from the figures of the commands be
 MODEL = """
 ## {model}
 
-`{command}`: {seconds:.0f} s of computing, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
+`{command}`, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
 """
 STRENGTHENED = """
 ## Trying to make text survive edits
@@ -106,7 +106,7 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
         lost = [cell for cell in suites.cells if cell.status != "done"]
         missing = "Not measured: " + "; ".join(f"{c.name} ({c.reason})" for c in lost) + "." if lost else ""
         own = {part: value for part, value in documents[name].items() if part != "suites"}
-        parts.append(MODEL.format(model=name, seconds=suites.seconds, missing=missing, **own).rstrip() + "\n")
+        parts.append(MODEL.format(model=name, missing=missing, **own).rstrip() + "\n")
         for section in sections(suites):
             if not section.tables or section.title == "What is missing":
                 parts += [f"\n{text}\n" for text in section.text] if name == MODELS[-1] else []
@@ -132,9 +132,9 @@ def side_by_side(suites: SuiteResults) -> str:
     if not shares:
         return ""
     return (
-        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are found "
-        f"(95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the model's "
-        f"distribution on average over keys."
+        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are "
+        f"found (95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the "
+        "model's distribution on average over keys."
     )
 
 
