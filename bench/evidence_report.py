@@ -109,7 +109,7 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
         parts.append(MODEL.format(model=name, missing=missing, **own).rstrip() + "\n")
         for section in sections(suites):
             if not section.tables or section.title == "What is missing":
-                parts += [f"\n{text}\n" for text in section.text] if name == MODELS[-1] else []
+                parts += [f"\n{text}\n" for text in section.text] if name == list(models)[-1] else []
                 continue
             parts.append(f"\n## {section.title}: {name}\n")
             for number, plot in enumerate(section.plots):
