@@ -51,6 +51,10 @@ states after it. Smoother anchors were tried, each at the strength at which it c
 {anchors}
 {anchors_say}
 
+None of them is built in: an anchor that looks back needs earlier states of the sequence at every router, while the
+specified router decides on one state alone ([chapter SCORE](../spec/text/02-score.md)), which is what makes it fit serving
+engines, padding and batches.
+
 ### Statistics
 
 p: the probability of a token under a key; q: its mean over the claimed key and all decoys. All of these treat every key
