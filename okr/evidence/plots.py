@@ -77,10 +77,17 @@ def _changes(figures: Sequence[Figure]) -> str:
             linestyle="", marker="s" if "trace" in method else "o", color=COLOURS.get(method, INK), capsize=2,
             label=label(method),
         )  # fmt: skip
-    axes.set_xticks(range(len(names)), ["\n".join([*wrap(c, 9), *wrap(amount(c, s), 9)]) for c, s in names], fontsize=8)
+    axes.set_xticks(
+        range(len(names)), ["\n".join([*_lines_of(c), *_lines_of(amount(c, s))]) for c, s in names], fontsize=8
+    )
     axes.set(ylim=(-0.05, 1.05))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return svg(figure)
+
+
+def _lines_of(text: str) -> list[str]:
+    """A label in narrow lines."""
+    return wrap(text, 9, break_long_words=False, break_on_hyphens=False)
 
 
 def _registers(figures: Sequence[Figure]) -> str:
