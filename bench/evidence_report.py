@@ -13,7 +13,7 @@ from pathlib import Path
 from okr.evidence.findings import weakness
 from okr.evidence.report import sections, suite_words
 from okr.evidence.suites import SUITES_FILE, SuiteResults
-from okr.evidence.tables import Table
+from okr.evidence.tables import Table, interval
 from okr.experiment.folder import RESULTS
 from okr.experiment.results import Results
 
@@ -25,13 +25,15 @@ HEAD = """# What it costs, what it survives, how it compares
 
 {weakness}
 
+{compared}
+
 Written by `python bench/evidence_report.py` from the figures of the commands below; do not edit. How the tests work:
 [Detection](detection.md).
 """
 MODEL = """
 ## {model}
 
-`{command}`: {seconds:.0f} s of computing, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
+`{command}`, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
 """
 STRENGTHENED = """
 ## Trying to make text survive edits
@@ -48,6 +50,10 @@ states after it. Smoother anchors were tried, each at the strength at which it c
 
 {anchors}
 {anchors_say}
+
+None of them is built in: an anchor that looks back needs earlier states of the sequence at every router, while the
+specified router decides on one state alone ([chapter SCORE](../spec/text/02-score.md)), which is what makes it fit serving
+engines, padding and batches.
 
 ### Statistics
 
@@ -98,15 +104,16 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
     """The page, and its plots by file name."""
     models = {name: suites_of(documents[name]) for name in MODELS if name in documents}
     weak = [f"{name}: {said}" for name, suites in models.items() if (said := weakness(suites))]
-    parts, plots = [HEAD.format(weakness="\n\n".join(weak))], {}
+    compared = [f"{name}: {said}" for name, suites in models.items() if (said := side_by_side(suites))]
+    parts, plots = [HEAD.format(weakness="\n\n".join(weak), compared="\n\n".join(compared))], {}
     for name, suites in models.items():
         lost = [cell for cell in suites.cells if cell.status != "done"]
         missing = "Not measured: " + "; ".join(f"{c.name} ({c.reason})" for c in lost) + "." if lost else ""
         own = {part: value for part, value in documents[name].items() if part != "suites"}
-        parts.append(MODEL.format(model=name, seconds=suites.seconds, missing=missing, **own).rstrip() + "\n")
+        parts.append(MODEL.format(model=name, missing=missing, **own).rstrip() + "\n")
         for section in sections(suites):
             if not section.tables or section.title == "What is missing":
-                parts += [f"\n{text}\n" for text in section.text] if name == MODELS[-1] else []
+                parts += [f"\n{text}\n" for text in section.text] if name == list(models)[-1] else []
                 continue
             parts.append(f"\n## {section.title}: {name}\n")
             for number, plot in enumerate(section.plots):
@@ -117,6 +124,22 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
     if "robustness" in documents:
         parts.append(strengthened(documents["robustness"]))
     return "".join(parts), plots
+
+
+def side_by_side(suites: SuiteResults) -> str:
+    """OKR, KGW and SynthID on untouched text at matched cost, in one sentence; empty where they were not run."""
+    longest = suites.options.tokens
+    found = {f.method: f for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, longest)}
+    cost = {f.method: f for f in suites.figures("held-out cost")}
+    names = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
+    shares = [f"{said} {interval(found[method], 2)}" for method, said in names.items() if method in found]
+    if not shares:
+        return ""
+    return (
+        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are "
+        f"found (95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the "
+        "model's distribution on average over keys."
+    )
 
 
 def cell(z: list[float], ahead: int) -> str:

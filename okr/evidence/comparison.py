@@ -1,4 +1,4 @@
-"""Two runs side by side: settings that differ, the outcome of each, and every figure that both measured."""
+"""Two runs side by side: settings that differ, the outcome of each, and every figure that one of them measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +89,7 @@ def compare(a: Path, b: Path) -> Comparison:
     lines = tuple(
         Line(name, (figures[0].get(name) or figures[1][name]).unit, figures[0].get(name), figures[1].get(name))
         for name in dict.fromkeys([*figures[0], *figures[1]])
+        if any(name in own and own[name].value is not None for own in figures)
     )
     return Comparison((str(a), str(b)), settings, lines)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle, zip_longest
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -64,7 +65,7 @@ def _attack_curves(figures: Sequence[Figure]) -> str:
 
 
 def _changes(figures: Sequence[Figure]) -> str:
-    figure, axes = axes_of(7.4, 4.0, ylabel="share found, FPR 0.01", xlabel="change of the model and its strength")
+    figure, axes = axes_of(9.6, 4.0, ylabel="share found, FPR 0.01", xlabel="change of the model and its strength")
     names = list(dict.fromkeys((f.condition, f.strength) for f in figures))
     for offset, method in zip((-0.12, 0.12), dict.fromkeys(f.method for f in figures), strict=False):
         own = {(f.condition, f.strength): f for f in figures if f.method == method}
@@ -76,10 +77,17 @@ def _changes(figures: Sequence[Figure]) -> str:
             linestyle="", marker="s" if "trace" in method else "o", color=COLOURS.get(method, INK), capsize=2,
             label=label(method),
         )  # fmt: skip
-    axes.set_xticks(range(len(names)), [f"{c}\n{amount(c, s)}" for c, s in names], fontsize=8)
+    axes.set_xticks(
+        range(len(names)), ["\n".join([*_lines_of(c), *_lines_of(amount(c, s))]) for c, s in names], fontsize=8
+    )
     axes.set(ylim=(-0.05, 1.05))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return svg(figure)
+
+
+def _lines_of(text: str) -> list[str]:
+    """A label in narrow lines."""
+    return wrap(text, 9, break_long_words=False, break_on_hyphens=False)
 
 
 def _registers(figures: Sequence[Figure]) -> str:

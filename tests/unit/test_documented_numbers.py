@@ -77,6 +77,19 @@ def test_the_comparison_has_enough_samples(evidence):
     assert cost["kgw"] == pytest.approx(cost["okr"], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_readme_says_what_the_figures_say(evidence, name):
+    report, documents = evidence
+    suites = report.suites_of(documents["tiny-deepseek-moe"])
+    assert (suites.options.samples, suites.options.tokens) == (200, 120)
+    found = {f.method: f.value for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, 120)}
+    text = (ROOT / name).read_text(encoding="utf-8")
+    line = re.search(r"(?:200 texts of 120 tokens|200 篇各 120 个词元)[^(（]*", text)[0]
+    wanted = [found[method] for method in ("okr, trace", "okr", "kgw", "synthid")]
+    shown = re.findall(r"(?:traces|轨迹|OKR|KGW|SynthID) ([\d.]+\d)", line)
+    assert shown == [f"{share:.2f}" for share in wanted]
+
+
 @pytest.mark.parametrize("model", PRESETS)
 def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_path):
     """Costs depend on no chance but rounding. The batch has the page's seeds; were they others, so many or so few of

@@ -20,22 +20,26 @@ SIZE = ["--samples", "2", "--max-length", "16", "--suite-samples", "4", "--suite
 QUESTION = {"question": "It was the best of", "choices": ["times", "xylophones"], "answer": 0}
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-switch"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the README's command, made short; with a paraphraser and questions."""
+@pytest.mark.parametrize("preset", ["tiny", "tiny-switch"])
+def test_one_command_measures_everything(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's command, made short; with a paraphraser and questions."""
     command = re.search(r"^okr run tiny (--suite all --quick)", README.read_text(encoding="utf-8"), re.MULTILINE)
-    where = tmp_path_factory.mktemp(request.param)
-    (where / "questions.jsonl").write_text(f"{json.dumps(QUESTION)}\n", encoding="utf-8")
-    words = ["--paraphraser", "tiny-switch", "--choices", str(where / "questions.jsonl")]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
-        own = ["run", request.param, *command[1].split(), "--output-dir", str(where / "out")]
-        assert execute([*own, *SIZE, *words]) == 0
-    return where / "out"
+    (tmp_path / "questions.jsonl").write_text(f"{json.dumps(QUESTION)}\n", encoding="utf-8")
+    words = ["--paraphraser", "tiny-switch", "--choices", str(tmp_path / "questions.jsonl")]
+    monkeypatch.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
+    folder = tmp_path / "out"
+    assert execute(["run", preset, *command[1].split(), "--output-dir", str(folder), *SIZE, *words]) == 0
+    suites = SuiteResults.load(folder / "suites.json")
+    every_cell_is_done(suites)
+    every_axis_is_labelled_with_its_unit(suites, monkeypatch)
+    page, text = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    every_table_has_a_caption_and_both_reports_say_the_same(page, text)
+    if CHROMIUM is None:
+        pytest.skip("all but the browser's part passed: install chromium")
+    the_report_opens(page, tmp_path)
 
 
-def test_every_cell_is_done(folder: Path) -> None:
-    found = SuiteResults.load(folder / "suites.json")
+def every_cell_is_done(found: SuiteResults) -> None:
     assert {cell.name: cell.reason for cell in found.cells if cell.status != "done"} == {}
     assert {cell.suite for cell in found.cells} == {"baselines", "quality", "attacks"}
     for cell in found.cells:
@@ -45,9 +49,8 @@ def test_every_cell_is_done(folder: Path) -> None:
             assert figure.value is None or figure.low <= figure.value <= figure.high
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: install chromium")
-def test_the_report_opens(folder: Path, tmp_path: Path) -> None:
-    seen, console = opened((folder / "report.html").read_text(encoding="utf-8"), tmp_path)
+def the_report_opens(page: str, folder: Path) -> None:
+    seen, console = opened(page, folder)
     assert seen["loaded"] == []
     assert console == []
     assert len(seen["figures"]) == 4 + len(PLOTS)
@@ -56,18 +59,17 @@ def test_the_report_opens(folder: Path, tmp_path: Path) -> None:
     assert seen["wide"] <= 1200
 
 
-def test_every_axis_is_labelled_with_its_unit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def every_axis_is_labelled_with_its_unit(found: SuiteResults, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(plots, "svg", lambda figure: drawn.append(figure) or "")
-    assert set(plots.suite_plots(SuiteResults.load(folder / "suites.json"))) == PLOTS
+    assert set(plots.suite_plots(found)) == PLOTS
     for axes in (axes for figure in drawn for axes in figure.axes if axes.get_visible()):
         assert UNITS.search(axes.get_xlabel()), axes.get_xlabel()
         if axes.get_subplotspec().is_first_col():
             assert UNITS.search(axes.get_ylabel()), axes.get_ylabel()
 
 
-def test_every_table_has_a_caption_and_the_page_and_its_text_say_the_same(folder: Path) -> None:
-    page, text = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+def every_table_has_a_caption_and_both_reports_say_the_same(page: str, text: str) -> None:
     suites = page[page.index("Beside other watermarks") :]
     titles = re.findall(r"<h3>(.*?)</h3>\n<p class=\"soft\">(.+?)</p>", suites, re.DOTALL)
     assert len(titles) == suites.count("<h3>") >= 9

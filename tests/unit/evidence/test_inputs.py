@@ -8,6 +8,8 @@ import pytest
 
 from okr.cli import execute
 from okr.errors import InvalidConfig
+from okr.evidence import code_tasks
+from okr.evidence.cells import NotAvailable
 from okr.evidence.choices import answered, read_questions
 from okr.evidence.code_tasks import passes
 from okr.evidence.options import QUICK, suite_options, suites_of
@@ -117,3 +119,24 @@ def test_wrong_options_are_one_line_and_leave_nothing(
 )
 def test_programs_run_within_limits(program: str, good: bool) -> None:
     assert passes(program, seconds=1) is good
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on programs need a POSIX system")
+def test_pass_at_1_counts_the_programs_that_pass(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = {"prompt": "def f():\n", "test": "def check(c):\n    assert c() == 1\n", "entry_point": "f"}
+    bodies = iter(["    return 1\n", "    return 2\n", "    return\n", "    return 1.0\n"])
+    monkeypatch.setattr(code_tasks, "problems", lambda: {str(number): problem for number in range(4)})
+    monkeypatch.setattr(code_tasks, "completion", lambda bench, prompt: next(bodies))
+    (found,) = code_tasks.human_eval_cell(bench, "okr").figures
+    assert (found.value, found.samples) == (0.5, 4)
+
+
+def test_what_a_model_writes_ends_with_its_function(bench: Bench) -> None:
+    text = code_tasks.completion(bench, "def f():\n")
+    assert not any(stop in text for stop in ("\ndef ", "\nclass "))
+
+
+def test_without_its_package_humaneval_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "human_eval.data", None)
+    with pytest.raises(NotAvailable, match=r"okr-watermark\[evidence\]"):
+        code_tasks.problems()
