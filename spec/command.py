@@ -1,5 +1,6 @@
 """What ``okr conform`` does."""
 
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ class Request:
 def run(request: Request) -> int:
     """Judge, print, write; the exit code."""
     try:
+        for path in (request.outputs or {}).values():
+            _check(path)
         report = judge(request)
+        print(summary_text(report))
         for kind, path in (request.outputs or {}).items():
             _write(path, _WRITERS[kind](report))
     except UsageError as error:
@@ -42,11 +46,13 @@ def run(request: Request) -> int:
     except BadImplementation as error:
         print(f"okr conform: the adapter is broken: {error}", file=sys.stderr)
         return BROKEN
+    except KeyboardInterrupt:
+        print("okr conform: interrupted; no report is written and nothing is said about the rest", file=sys.stderr)
+        raise
     except Exception:
         traceback.print_exc()
         print("okr conform: the suite itself failed; this says nothing about the implementation", file=sys.stderr)
         return SUITE
-    print(summary_text(report))
     return report.exit_code
 
 
@@ -73,6 +79,14 @@ def judge(request: Request) -> Report:
         if callable(close):
             close()
     return Report(request.implementation, request.profile, results)
+
+
+def _check(path: Path) -> None:
+    """Before minutes of judging: whether a report can be written there."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: no permission")
 
 
 def _write(path: Path, content: str) -> None:

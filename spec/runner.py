@@ -65,8 +65,8 @@ def chosen(names: Sequence[str]) -> list[Clause]:
     """The clauses named: ids, or prefixes such as OKR-TIE; none means all. Raises UsageError for an unknown name."""
     clauses = list(registry.load().values())
     for name in names:
-        if not any(clause.id.startswith(name) for clause in clauses):
-            raise UsageError(f"no clause is called {name}; see spec/registry.json")
+        if not name or not any(clause.id.startswith(name) for clause in clauses):
+            raise UsageError(f"no clause is called {name or 'nothing'}; they are named like OKR-TIE-004, or OKR-TIE")
     return [c for c in clauses if not names or any(c.id.startswith(name) for name in names)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spec.cases import Call, ProjectionCase, ScoreCase, SelectCase, Selected
-from spec.verdicts import BadImplementation, Fault, Unsupported
+from spec.verdicts import BadImplementation, Fault, Unsupported, words
 
 FUNCTIONS = ("projection", "key_scores", "select")
 Array = NDArray[Any]
@@ -24,8 +24,11 @@ class Subject:
 
     def __init__(self, implementation: Any, *, timeout: float = 20.0) -> None:
         self.implementation = implementation
-        self.name = str(getattr(implementation, "name", type(implementation).__name__))
-        self.levels = frozenset(getattr(implementation, "levels", ("routing",)))
+        try:
+            self.name = str(getattr(implementation, "name", type(implementation).__name__))
+            self.levels = frozenset(getattr(implementation, "levels", ("routing",)))
+        except Exception as error:
+            raise BadImplementation(f"its name and levels cannot be read: {words(error)}") from error
         self.timeout = timeout
         self.last: Call | None = None
 
@@ -94,11 +97,10 @@ class Subject:
 def _guarded(call: Callable[..., Any], function: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     try:
         return call(*arguments, **options)
-    except (Fault, Unsupported, BadImplementation):
+    except (Fault, Unsupported, BadImplementation, KeyboardInterrupt):
         raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        raise Fault("crash", f"{function} raised {type(error).__name__}: {text}") from error
+    except BaseException as error:  # SystemExit too: the suite must not end where the implementation wants to
+        raise Fault("crash", f"{function} raised {words(error)}") from error
 
 
 @contextmanager
@@ -122,10 +124,13 @@ def _time_limit(seconds: float, function: str) -> Iterator[None]:
 
 def _part(answer: Any, name: str) -> Any:
     """``indices`` and the optional parts, from an object with attributes, a mapping, or a bare array of indices."""
-    if isinstance(answer, Mapping):
-        return answer.get(name)
-    if hasattr(answer, "indices"):
-        return getattr(answer, name, None)
+    try:
+        if isinstance(answer, Mapping):
+            return answer.get(name)
+        if hasattr(answer, "indices"):
+            return getattr(answer, name, None)
+    except Exception as error:
+        raise Fault("crash", f"select: {name} cannot be read: {words(error)}") from error
     return answer if name == "indices" else None
 
 
@@ -135,7 +140,7 @@ def _array(value: Any, shape: tuple[int, ...], what: str, *, kinds: str) -> Arra
     try:
         array = np.asarray(value)
     except Exception as error:
-        raise Fault("dtype", f"{what} is no array: {error}") from error
+        raise Fault("dtype", f"{what} is no array: {words(error)}") from error
     if array.shape != shape:
         raise Fault("shape", f"{what} has shape {list(array.shape)}; {list(shape)} is needed")
     if array.size and array.dtype.kind not in kinds:

@@ -50,6 +50,15 @@ class UsageError(Exception):
     """The command line asks for something that does not exist."""
 
 
+def words(error: BaseException) -> str:
+    """An error of the implementation's on one line; its own text may fail too."""
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception:
+        text = "(an error without a text)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def require(condition: bool, what: str, *, expected: object = "", got: object = "") -> None:
     """Raise Violation unless ``condition`` holds."""
     if not condition:

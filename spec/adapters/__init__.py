@@ -7,13 +7,15 @@ of the names the suite ships (the keys of SHIPPED).
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from spec.adapters.answers import AnswersAdapter
 from spec.adapters.process import ProcessAdapter
-from spec.verdicts import BadImplementation, UsageError
+from spec.verdicts import BadImplementation, UsageError, words
 
 SHIPPED = {
     "numpy": "spec.implementations.numpy_router:router",
@@ -44,11 +46,23 @@ def load(name: str, *, timeout: float = 20.0) -> Any:
         )
     module = _script(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise BadImplementation(f"{place} has no object {attribute}")
-        found = getattr(found, part)
-    return found() if isinstance(found, type) else found
+    with _broken(f"{place}: {attribute} cannot be made"):
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                raise BadImplementation(f"{place} has no object {attribute}")
+            found = getattr(found, part)
+        return found() if isinstance(found, type) else found
+
+
+@contextmanager
+def _broken(what: str) -> Iterator[None]:
+    """Whatever the implementation's own code raises here makes it a broken one, also an attempt to end the process."""
+    try:
+        yield
+    except (BadImplementation, UsageError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise BadImplementation(f"{what}: {words(error)}") from error
 
 
 def _script(path: Path) -> ModuleType:
@@ -59,17 +73,13 @@ def _script(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
+    with _broken(f"{path} cannot be imported"):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise BadImplementation(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 
 def _module(name: str) -> ModuleType:
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
+    with _broken(f"{name} cannot be imported"):
         return importlib.import_module(name)
-    except Exception as error:
-        raise BadImplementation(f"{name} cannot be imported: {type(error).__name__}: {error}") from error

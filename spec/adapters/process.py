@@ -11,15 +11,19 @@ import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spec.codec import floats, hexfloat, signs, unfloats, unsigns
-from spec.verdicts import BadImplementation, Fault, Unsupported
+from spec.verdicts import BadImplementation, Fault, Unsupported, UsageError, words
 
 Array = NDArray[Any]
+
+
+_MOST_BYTES = 1 << 26
 
 
 class ProcessAdapter:
@@ -27,21 +31,27 @@ class ProcessAdapter:
 
     def __init__(self, command: str, *, timeout: float = 20.0) -> None:
         self.name = f"cmd:{command}"
-        self._command = shlex.split(command)
+        try:
+            self._command = shlex.split(command)
+        except ValueError as error:
+            raise UsageError(f"cannot read the command {command!r}: {error}") from None
+        if not self._command:
+            raise UsageError("cmd: needs a program")
         self._timeout = timeout * 0.9  # before the timer that guards every call
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
-        self._rest = b""
+        self._rest = bytearray()
 
     def projection(self, secret: bytes, *, stack: str, layer: int, hidden_size: int, num_experts: int) -> Array:
         """Answer: {"projection": ["+-+", ...]}."""
         site = {"stack": stack, "layer": layer, "hidden_size": hidden_size, "num_experts": num_experts}
-        return unsigns(self._ask("projection", {"secret": secret.hex(), **site})["projection"])
+        answer = self._ask("projection", {"secret": secret.hex(), **site})
+        return _read(answer, "projection", unsigns)
 
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         """Answer: {"key_scores": [["0x1p+0", ...], ...]}."""
         answer = self._ask("key_scores", {"hidden": floats(hidden), "projection": signs(projection)})
-        return unfloats(answer["key_scores"], projection.shape[1])
+        return _read(answer, "key_scores", lambda rows: unfloats(rows, projection.shape[1]))
 
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
@@ -52,11 +62,16 @@ class ProcessAdapter:
         scores = {"experts": experts, "choice": floats(choice), "key_scores": floats(key_scores)}
         answer = self._ask("select", {**scores, **setting})
         parts: dict[str, Array | None] = {
-            name: None if answer.get(name) is None else np.array(answer[name], bool).reshape(shape)
-            for name, shape in (("opportunity", (tokens,)), ("pool", choice.shape), ("locked", choice.shape))
+            name: None if answer.get(name) is None else _read(answer, name, lambda part: np.array(part, bool))
+            for name in ("opportunity", "pool", "locked")
         }
-        indices = np.array(answer["indices"])
-        parts["indices"] = indices.reshape(0, top_k).astype(np.int64) if tokens == 0 else indices
+        parts["indices"] = _read(answer, "indices", np.array)
+        if tokens == 0:  # a list of no rows does not say how long they are
+            shapes = {"indices": (0, top_k), "pool": choice.shape, "locked": choice.shape}
+            for name, shape in shapes.items():
+                part = parts[name]
+                if part is not None and part.size == 0:
+                    parts[name] = part.reshape(shape).astype(np.int64 if name == "indices" else bool)
         return parts
 
     def close(self) -> None:
@@ -68,21 +83,25 @@ class ProcessAdapter:
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
-            self._process, self._rest = None, b""
+            self._process, self._rest = None, bytearray()
 
     def _ask(self, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
         process = self._started()
+        self._nothing_more(process, function)
         line = json.dumps({"function": function, "arguments": arguments}).encode() + b"\n"
         assert process.stdin is not None
         try:
             process.stdin.write(line)
             process.stdin.flush()
+            reply = self._line(process, function)
         except OSError:
             raise self._died(function) from None
-        reply = self._line(process, function)
+        except BaseException:  # the timer that guards every call, an interruption: what it says later answers nothing
+            self.close()
+            raise
         try:
             answer = json.loads(reply)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Fault("crash", f"{function}: the answer is no JSON: {reply[:120]!r}") from None
         if isinstance(answer, dict) and answer.get("unsupported"):
             raise Unsupported(f"{self.name} has no function {function}")
@@ -108,16 +127,30 @@ class ProcessAdapter:
         deadline = time.monotonic() + self._timeout
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
+            chunk = bytes(self._rest)
+            while b"\n" not in chunk:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self.close()
                     raise Fault("timeout", f"{function} did not answer within {self._timeout:g} s")
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     raise self._died(function)
                 self._rest += chunk
+                if len(self._rest) > _MOST_BYTES:
+                    raise Fault("crash", f"{function}: an answer of more than {_MOST_BYTES >> 20} MiB")
         line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        return bytes(line)
+
+    def _nothing_more(self, process: subprocess.Popen[bytes], function: str) -> None:
+        """Lines that nobody asked for would be taken for the answers to come."""
+        assert process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            more = bytes(self._rest)
+            if not more and selector.select(0):
+                more = os.read(process.stdout.fileno(), 1 << 16)  # nothing: it ended, and the next answer will say so
+        if more:
+            self.close()
+            raise Fault("crash", f"{function}: more lines than one for the request before: {more[:120]!r}")
 
     def _died(self, function: str) -> Fault:
         assert self._process is not None
@@ -131,3 +164,13 @@ class ProcessAdapter:
         return Fault(
             "crash", f"{function}: the program ended (exit status {code}): {said[-1] if said else 'no message'}"
         )
+
+
+def _read(answer: dict[str, Any], name: str, parse: Callable[[Any], Array]) -> Array:
+    """One part of an answer."""
+    if answer.get(name) is None:
+        raise Fault("shape", f"the answer has no {name}")
+    try:
+        return parse(answer[name])
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        raise Fault("dtype", f"{name} cannot be read: {words(error)}") from error

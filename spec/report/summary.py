@@ -100,14 +100,18 @@ def read_known(path: Path) -> dict[str, str]:
     known: dict[str, str] = {}
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot read {path}: it is no UTF-8 text") from None
     for number, line in enumerate(lines, 1):
-        clause, _, reason = line.partition("#")[0].strip().partition(" ")
-        if clause and not reason.strip():
-            raise UsageError(f"{path}:{number}: {clause} needs a reason")
-        if clause:
-            known[clause] = reason.strip()
+        words = line.partition("#")[0].split(maxsplit=1)
+        if len(words) == 1:
+            raise UsageError(f"{path}:{number}: {words[0]} needs a reason")
+        if words and words[0] in known:
+            raise UsageError(f"{path}:{number}: {words[0]} stands there twice")
+        if words:
+            known[words[0]] = words[1].strip()
     return known
 
 

@@ -53,7 +53,8 @@ def _output(change: Change, weigh: Callable[[Any, Tensor, Tensor, Tensor], Tenso
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
-        if not isinstance(self.__dict__["_okr_attachment"].routing, Keyed):
+        keyed = isinstance(self.__dict__["_okr_attachment"].routing, Keyed)
+        if not keyed or hasattr(self, "expert_capacity"):  # Switch gives a mask, not experts
             return output
         logits, weights, experts = output
         return logits, weigh(self, logits, weights, experts), experts

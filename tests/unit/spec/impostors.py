@@ -58,6 +58,47 @@ class Mutates(NumpyRouter):
         return answer
 
 
+class Quits(NumpyRouter):
+    """Ends the process where a score is NaN: with exit status 0 if it could."""
+
+    def sound(self, c, top_k):
+        if np.isnan(c).any():
+            raise SystemExit(0)
+        return super().sound(c, top_k)
+
+
+class Speechless(NumpyRouter):
+    def sound(self, c, top_k):
+        class Error(BaseException):
+            def __str__(self):
+                raise ValueError
+
+        if np.isnan(c).any():
+            raise Error
+        return super().sound(c, top_k)
+
+
+class Lazy(NumpyRouter):
+    def select(self, choice, key_scores, **setting):
+        class Answer:
+            @property
+            def indices(self):
+                raise RuntimeError("not computed after all")
+
+        return Answer() if np.isnan(choice).any() else super().select(choice, key_scores, **setting)
+
+
+class Unmakable:
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+
+class Nameless(NumpyRouter):
+    @property
+    def name(self):
+        raise RuntimeError("no name")
+
+
 class OnlySelect:
     name = "only select"
     select = NumpyRouter().select

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from spec import vectors
 from spec.adapters import load
 from spec.adapters.worker import reply
+from spec.cases import Call, show
 from spec.command import Request, run
 from spec.implementations import stdlib_vectors
+from spec.report.reproduction import reproduction
 from spec.runner import chosen, run_vectors
 from spec.subject import Subject
 
@@ -45,6 +48,9 @@ def test_a_correct_router_conforms(tmp_path):
         ("WrongShape", "shape"),
         ("WrongDtype", "dtype"),
         ("Mutates", "mutated"),
+        ("Quits", "crash"),
+        ("Speechless", "crash"),
+        ("Lazy", "crash"),
     ],
 )
 def test_each_misbehaviour_has_its_own_verdict(name, verdict, tmp_path):
@@ -53,7 +59,7 @@ def test_each_misbehaviour_has_its_own_verdict(name, verdict, tmp_path):
     assert [c["verdict"] for c in report["clauses"]] == [verdict]
 
 
-@pytest.mark.parametrize("name", ["HangsAtOnce", "CrashesAtOnce", "Nothing"])
+@pytest.mark.parametrize("name", ["HangsAtOnce", "CrashesAtOnce", "Nothing", "Unmakable", "Nameless"])
 def test_an_adapter_that_fails_the_first_call_is_broken(name, capsys):
     assert conform(IMPOSTORS + name, "OKR-SEL-002", timeout=0.3)[0] == 3
     assert "adapter is broken" in capsys.readouterr().err
@@ -82,6 +88,9 @@ def test_a_program_that_dies_is_broken(capsys):
     ("implementation", "clauses", "options"),
     [
         ("numpy", ["OKR-NO"], {}),
+        ("numpy", [""], {}),
+        ("cmd:'", [], {}),
+        ("cmd: ", [], {}),
         ("nonsense", [], {}),
         ("absent.py:router", [], {}),
         ("numpy", [], {"profile": "fast"}),
@@ -178,8 +187,8 @@ def test_known_failures_are_strict_and_need_reasons(tmp_path, capsys):
     known.write_text("OKR-TIE-001 the kernel sorts backwards\nOKR-TIE-002 no longer true\n")
     assert conform(router, "OKR-TIE-001", "OKR-TIE-002", known_failures=known)[0] == 1
     assert "take it off the list" in capsys.readouterr().out
-    for text in ("OKR-TIE-001\n", "OKR-NO-001 a reason\n"):
-        known.write_text(text)
+    for text in (b"OKR-TIE-001\n", b"OKR-NO-001 a reason\n", b"OKR-TIE-001 a\nOKR-TIE-001\tb\n", b"\xff\xfe"):
+        known.write_bytes(text)
         assert conform(router, "OKR-TIE-001", known_failures=known)[0] == 2
 
 
@@ -213,5 +222,78 @@ def test_the_other_reports(tmp_path):
     assert run(Request("spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", outputs)) == 1
     suite = ElementTree.parse(outputs["junit"]).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("7", "1")
-    assert "6 of 7" in outputs["html"].read_text("utf-8")
+    assert suite.find(".//failure").get("message").startswith("token 0 is wrong")
+    page = outputs["html"].read_text("utf-8")
+    assert "6 of 7" in page
+    assert page.index("#OKR-TIE-004") < page.index("OKR-TIE-001")  # what failed comes first
     assert ElementTree.parse(outputs["badge"]).getroot().get("aria-label") == "OKR conformance 6/7"
+
+
+def test_a_place_where_no_report_can_be_written_is_refused_before_judging(tmp_path, capsys):
+    for path in (tmp_path, tmp_path / "no" / "report.json"):
+        assert run(Request("spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", {"json": path})) == 2
+        assert capsys.readouterr().out == ""
+
+
+def test_a_report_that_cannot_be_written_leaves_the_verdict(capsys):
+    assert run(Request("numpy", ("OKR-TIE-001",), "smoke", {"json": Path("/dev/full")})) == 2
+    assert "numpy: conforms" in capsys.readouterr().out
+
+
+PROGRAM = """
+import json, sys
+from spec.adapters.worker import reply
+from spec.implementations.numpy_router import router
+
+for number, line in enumerate(sys.stdin):
+    request = json.loads(line)
+    answer = json.dumps(reply(router, request["function"], request["arguments"]))
+    print(answer if number < 3 else {bad}, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("bad", "verdict", "found"),
+    [
+        ("'garbage {'", "crash", "no JSON"),
+        ("'[' * 100_000", "crash", "no JSON"),
+        ("'[1, 2]'", "crash", "no object"),
+        ("'{}'", "shape", "no indices"),
+        ("json.dumps({'indices': [[0], [1, 2]]})", "dtype", "cannot be read"),
+        ("answer + chr(10) + answer", "crash", "more lines than one"),
+        ("'x' * (70 << 20)", "crash", "more than 64 MiB"),
+        ("sys.exit(9)", "crash", "exit status 9"),
+    ],
+)
+def test_a_program_that_goes_wrong_later_has_a_clear_verdict(bad, verdict, found, tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.replace("{bad}", bad))
+    command = f"cmd:env PYTHONPATH={Path(vectors.HERE).parents[1]} {sys.executable} {script}"
+    code, report = conform(command, "OKR-TIE-001", tmp_path=tmp_path)
+    assert code == 1
+    [clause] = report["clauses"]
+    assert clause["verdict"] == verdict
+    assert found in clause["failure"]["what"]
+
+
+def test_a_large_case_is_repeated_in_full():
+    case = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    text = reproduction(Call("select", {"args": (case, case[:0]), "top_k": 2}), "numpy")
+    seen = {}
+
+    class Stub:
+        def select(self, *arrays, top_k):
+            seen["arrays"] = arrays
+
+    exec(text.replace("from spec.adapters import load", ""), {"load": lambda name: Stub()})
+    assert seen["arrays"][0].tobytes() == case.tobytes()
+    assert seen["arrays"][1].shape == (0, 64)
+
+
+def test_arrays_are_shown_to_the_last_bit():
+    """A hundred thousand float32 numbers of every size, and those that are no numbers."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    numbers = np.concatenate([bits.view(np.float32), np.array([0.0, -0.0, np.inf, -np.inf], np.float32)])[None]
+    again = eval(show(numbers), {"np": np})
+    same = (again.view(np.uint32) == numbers.view(np.uint32)) | (np.isnan(again) & np.isnan(numbers))
+    assert same.all()
