@@ -180,7 +180,7 @@ def test_prompt_lengths_out_of_range(length, deepseek, key) -> None:
 
 @pytest.mark.parametrize(
     "ids",
-    [None, [[3, 4]], torch.arange(4), torch.zeros(0, 3).long(), torch.zeros(1, 0).long(), torch.rand(1, 3)],
+    [None, [[3, 4]], torch.arange(4), torch.zeros(0, 3).long(), torch.zeros(1, 0).long(), torch.full((1, 3), 0.5)],
     ids=str,
 )
 def test_prompts_that_are_none(ids, deepseek, key) -> None:
