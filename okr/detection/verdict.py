@@ -89,7 +89,7 @@ class TraceVerdict(Verdict):
     tokens: tuple[TokenScore, ...]
 
     def _evidence(self) -> str:
-        needed = f", {self.tokens_needed} tokens sufficed" if self.tokens_needed is not None else ""
+        needed = f", {self.tokens_needed} token{'s' * (self.tokens_needed != 1)} sufficed" if self.tokens_needed else ""
         return (
             f"hit rate {self.hit_rate:.3f} (chance {self.chance_rate:.3f}) over {self.opportunities} "
             f"opportunities{needed}"

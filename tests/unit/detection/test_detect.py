@@ -134,10 +134,10 @@ def test_the_statistic_is_the_one_documented_and_bounded_below():
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ([], {}, "sequence of token ids"),
-        ("some words", {}, "sequence of token ids"),
+        ([], {}, "must be token ids"),
+        ("some words", {}, "must be token ids"),
         ([1], {}, "at least two"),
-        ([1.0, 2.0], {}, "sequence of token ids"),
+        ([1.0, 2.0], {}, "must be token ids"),
         ([1, 256], {}, "between 0 and 255"),
         ([1, -1], {}, "between 0 and 255"),
         ([1] * 258, {}, "split it"),
@@ -145,7 +145,7 @@ def test_the_statistic_is_the_one_documented_and_bounded_below():
         ([1, 2], {"prompt_length": -1}, "prompt_length"),
         ([[1, 2], [1, 2]], {"prompt_length": [1]}, "do not match"),
         ([1, 2], {"source_ids": [1, 2]}, "no encoder"),
-        ([[1, 2], [[3]]], {}, "sequence of token ids"),
+        ([[1, 2], [[3]]], {}, "must be token ids"),
     ],
 )
 def test_text_that_cannot_be_judged(deepseek, key, text, options, message):

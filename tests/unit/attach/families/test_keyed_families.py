@@ -47,7 +47,8 @@ def check(call, key, setting):
     signs = key.projection(
         stack=site.stack, layer=site.layer, hidden_size=site.hidden_size, num_experts=site.num_experts
     )
-    keys = call.hidden @ signs / np.linalg.norm(call.hidden, axis=-1, keepdims=True)
+    length = np.linalg.norm(call.hidden, axis=-1, keepdims=True)
+    keys = call.hidden @ signs / np.where(length, length, 1.0)  # a state of zeros, as padding may have, has scores 0
     for token, selected in enumerate(call.experts):
         assert is_legal(selected, choice[token], keys[token], **setting), (site.path, token, selected, choice[token])
     shared = getattr(call.router, "n_shared_experts", 0)
