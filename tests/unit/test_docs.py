@@ -63,6 +63,7 @@ EXAMPLES = {
 }
 RUN_ELSEWHERE = {
     "README.md": {"okr run", "okr run tiny --suite all --quick"},  # .ci/run has the first
+    "docs/gpu.md": {"okr run deepseek-moe", "okr run deepseek-moe --model deepseek-moe-random"},  # tests/gpu, on a card
     "docs/porting.md": None,
     "docs/embedded-models.md": None,  # the training of the models: their texts are not here, and it takes an hour
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from okr.attach import routings
 from okr.attach.fused import EVERY, Own
-from okr.attach.routings import Keyed
+from okr.attach.routings import Keyed, Setting
 from spec.zoo.systems import Change, broken, keyed
 
 HARMLESS = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-006", "TRACE", "REPLAY")
@@ -78,36 +78,35 @@ class LetsInTheBarred(Keyed):
 class _OtherRule(Keyed):
     """With changed settings."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.rule = self.changed(self.rule)
+    def __init__(self, site: Any, key: Any, setting: Setting, *rest: Any) -> None:
+        super().__init__(site, key, self.changed(setting), *rest)
 
-    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
-        return rule
+    def changed(self, setting: Setting) -> Setting:
+        return setting
 
 
 @keyed("twice the epsilon", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
 class TwiceEpsilon(_OtherRule):
-    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
-        return {**rule, "epsilon": 2 * rule["epsilon"]}
+    def changed(self, setting: Setting) -> Setting:
+        return replace(setting, epsilon=2 * setting.epsilon)
 
 
 @keyed("always the max zone", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
 class AlwaysMax(_OtherRule):
-    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
-        return {**rule, "zone": "max"}
+    def changed(self, setting: Setting) -> Setting:
+        return replace(setting, zone="max")
 
 
 @keyed("strength ignored", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
 class IgnoresStrength(_OtherRule):
-    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
-        return {**rule, "strength": float("inf")}
+    def changed(self, setting: Setting) -> Setting:
+        return replace(setting, strength=float("inf"))
 
 
 @keyed("epsilon = 0 taken as 0.01", fails=("WEIGHT-001",), passes=("WEIGHT-002", *ALIKE[2:]))
 class NeverZero(_OtherRule):
-    def changed(self, rule: dict[str, Any]) -> dict[str, Any]:
-        return {**rule, "epsilon": max(rule["epsilon"], 0.01)}
+    def changed(self, setting: Setting) -> Setting:
+        return replace(setting, epsilon=max(setting.epsilon, 0.01))
 
 
 @broken("probabilities ranked, not their logarithms", fails=("WEIGHT-003", "REPLAY-002"), passes=ALIKE[:-1])
