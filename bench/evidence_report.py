@@ -51,9 +51,9 @@ states after it. Smoother anchors were tried, each at the strength at which it c
 {anchors}
 {anchors_say}
 
-None of them is built in: an anchor that looks back needs earlier states of the sequence at every router, while the
-specified router decides on one state alone ([chapter SCORE](../spec/text/02-score.md)), which is what makes it fit serving
-engines, padding and batches.
+None of them is built in. The specified router decides on its own input alone ([SCORE](../spec/text/02-score.md)), so
+that a token's experts depend on no batch, padding or cache; these anchors need earlier states, or the token's
+embedding, at every router.
 
 ### Statistics
 
@@ -108,7 +108,9 @@ def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
     parts, plots = [HEAD.format(weakness="\n\n".join(weak), compared="\n\n".join(compared))], {}
     for name, suites in models.items():
         lost = [cell for cell in suites.cells if cell.status != "done"]
-        missing = "Not measured: " + "; ".join(f"{c.name} ({c.reason})" for c in lost) + "." if lost else ""
+        reasons = dict.fromkeys(cell.reason for cell in lost)
+        groups = [f"{', '.join(c.name for c in lost if c.reason == reason)} ({reason})" for reason in reasons]
+        missing = f"Not measured: {'; '.join(groups)}." if lost else ""
         own = {part: value for part, value in documents[name].items() if part != "suites"}
         parts.append(MODEL.format(model=name, missing=missing, **own).rstrip() + "\n")
         for section in sections(suites):

@@ -1,6 +1,6 @@
 """Can text detection be made to survive edits? Anchors smoother than one state, statistics that bear contamination.
 
-    python bench/robustness.py --out docs/data/robustness.json    # about half an hour of one core
+    python bench/robustness.py --out docs/data/robustness.json    # about ten minutes of one core
 
 tiny-deepseek-moe, soft keying at the boundary. The *anchor* is what the key is projected on at each token: OKR takes
 the router's input. Every other anchor gets the strength at which it costs the same on held-out passages; then texts are

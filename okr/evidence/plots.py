@@ -77,9 +77,8 @@ def _changes(figures: Sequence[Figure]) -> str:
             linestyle="", marker="s" if "trace" in method else "o", color=COLOURS.get(method, INK), capsize=2,
             label=label(method),
         )  # fmt: skip
-    axes.set_xticks(
-        range(len(names)), ["\n".join([*_lines_of(c), *_lines_of(amount(c, s))]) for c, s in names], fontsize=8
-    )
+    ticks = ["\n".join([*_lines_of(c), *_lines_of(amount(c, s))]) for c, s in names]
+    axes.set_xticks(range(len(names)), ticks, fontsize=8)
     axes.set(ylim=(-0.05, 1.05))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return svg(figure)
