@@ -41,7 +41,7 @@ def upper_bound(trials: int, confidence: float = 0.95) -> float:
 
 def run(cases: int, names: tuple[str, ...] = CORRECT) -> list[dict[str, Any]]:
     """For each implementation and number format: cases judged, and accusations."""
-    subjects = {name: Subject(load(name)) for name in names}
+    subjects = {name: Subject(load(name), timeout=900) for name in names}  # compiling is slow on a busy machine
     found = []
     for numbers in ("float32", "bfloat16"):
         alarms = _alarms(subjects, cases, rounded if numbers == "bfloat16" else np.asarray)
