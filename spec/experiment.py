@@ -2,7 +2,6 @@
 
 import atexit
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ class _Silent:
         pass
 
 
-@cache
+@models.made
 def _workshop() -> Path:
     """A folder that lives as long as the process: an untrained checkpoint with a byte-level tokenizer, and the key."""
     holder = tempfile.TemporaryDirectory(prefix="okr-spec-")

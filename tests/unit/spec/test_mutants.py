@@ -5,8 +5,9 @@ import json
 
 from spec.adequacy import report
 from spec.adequacy.__main__ import DOCUMENT, EXPLAINED, MEASURED
-from spec.adequacy.mutants import mutants
+from spec.adequacy.mutants import functions, mutants
 from spec.zoo import members
+from spec.zoo.systems import systems
 
 SOURCE = '''
 """Docstring 1."""
@@ -55,6 +56,13 @@ def test_the_published_figures_are_those_measured():
     page = report.render(measured, explained)
     assert DOCUMENT.read_text("utf-8") == page
     assert "NOT EXPLAINED" not in page
-    assert [entry["name"] for entry in measured["zoo"]] == [member.name for member in members()]
-    assert all(entry["killers"] and not entry["surprises"] for entry in measured["zoo"])
+    for part, everyone in (("zoo", members()), ("systems", systems())):
+        assert [entry["name"] for entry in measured[part]] == [member.name for member in everyone]
+        assert all(entry["killers"] and not entry["surprises"] for entry in measured[part])
     assert not any(entry["alarms"] for entry in measured["alarms"])
+
+
+def test_owners_that_are_functions_are_told_from_the_others():
+    source = "A = 1\nclass B:\n    C = 2\n    def d(self):\n        def e():\n            return 3\n        return e"
+    assert functions(source) == {"B.d", "B.d.e"}
+    assert {mutant.owner for mutant in mutants(source)} == {"A", "B", "B.d.e"}
