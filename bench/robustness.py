@@ -69,7 +69,6 @@ ANCHORS: dict[str, Anchor] = {
     "decaying mean of states, factor 0.5": decayed(0.5),
     "embedding of the token": last_tokens(1),
     "decaying mean of states, factor 0.9": decayed(0.9),
-    "nothing: one preference for all tokens": lambda states, tokens: torch.ones_like(states),
 }
 
 FOR_ANCHORS = 3  # the first attacks, which other anchors are tried under
