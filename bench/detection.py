@@ -87,11 +87,13 @@ def by_decoys(model: nn.Module, tokens: int, rounds: int) -> list[dict[str, floa
         trace = watermark.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens).traces[0]
     text = torch.randint(3, 4096, (tokens,))
     for decoys in (15, 63, 255, 999):
-        verify = [timed(lambda decoys=decoys: okr.verify(model, trace, KEY, decoys=decoys)) for _ in range(rounds)]
+        verify = [
+            timed(lambda decoys=decoys: okr.verify(model, trace, KEY, decoys=decoys, alpha=0.5)) for _ in range(rounds)
+        ]
         entry = {"decoys": decoys, "verify, s": round(statistics.median(verify), 3)}
         if decoys < 999:
             detect = [
-                timed(lambda decoys=decoys: okr.detect(model, text, KEY, decoys=decoys, rows=8, **SETTING))
+                timed(lambda decoys=decoys: okr.detect(model, text, KEY, decoys=decoys, rows=8, alpha=0.5, **SETTING))
                 for _ in range(rounds)
             ]
             entry |= {"detect, s": round(statistics.median(detect), 3), "detect, MB": memory(model, text, decoys)}

@@ -45,8 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    figures = routers.measured(arguments.rounds, with_slice=True)
-    figures |= detection.measured(max(3, arguments.rounds // 2), with_slice=True) | memory.measured(with_slice=True)
+    figures = detection.measured(max(3, arguments.rounds // 2), with_slice=True) | memory.measured(with_slice=True)
+    figures |= routers.measured(arguments.rounds, with_slice=True)
     DATA.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), tables(figures)), encoding="utf-8")
 

@@ -63,7 +63,8 @@ class Projector:
         """The projection on ``device``, float32."""
         projection = self._on.get(device)
         if projection is None:
-            projection = self._on[device] = self._signs.to(device, torch.float32)
+            rows = self._signs.t().to(device, torch.float32).contiguous()  # an expert's signs together, as in a gate:
+            projection = self._on[device] = rows.t()  # with few experts the product is twice as fast
         return projection
 
 
@@ -96,6 +97,7 @@ class Keyed(Native):
         super().__init__(report)
         self.site, self.project = site, Projector(site, key)
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
+        self.signs = self.project.signs.numpy()
         self.log = site.ranks == "probabilities"
         self.select = Selector(**self.rule)
         self.card: Accelerated | None = None
@@ -115,10 +117,11 @@ class Keyed(Native):
         return logits
 
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        if self.card is None or scores.requires_grad or not self.card.serves(scores):
-            return super().weigh(scores, hidden, native)
-        scored, self._scored = self._scored, None
-        return self.card.choose(scores, hidden, native(EVERY), scored)
+        if self.card is not None and not scores.requires_grad and self.card.serves(scores):
+            scored, self._scored = self._scored, None
+            return self.card.choose(scores, hidden, native(EVERY), scored)
+        chosen = self.choose(scores, hidden, native)
+        return chosen, scores.gather(-1, chosen)
 
     def choose(
         self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
@@ -127,8 +130,8 @@ class Keyed(Native):
             scores, hidden = scores.detach(), hidden.detach()
         if self.card is not None and self.card.serves(scores):
             return self.card.choose(scores, hidden, native(EVERY))[0]
-        if len(scores) == 1 and in_memory(scores) and in_memory(hidden):
-            chosen = self.select.one(scores.numpy(), hidden.numpy(), self.project.signs.numpy(), self.log)
+        if len(scores) == 1 and in_memory(scores) and hidden.dtype == torch.float32:
+            chosen = self.select.one(scores.numpy(), hidden.numpy(), self.signs, self.log)
             return native(EVERY) if chosen is None else torch.from_numpy(chosen)
         choice = choice_scores(self.site, scores)
         if not in_memory(choice):
