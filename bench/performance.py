@@ -35,7 +35,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
 def page(text: str, found: dict[str, str]) -> str:
     """``text`` with every table in its place. Raises ValueError where a place is missing."""
     for name, table in found.items():
-        text, count = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", rf"\g<1>{table}\g<2>", text, flags=re.S)
+        text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{table}\n\g<2>", text, flags=re.S)
         if count != 1:
             raise ValueError(f"{PAGE} has {count} places for the table {name}")
     return text
