@@ -30,7 +30,7 @@ prompts, at a cost like OKR's, and is scored by an exact binomial test over dist
 v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
 on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
 to first order in v and whatever the statistic. The second tables have that number in their last columns. Soft keying
-comes close to it, so a better statistic has little left to gain at a given cost; the hard zones measured stay behind it.
+comes close to it, so a better statistic has little left to gain at a given cost; the hard zones measured stay behind.
 """
 MODEL = """
 ## {title}
