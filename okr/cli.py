@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from okr import collector
 from okr.calibrate_cli import calibrate_command
 from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
@@ -169,6 +170,7 @@ app.command("report")(report_command)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code; no traceback for anything the user can put right."""
     logging.getLogger("okr").addHandler(_warnings_to_stderr())
+    collector.spare()
     sys.exit(execute(sys.argv[1:] if arguments is None else list(arguments)))
 
 

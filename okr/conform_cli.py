@@ -29,6 +29,9 @@ def conform(
         Path | None, typer.Option(help="Clauses expected to fail, one a line with the reason; strict both ways.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one call may take.")] = 20.0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes side by side. Default: 2 for numpy, torch ... okr, else 1.")
+    ] = None,
 ) -> None:
     """Judge an implementation by the specification.
 
@@ -36,10 +39,12 @@ def conform(
     first simple call), 4 the suite itself failed.
     """
     from spec.command import Request, run
+    from spec.processes import usual_jobs
 
     outputs = {"json": json, "junit": junit, "html": html, "badge": badge}
     wanted = {name: path for name, path in outputs.items() if path is not None}
-    request = Request(implementation, tuple(clauses or ()), profile, wanted, known_failures, timeout)
+    jobs = jobs or usual_jobs(implementation)
+    request = Request(implementation, tuple(clauses or ()), profile, wanted, known_failures, timeout, jobs)
     raise typer.Exit(run(request))
 
 

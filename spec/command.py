@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spec import registry
-from spec.adapters import load
+from spec.processes import Named, results
 from spec.profiles import PROFILES
 from spec.report import Report, failure_text, summary_text
 from spec.report.files import badge, html, junit
 from spec.report.summary import BROKEN, SUITE, USAGE, announce, read_known
-from spec.runner import chosen, run_clause, smoke
-from spec.subject import Subject
+from spec.runner import chosen
 from spec.verdicts import BadImplementation, UsageError
 
 _WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge}
@@ -21,7 +20,7 @@ _WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge
 
 @dataclass(frozen=True)
 class Request:
-    """What to judge, by which clauses, how hard, and where to write."""
+    """What to judge, by which clauses, how hard, and where to write; ``jobs`` processes side by side."""
 
     implementation: str
     clauses: tuple[str, ...] = ()
@@ -29,6 +28,7 @@ class Request:
     outputs: dict[str, Path] | None = None
     known_failures: Path | None = None
     timeout: float = 20.0
+    jobs: int = 1
 
 
 def run(request: Request) -> int:
@@ -63,22 +63,14 @@ def judge(request: Request) -> Report:
     clauses = chosen(request.clauses)
     known = read_known(request.known_failures) if request.known_failures else {}
     announce([], known, set(registry.load()))
-    implementation = load(request.implementation, timeout=request.timeout)
-    subject = Subject(implementation, timeout=request.timeout)
-    try:
-        smoke(subject)
-        results = []
-        for clause in clauses:
-            result = run_clause(subject, clause, PROFILES[request.profile])
-            announce([result], known, set(registry.load()))
-            results.append(result)
-            if result.failed:
-                print(failure_text(result, request.implementation), end="\n\n")
-    finally:
-        close = getattr(implementation, "close", None)
-        if callable(close):
-            close()
-    return Report(request.implementation, request.profile, results)
+    found = []
+    named = Named(request.implementation, request.timeout)
+    for result in results(named, clauses, PROFILES[request.profile], request.jobs):
+        announce([result], known, set(registry.load()))
+        found.append(result)
+        if result.failed:
+            print(failure_text(result, request.implementation), end="\n\n")
+    return Report(request.implementation, request.profile, found)
 
 
 def _check(path: Path) -> None:

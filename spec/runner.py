@@ -123,7 +123,7 @@ def _run_check(subject: Subject, clause: Clause, check: Check, profile: Profile,
     try:
         if check.strategy is None:
             counted[0] += 1
-            check.body(subject)
+            check.once(subject, profile.cases)
         else:
             profile.settings(check.share)(given(check.strategy())(body))()
     except Unsupported as missing:

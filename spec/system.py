@@ -45,6 +45,11 @@ def key() -> Any:
     return okr.Key(SECRET)
 
 
+def other_keys(count: int) -> list[Any]:
+    """As many keys, none of them that of the tests."""
+    return [okr.Key(bytes([7]) * 14 + number.to_bytes(2, "big")) for number in range(count)]
+
+
 def tokens(rows: int = 2, length: int = 8, seed: int = 0) -> Tensor:
     """Random token ids, int64 [rows, length]; no padding among them."""
     return torch.randint(1, 64, (rows, length), generator=torch.Generator().manual_seed(seed))
@@ -64,6 +69,7 @@ def logits(model: Any, ids: Tensor | None = None) -> Tensor:
     return found
 
 
+@made
 def epsilon_of(model: Any) -> float:
     """An epsilon that opens many zones: 1 logit, or 0.3 of a sigmoid score."""
     return 1.0 if okr.discover(model)[-1].unit == "logit" else 0.3

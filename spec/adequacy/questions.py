@@ -1,13 +1,14 @@
 """Cases drawn once and put to many implementations: drawing them is most of the work."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from hypothesis import given
 from hypothesis.strategies import SearchStrategy
 
-from spec.checks import all_checks
-from spec.profiles import Profile
+from spec.checks import Check, all_checks
+from spec.profiles import PROFILES, Profile
 from spec.registry import Clause
 from spec.runner import run_vectors
 from spec.subject import Subject
@@ -28,6 +29,13 @@ def drawn(clauses: Iterable[Clause], count: int) -> Cases:
     return found
 
 
+def _asked(check: Check, cases: list[Any]) -> list[Callable[[Subject], None]]:
+    """The calls of a check, a statistic being taken over as many keys or texts as the ci profile takes."""
+    if check.strategy is None:
+        return [lambda subject: check.once(subject, PROFILES["ci"].cases)]
+    return [partial(lambda case, subject: check.body(subject, case), case) for case in cases]
+
+
 def _draw(strategy: SearchStrategy[Any], settings: Any, cases: list[Any]) -> None:
     def keep(case: Any) -> None:
         cases.append(case)
@@ -45,9 +53,9 @@ def verdict(subject: Subject, clause: Clause, cases: Cases | None, most: int | N
         what = result.note if result.failure is None else result.failure.what
         return ("pass", "") if result.verdict == "unsupported" else (result.verdict, what[:120])
     for check in (check for check in all_checks() if check.clause == clause.id):
-        for arguments in [()] if check.strategy is None else [(case,) for case in cases[check.name][:most]]:
+        for ask in _asked(check, cases[check.name][:most]):
             try:
-                check.body(subject, *arguments)
+                ask(subject)
             except NotApplicable:
                 continue
             except Violation as violation:

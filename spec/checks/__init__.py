@@ -9,6 +9,8 @@ from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
+from spec.subject import Subject
+
 Body = Callable[..., None]
 
 
@@ -18,28 +20,38 @@ class Check:
 
     ``body(subject, case)`` raises Violation where the clause does not hold; ``strategy()`` generates the cases (None:
     there is one case only, and ``body(subject)`` is called once). ``share`` scales the profile's number of cases.
+    ``sampled``: the one case is a statistic, and ``body(subject, count)`` takes it over as many keys or texts.
     """
 
     clause: str
     body: Body
     strategy: Callable[[], SearchStrategy[Any]] | None
     share: float
+    sampled: bool
 
     @property
     def name(self) -> str:
         return f"{self.body.__module__.rpartition('.')[2]}.{self.body.__name__}"
+
+    def once(self, subject: Subject, cases: int) -> None:
+        """Call a check without a strategy; ``cases`` is the profile's number."""
+        self.body(subject, *([cases] if self.sampled else []))
 
 
 _CHECKS: list[Check] = []
 
 
 def check(
-    clause: str, strategy: Callable[[], SearchStrategy[Any]] | None = None, *, share: float = 1.0
+    clause: str,
+    strategy: Callable[[], SearchStrategy[Any]] | None = None,
+    *,
+    share: float = 1.0,
+    sampled: bool = False,
 ) -> Callable[[Body], Body]:
     """Register a check of ``clause``."""
 
     def register(body: Body) -> Body:
-        _CHECKS.append(Check(clause, body, strategy, share))
+        _CHECKS.append(Check(clause, body, strategy, share, sampled))
         return body
 
     return register

@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from spec.checks import check
+from spec.statistics import require_valid
 from spec.subject import Subject
 from spec.verdicts import Violation, require
 
@@ -54,28 +55,23 @@ def own_traces_match(subject: Subject) -> None:
             require(verdict.watermarked, f"{name}: not found watermarked", expected="p <= 0.01", got=verdict.p_value)
 
 
-@check("OKR-VERIFY-003")
-def other_keys_get_uniform_p_values(subject: Subject) -> None:
-    """60 keys, 19 decoys each: on a trace made under another key, on a native one of a single token repeated, and on
+@check("OKR-VERIFY-003", sampled=True)
+def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
+    """Many keys, 19 decoys each: on a trace made under another key, on a native one of a single token repeated, and on
     the first two tokens of that.
 
     All states of the second are alike, so its hits come and go together: a test that takes tokens for independent
     finds p <= 0.25 for three keys in four there. In the third many keys match all there is: counting equals for the
-    key finds far too many. A correct test gives P(p <= x) <= x; each count below is exceeded with probability under
-    1e-7 (binomial tail), any of the nine with less than 9e-7.
+    key finds far too many. A correct test is accused with probability under 9e-7: nine counts, 1e-7 each.
     """
     from spec import system
-    from spec.system import okr
 
     setting = _setting(0)
     long = system.monotone_trace()
     short = replace(long, token_ids=long.token_ids[:3], experts=long.experts[:2], prompt_length=0)
     for evidence in (system.traces(0)[0], long, short):
-        keys = (okr.Key(bytes([7]) * 14 + n.to_bytes(2, "big")) for n in range(60))
-        p_values = [_verdict(0, evidence, key, decoys=19, alpha=0.05, **setting).p_value for key in keys]
-        for level, most in ((0.05, 15), (0.25, 34), (0.5, 49)):
-            count = sum(p <= level + 1e-9 for p in p_values)
-            require(count <= most, f"p <= {level} for {count} of 60 wrong keys", expected=f"<= {most}", got=count)
+        verdicts = (_verdict(0, evidence, k, decoys=19, alpha=0.05, **setting) for k in system.other_keys(keys))
+        require_valid([verdict.p_value for verdict in verdicts])
 
 
 @check("OKR-VERIFY-004")

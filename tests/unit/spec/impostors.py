@@ -1,5 +1,6 @@
 """Implementations that misbehave as programs, not as routers."""
 
+import os
 import time
 
 import numpy as np
@@ -26,6 +27,15 @@ class Crashes(NumpyRouter):
     def sound(self, c, top_k):
         if np.isnan(c).any():
             raise RuntimeError("no NaN please")
+        return super().sound(c, top_k)
+
+
+class EndsTheProcess(NumpyRouter):
+    """Where a score is NaN."""
+
+    def sound(self, c, top_k):
+        if np.isnan(c).any():
+            os._exit(5)
         return super().sound(c, top_k)
 
 
