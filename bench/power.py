@@ -5,11 +5,11 @@
     python bench/power.py FOLDER --out docs/data/power-coarse-mixtral.json
 
 Six texts share a key; every text is sampled at temperature 1 from the first words of a shipped passage. OKR is tested
-by okr.detect's statistic with 99 decoys; KGW (transformers' WatermarkLogitsProcessor, half of the vocabulary green,
-left hash of one token) by an exact binomial test over the distinct (token before, token) pairs. Cost: added loss on
-held-out passages in nats per token, mean of three keys, 95% interval over passages; for both alike. Power: the share of
-texts with p <= 0.01 and its 95% Clopper-Pearson interval, for the first n tokens of single texts and for texts pooled
-into one test. One journal line is written for each setting, so an interrupted run goes on.
+by okr.detect's statistic with 99 decoys, 399 where the table says so; KGW (transformers' WatermarkLogitsProcessor, half
+of the vocabulary green, left hash of one token) by an exact binomial test over the distinct (token before, token)
+pairs. Cost: added loss on held-out passages in nats per token, mean of three keys, 95% interval over passages; for both
+alike. Power: the share of texts with p <= 0.01 and its 95% Clopper-Pearson interval, for the first n tokens of single
+texts and for texts pooled into one test. One journal line is written for each setting, so an interrupted run goes on.
 """
 
 import argparse
@@ -37,12 +37,15 @@ from okr.loaders import Loaded, passages
 INF = math.inf
 SETTINGS = {
     "fine": [("boundary", INF, s) for s in (1.5, 1.0)] + [("boundary", 1.0, INF), ("max", 2.0, INF)],
-    "coarse": [("boundary", INF, s) for s in (0.75, 0.3, 0.42)],
+    "coarse": [("boundary", INF, 0.3), ("boundary", 0.25, INF), ("max", 1.0, INF)],
 }
 KGW_BIASES = (0.65, 0.4)
+SHARP = {"fine": ("boundary", INF, 1.55), "coarse": ("boundary", INF, 0.4)}  # at the cost of KGW's larger bias
 LENGTHS = (25, 50, 100, 200, 300, 400)
 POOLED = (2, 4)  # texts of the largest length in one test
-DECOYS, LEVEL, BATCH = 99, 0.01, 6
+LEVEL, BATCH = 0.01, 6
+DECOYS, TEXTS = 99, 36
+SHARP_DECOYS, SHARP_TEXTS = 399, 60
 STATISTICS = {  # of log p [keys, tokens]; what detect uses, and what it was chosen over
     "log(p + mean)": statistic,
     "log p": lambda log_p: log_p.sum(1),
@@ -96,7 +99,9 @@ def losses(loaded: Loaded, texts: list[str], kgw: WatermarkLogitsProcessor | Non
     return found
 
 
-def okr_line(loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: list[str], native: list[float]) -> dict:
+def okr_line(
+    loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: list[str], native: list[float], decoys: int
+) -> dict:
     """Cost and power of one OKR setting."""
     chosen = Setting(setting[1], setting[0], setting[2])
     options = {"epsilon": chosen.epsilon, "zone": chosen.zone, "strength": chosen.strength}
@@ -111,7 +116,7 @@ def okr_line(loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: lis
             made = generate(loaded, ids[first : first + BATCH], first)
         for row in made:
             seed = hashlib.sha256(row.numpy().tobytes()).digest()
-            images = [Decoys.draw(DECOYS, site.num_experts, site_seed(seed, site.path)) for site in sites]
+            images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
             text = Text(row, len(ids[0]), None)
             found = likelihoods(
                 loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, rows=8, unkeyed=False
@@ -129,7 +134,8 @@ def okr_line(loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: lis
     }
     name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
     return line("OKR", name, added, native, p["log(p + mean)"] | pooled) | {
-        "z": {part: {str(n): round(float(value), 3) for n, value in found.items()} for part, found in z.items()}
+        "decoys": decoys,
+        "z": {part: {str(n): round(float(value), 3) for n, value in found.items()} for part, found in z.items()},
     }
 
 
@@ -143,8 +149,10 @@ def z_of(score: torch.Tensor) -> float:
     return float((score[0] - score[1:].mean()) / score[1:].std())
 
 
-def kgw_line(loaded: Loaded, bias: float, ids: list[list[int]], held_out: list[str], native: list[float]) -> dict:
-    """Cost and power of one KGW bias."""
+def kgw_line(
+    loaded: Loaded, bias: float, ids: list[list[int]], held_out: list[str], native: list[float], decoys: int
+) -> dict:
+    """Cost and power of one KGW bias, which needs no decoys."""
     vocabulary, ratio = loaded.model.config.vocab_size, 0.5
 
     def processor(number: int) -> WatermarkLogitsProcessor:
@@ -189,33 +197,36 @@ def line(method: str, name: str, added: list[list[float]], native: list[float], 
     """One setting's record."""
     cost, low, high = paired_interval(np.mean(added, axis=0).tolist(), native)
     power = {str(n): [round(v, 4) for v in interval(np.array(v) <= LEVEL + 1e-12)] for n, v in p.items()}
-    return {"method": method, "setting": name, "cost": [round(v, 5) for v in (cost, low, high)], "power": power}
+    texts = len(p[LENGTHS[0]])
+    found = {"method": method, "setting": name, "texts": texts, "cost": [round(v, 5) for v in (cost, low, high)]}
+    return found | {"power": power}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=36)
     parser.add_argument("--passages", type=int, default=30, help="held-out passages that the cost is measured on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = okr.load(arguments.model)
     kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"lines": []}
-    done |= {"model": type(loaded.model).__name__, "grain": kind, "texts": arguments.texts, "level": LEVEL}
-    done |= {"decoys": DECOYS, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
-    ids = prompts(loaded, arguments.texts)
+    done |= {"model": type(loaded.model).__name__, "grain": kind, "level": LEVEL}
+    done |= {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
+    ids = prompts(loaded, SHARP_TEXTS)
     held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
     native = losses(loaded, held_out)
-    jobs = [("OKR", s, okr_line) for s in SETTINGS[kind]]
+    jobs = [("OKR", s, okr_line, TEXTS, DECOYS) for s in SETTINGS[kind]]
     for number, bias in enumerate(KGW_BIASES):  # the most telling comparisons first
-        jobs.insert(1 + 2 * number, ("KGW", bias, kgw_line))
-    for number, (method, what, work) in enumerate(jobs):
+        jobs.insert(1 + 2 * number, ("KGW", bias, kgw_line, TEXTS, 0))
+    jobs += [("KGW", KGW_BIASES[0], kgw_line, SHARP_TEXTS, 0)]
+    jobs += [("OKR", SHARP[kind], okr_line, SHARP_TEXTS, SHARP_DECOYS)]
+    for number, (method, what, work, texts, decoys) in enumerate(jobs):
         if number < len(done["lines"]):
             continue
         began = time.monotonic()
-        done["lines"].append(work(loaded, what, ids, held_out, native))
+        done["lines"].append(work(loaded, what, ids[:texts], held_out, native, decoys))
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
         last = done["lines"][-1]

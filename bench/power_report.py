@@ -35,7 +35,7 @@ comes close to it, so a better statistic has little left to gain at a given cost
 MODEL = """
 ## {title}
 
-{texts} texts a row, sampled at temperature 1, six under each key; {decoys} decoys; {date}, torch {torch}, CPU, float32.
+Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
 
 """
 
@@ -48,13 +48,13 @@ def cell(share: list[float]) -> str:
 def table(document: dict) -> str:
     """A row a setting, cheapest first within each method."""
     lengths = list(document["lines"][0]["power"])
-    lines = ["| method | setting | cost (95%) | " + " | ".join(f"n = {n}" for n in lengths) + " |"]
-    lines.append("| --- |" + " --- |" * (2 + len(lengths)))
+    heads = ["method", "setting", "texts", "decoys", "cost (95%)", *(f"n = {n}" for n in lengths)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for line in sorted(document["lines"], key=lambda line: (line["method"], line["cost"][0])):
         cost, low, high = line["cost"]
         cells = [cell(line["power"][n]) for n in lengths]
-        found = f"| {line['method']} | {line['setting']} | {cost:.4f} ({low:.4f} to {high:.4f}) | "
-        lines.append(found + " | ".join(cells) + " |")
+        found = [line["method"], line["setting"], str(line["texts"]), str(line.get("decoys", ""))]
+        lines.append("| " + " | ".join([*found, f"{cost:.4f} ({low:.4f} to {high:.4f})", *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -63,11 +63,12 @@ def statistics_table(document: dict) -> str:
     rows = [line for line in document["lines"] if "z" in line]
     names, lengths = list(rows[0]["z"]), (200, 400)
     heads = [f"{name}, n = {n}" for name in (*names, "sqrt(2 cost n)") for n in lengths]
-    lines = ["| setting | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    lines = ["| setting | decoys | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
     for line in rows:
         values = [line["z"][name][str(n)] for name in names for n in lengths]
         values += [math.sqrt(max(0.0, 2 * line["cost"][0] * n)) for n in lengths]
-        lines.append(f"| {line['setting']} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+        cells = [line["setting"], str(line["decoys"]), *(f"{value:.2f}" for value in values)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\nMean z over texts by statistic (`detect` uses the first):\n\n" + "\n".join(lines) + "\n"
 
 
@@ -85,7 +86,8 @@ def plot(name: str, document: dict) -> None:
                 [b - m for m, b in zip(middle, high, strict=True)],
             ]
             style_of = "--" if line["method"] == "KGW" else "-"
-            label = f"{line['method']} {line['setting']}, cost {line['cost'][0]:.3f}"
+            texts = f"{line['texts']} texts" + (f", {line['decoys']} decoys" if "decoys" in line else "")
+            label = f"{line['method']} {line['setting']}, cost {line['cost'][0]:.3f} ({texts})"
             axes.errorbar(n, middle, yerr=error, linestyle=style_of, marker="o", markersize=3, capsize=2, label=label)
         axes.set(xscale="log", xlabel="tokens", ylabel="share of texts found, p <= 0.01", ylim=(-0.02, 1.02))
         axes.set_xticks(n, [str(length) for length in n])

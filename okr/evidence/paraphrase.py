@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
@@ -151,14 +150,11 @@ class Paraphraser:
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    """An embedded or MoE model through okr.load, any other sequence-to-sequence model through transformers."""
+    """The model and its tokenizer. Raises NotAvailable."""
     try:
         loaded = load(name)
-    except OKRError as first:
-        try:
-            return AutoModelForSeq2SeqLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
-        except Exception:
-            raise NotAvailable(f"the paraphraser {name} could not be loaded: {first}") from None
+    except OKRError as error:
+        raise NotAvailable(f"the paraphraser {name} could not be loaded: {error}") from None
     if not loaded.model.config.is_encoder_decoder:
         raise NotAvailable(f"{name} is no sequence-to-sequence model: it cannot paraphrase")
     return loaded.model, loaded.tokenizer
