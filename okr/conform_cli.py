@@ -13,7 +13,7 @@ def conform(
         str,
         typer.Argument(
             metavar="IMPL",
-            help="module:object, file.py:object, cmd:PROGRAM, vectors:ANSWERS.json, or numpy, torch, compile, okr.",
+            help="module:object, file.py:object, cmd:PROGRAM, vectors:ANSWERS.json, or what ships: numpy, okr, ...",
         ),
     ],
     clauses: Annotated[
@@ -30,7 +30,7 @@ def conform(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one call may take.")] = 20.0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes side by side. Default: 2 for numpy, torch ... okr, else 1.")
+        int | None, typer.Option(min=1, help="Processes side by side. Default: 2 for what ships, 1 for yours.")
     ] = None,
 ) -> None:
     """Judge an implementation by the specification.

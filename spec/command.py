@@ -6,6 +6,9 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
 from spec import registry
 from spec.processes import Named, results
 from spec.profiles import PROFILES
@@ -57,7 +60,7 @@ def run(request: Request) -> int:
 
 
 def judge(request: Request) -> Report:
-    """The report, failures printed as they come."""
+    """The report; failures are printed as they come, and on a terminal a bar on stderr tells how far it is."""
     if request.profile not in PROFILES:
         raise UsageError(f"there is no profile {request.profile!r}; use {', '.join(PROFILES)}")
     clauses = chosen(request.clauses)
@@ -65,12 +68,30 @@ def judge(request: Request) -> Report:
     announce([], known, set(registry.load()))
     found = []
     named = Named(request.implementation, request.timeout)
-    for result in results(named, clauses, PROFILES[request.profile], request.jobs):
-        announce([result], known, set(registry.load()))
-        found.append(result)
-        if result.failed:
-            print(failure_text(result, request.implementation), end="\n\n")
+    with _progress() as bar:
+        task = bar.add_task("clauses", total=len(clauses))
+        for result in results(named, clauses, PROFILES[request.profile], request.jobs):
+            announce([result], known, set(registry.load()))
+            found.append(result)
+            bar.advance(task)
+            if result.failed:
+                bar.stop()  # off the screen while something else is printed
+                print(failure_text(result, request.implementation), end="\n\n", flush=True)
+                bar.start()
     return Report(request.implementation, request.profile, found)
+
+
+def _progress() -> Progress:
+    screen = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(
+        *columns,
+        console=screen,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not screen.is_terminal,
+    )
 
 
 def _check(path: Path) -> None:

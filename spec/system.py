@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -39,7 +38,7 @@ SECRET = bytes(range(100, 132))
 GREEDY: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
-@cache
+@made
 def key() -> Any:
     """The key of the tests."""
     return okr.Key(SECRET)

@@ -1,0 +1,108 @@
+"""What a setting's cost buys: how much of it makes keys differ, and how much only makes the model worse.
+
+    python bench/efficiency.py tiny-deepseek-moe --out docs/data/efficiency-tiny-deepseek-moe.json
+    python bench/efficiency.py FOLDER --out docs/data/efficiency-coarse-mixtral.json   # as for bench/power.py
+
+If log p of a token differs from key to key with variance v, that alone costs v / 2 a token and gives a text v / 2 a
+token of evidence (docs/text-power.md). Twelve random keys score 24 held-out passages and 8 texts of the unkeyed model;
+cost is the added loss on the passages, v the mean variance over keys. Yield: v / 2 on the model's own texts, where
+detection takes place, over the cost. 95% intervals: bootstrap over passages and texts, keys kept.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import power
+import torch
+from scipy.stats import bootstrap
+
+import okr
+from okr.attach import Setting
+from okr.attach.engine import keyable_sites
+from okr.detection.decoys import Decoys
+from okr.detection.likelihood import Text, likelihoods
+from okr.detection.tally import site_seed
+from okr.loaders import Loaded, passages
+
+INF = math.inf
+SETTINGS = {  # zone, epsilon, strength
+    "fine": [
+        *(("boundary", INF, s) for s in (0.5, 1.0, 1.5)), ("boundary", 3.0, 1.5), ("boundary", 2.0, 2.0),
+        ("boundary", 1.0, INF), ("max", 4.0, 1.5), ("max", 2.0, INF),
+    ],
+    "coarse": [
+        *(("boundary", INF, s) for s in (0.2, 0.3, 0.4)), ("boundary", 0.75, 0.4), ("boundary", 0.5, 0.5),
+        ("boundary", 0.25, INF), ("max", 1.0, 0.4), ("max", 1.0, INF),
+    ],
+}  # fmt: skip
+KEYS, PASSAGES, OWN, TOKENS = 12, 24, 8, 256
+
+
+def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """log p in nats of each token of ``row`` from ``start``, under random keys [KEYS, tokens] and none [tokens]."""
+    sites, seed = keyable_sites(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
+    images = [Decoys.draw(KEYS - 1, site.num_experts, site_seed(seed, site.path)) for site in sites]
+    found = likelihoods(
+        loaded.model, sites, [Text(row, start, None)], power.key("efficiency"), setting, images,
+        temperature=1.0, rows=KEYS, unkeyed=True,
+    )  # fmt: skip
+    return found.keyed.double().numpy(), found.unkeyed.double().numpy()
+
+
+def measured(loaded: Loaded, setting: tuple, human: list[torch.Tensor], own: list[torch.Tensor]) -> dict:
+    """One setting's line: cost, v / 2 on passages and on own texts, yield, each with its interval."""
+    chosen = Setting(setting[1], setting[0], setting[2])
+    cost, half = [], []
+    for row in human:
+        keyed, unkeyed = log_p(loaded, row, 1, chosen)
+        cost.append((unkeyed - keyed).mean())
+        half.append(keyed.var(0, ddof=1).mean() / 2)
+    evidence = [log_p(loaded, row, 24, chosen)[0].var(0, ddof=1).mean() / 2 for row in own]
+    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
+    return {
+        "setting": name,
+        "cost": interval(cost),
+        "half_v_passages": interval(half),
+        "half_v_own": interval(evidence),
+        "yield": interval(evidence, cost),
+    }
+
+
+def interval(*samples: list[float]) -> list[float]:
+    """The mean of a sample, or the ratio of the means of two, with its 95% percentile bootstrap interval."""
+
+    def ratio(*parts: np.ndarray, axis: int) -> np.ndarray:
+        means = [part.mean(axis=axis) for part in parts]
+        return means[0] if len(means) == 1 else means[0] / means[1]
+
+    data = [np.array(sample) for sample in samples]
+    found = bootstrap(data, ratio, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return [round(float(v), 5) for v in (ratio(*data, axis=0), found.low, found.high)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    loaded = okr.load(arguments.model)
+    kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
+    texts = [passage.text for passage in passages(200)[-PASSAGES:]]
+    human = [torch.tensor(loaded.tokenizer(text)["input_ids"][:TOKENS]) for text in texts]
+    own = list(power.generate(loaded, power.prompts(loaded, OWN), 5))
+    lines = []
+    for setting in SETTINGS[kind]:
+        lines.append(measured(loaded, setting, human, own))
+        print(lines[-1], flush=True)
+    done = {"lines": lines, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
+    arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
