@@ -60,6 +60,53 @@ def traces_hold_what_ran(subject: Subject) -> None:
                 require(got == ran, f"{site.path}: experts of sequence {row}", expected=ran, got=got)
 
 
+_WAYS = st.fixed_dictionaries(
+    {
+        "index": st.sampled_from((0, 1, 2)),
+        "use_cache": st.booleans(),
+        "num_return_sequences": st.sampled_from((1, 2)),
+        "end": st.none() | st.integers(0, 5),
+        "seed": st.integers(0, 99),
+    }
+)
+
+
+@check("OKR-TRACE-001", lambda: _WAYS, share=0.2)
+def traces_hold_what_ran_however_it_was_made(subject: Subject, way: dict[str, Any]) -> None:
+    """With and without a cache, several texts a prompt, texts that end early, over a batch with left padding.
+
+    ``end``: the new token that the first text has at this place ends every text, in a second run from the same seed.
+    """
+    import torch
+
+    from spec import system
+    from spec.system import okr
+
+    way = dict(way)
+    model, end, seed = system.models()[way.pop("index")], way.pop("end"), way.pop("seed")
+    ids, skip = system.tokens(2, 5, seed), (0, 2)
+    ids[1, :2] = 0  # padding; the mask follows from it
+    options = {"input_ids": ids, "max_new_tokens": 6, "do_sample": True, "pad_token_id": 0, "eos_token_id": None, **way}
+    stop = None
+    with okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm:
+        if end is not None:
+            torch.manual_seed(seed)
+            stop = options["eos_token_id"] = int(wm.generate(**options).sequences[0, 5 + end])
+        torch.manual_seed(seed)
+        with system.outputs_of(model) as seen:
+            made = wm.generate(**options)
+    rows = len(made.sequences)
+    for row, (text, trace) in enumerate(zip(made.sequences.tolist(), made.traces, strict=True)):
+        first = skip[row // way["num_return_sequences"]]
+        length = text.index(stop, 5) + 1 if stop in text[5:] else len(text)
+        require(trace.token_ids.tolist() == text[first:length], "token ids", expected=text[first:length])
+        for index, (site, _) in enumerate(system.routers(model)):
+            calls = [output[2].reshape(rows, -1, site.top_k)[row] for _, output in seen[site.path]]
+            ran = (torch.cat(calls) if way["use_cache"] else calls[-1])[first : length - 1].tolist()
+            got = trace.site_experts(index).tolist()
+            require(got == ran, f"{site.path}: experts of sequence {row}", expected=ran, got=got)
+
+
 @check("OKR-TRACE-001")
 def traces_hold_what_a_capacity_left(subject: Subject) -> None:
     """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding."""
