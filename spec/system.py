@@ -36,6 +36,7 @@ __all__ = [
 okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see
 SECRET = bytes(range(100, 132))
 GREEDY: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+SAMPLED: dict[str, Any] = {**GREEDY, "do_sample": True}
 
 
 @made
@@ -103,12 +104,29 @@ def padded_source() -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def capacity_generation() -> tuple[Any, dict[str, list[tuple[Tensor, Any]]]]:
+def capacity_generation(**options: Any) -> tuple[Any, dict[str, list[tuple[Tensor, Any]]]]:
     """Two sequences of 10 tokens from the capacity model under the key, and what its routers gave; each expert may
     take two tokens of a source."""
     (ids, mask), model = padded_source(), capacity_model()
+    options = {**GREEDY, "input_ids": ids, "attention_mask": mask, "max_new_tokens": 10, **options}
+    torch.manual_seed(7)
     with okr.watermark(model, key(), epsilon=1.0, zone="boundary") as session, outputs_of(model) as seen:
-        return session.generate(input_ids=ids, attention_mask=mask, max_new_tokens=10, **GREEDY), seen
+        return session.generate(**options), seen
+
+
+def ending(token: int, by_rule: bool) -> dict[str, Any]:
+    """Options by which every text ends with ``token``: as the end-of-sequence token, which is the padding as well, or
+    by a rule beside such a token that never comes; then no padding comes either, for it would look like an end."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Stop(StoppingCriteria):
+        def __call__(self, input_ids: Tensor, scores: Any, **rest: Any) -> Tensor:
+            return input_ids[:, -1] == token
+
+    if not by_rule:
+        return {"eos_token_id": token, "pad_token_id": token}
+    never = 1 if token != 1 else 2
+    return {"eos_token_id": never, "suppress_tokens": [0, never], "stopping_criteria": StoppingCriteriaList([Stop()])}
 
 
 @made

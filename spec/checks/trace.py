@@ -62,42 +62,44 @@ def traces_hold_what_ran(subject: Subject) -> None:
 
 _WAYS = st.fixed_dictionaries(
     {
-        "index": st.sampled_from((0, 1, 2)),
         "use_cache": st.booleans(),
         "num_return_sequences": st.sampled_from((1, 2)),
         "end": st.none() | st.integers(0, 5),
+        "by_rule": st.booleans(),
         "seed": st.integers(0, 99),
     }
 )
 
 
-@check("OKR-TRACE-001", lambda: _WAYS, share=0.2)
-def traces_hold_what_ran_however_it_was_made(subject: Subject, way: dict[str, Any]) -> None:
+@check("OKR-TRACE-001", lambda: st.tuples(st.sampled_from((0, 1, 2)), _WAYS), share=0.2)
+def traces_hold_what_ran_however_it_was_made(subject: Subject, drawn: tuple[int, dict[str, Any]]) -> None:
     """With and without a cache, several texts a prompt, texts that end early, over a batch with left padding.
 
-    ``end``: the new token that the first text has at this place ends every text, in a second run from the same seed.
+    ``end``: the new token that the first text has at this place ends every text, in a second run from the same seed: as
+    the end-of-sequence token, or by a stopping rule (``by_rule``).
     """
     import torch
 
     from spec import system
     from spec.system import okr
 
-    way = dict(way)
-    model, end, seed = system.models()[way.pop("index")], way.pop("end"), way.pop("seed")
-    ids, skip = system.tokens(2, 5, seed), (0, 2)
-    ids[1, :2] = 0  # padding; the mask follows from it
-    options = {"input_ids": ids, "max_new_tokens": 6, "do_sample": True, "pad_token_id": 0, "eos_token_id": None, **way}
+    model, way = system.models()[drawn[0]], dict(drawn[1])
+    end, by_rule, seed = (way.pop(name) for name in ("end", "by_rule", "seed"))
+    ids = system.tokens(2, 5, seed)
+    ids[1, :2] = 0  # padding; the mask follows from it, where none is given
+    options = {**system.SAMPLED, **way, "input_ids": ids, "max_new_tokens": 6}
     stop = None
     with okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary") as wm:
         if end is not None:
             torch.manual_seed(seed)
-            stop = options["eos_token_id"] = int(wm.generate(**options).sequences[0, 5 + end])
+            stop = int(wm.generate(**options).sequences[0, 5 + end])
+            options |= {"attention_mask": ids.ne(0).long(), **system.ending(stop, by_rule)}
         torch.manual_seed(seed)
         with system.outputs_of(model) as seen:
             made = wm.generate(**options)
     rows = len(made.sequences)
     for row, (text, trace) in enumerate(zip(made.sequences.tolist(), made.traces, strict=True)):
-        first = skip[row // way["num_return_sequences"]]
+        first = (0, 2)[row // way["num_return_sequences"]]
         length = text.index(stop, 5) + 1 if stop in text[5:] else len(text)
         require(trace.token_ids.tolist() == text[first:length], "token ids", expected=text[first:length])
         for index, (site, _) in enumerate(system.routers(model)):
@@ -109,24 +111,39 @@ def traces_hold_what_ran_however_it_was_made(subject: Subject, way: dict[str, An
 
 @check("OKR-TRACE-001")
 def traces_hold_what_a_capacity_left(subject: Subject) -> None:
-    """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding."""
+    """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding; from
+    the decoder's first token, and two texts each from a prompt of the decoder."""
+    from spec import system
+
+    prompt = system.tokens(2, 3, seed=9)
+    dropped = 0
+    for given, texts in ((1, 1), (3, 2)):
+        options = {"decoder_input_ids": prompt, "num_return_sequences": 2, "do_sample": True} if given > 1 else {}
+        made, seen = system.capacity_generation(**options)
+        for row, trace in enumerate(made.traces):
+            require(trace.prompt_length == given, "length of the prompt", expected=given, got=trace.prompt_length)
+            dropped += _matches(trace, made.sequences[row], row, row // texts, seen)
+    require(dropped > 0, "no token was dropped, so nothing was tried")
+
+
+def _matches(trace: Any, sequence: Any, row: int, source_row: int, seen: dict[str, Any]) -> int:
+    """Violation unless the trace of an encoder-decoder is what its routers put out; how many tokens were dropped."""
     import torch
 
     from spec import system
 
-    model, (ids, mask), (made, seen) = system.capacity_model(), system.padded_source(), system.capacity_generation()
-    dropped = 0
-    for row, trace in enumerate(made.traces):
-        require(trace.token_ids.tolist() == made.sequences[row].tolist(), "token ids", got=trace.token_ids)
-        source = ids[row, mask[row].bool()].tolist()
-        require(trace.encoder_token_ids.tolist() == source, "token ids of the encoder", expected=source)
-        for index, (site, _) in enumerate(system.routers(model)):
-            ran = torch.cat([system.ran(output)[row] for _, output in seen[site.path]])
-            expected = (ran[mask[row].bool()] if site.stack == "encoder" else ran).tolist()
-            got = trace.site_experts(index).tolist()
-            require(got == expected, f"{site.path}: experts of sequence {row}", expected=expected, got=got)
-            dropped += expected.count([-2])
-    require(dropped > 0, "no token was dropped, so nothing was tried")
+    (ids, mask), dropped = system.padded_source(), 0
+    require(trace.token_ids.tolist() == sequence.tolist(), "token ids", expected=sequence, got=trace.token_ids)
+    source = ids[source_row, mask[source_row].bool()].tolist()
+    require(trace.encoder_token_ids.tolist() == source, "token ids of the encoder", expected=source)
+    for index, (site, _) in enumerate(system.routers(system.capacity_model())):
+        inner = site.stack != "encoder"
+        ran = torch.cat([system.ran(output)[row if inner else source_row] for _, output in seen[site.path]])
+        expected = (ran if inner else ran[mask[source_row].bool()]).tolist()
+        got = trace.site_experts(index).tolist()
+        require(got == expected, f"{site.path}: experts of sequence {row}", expected=expected, got=got)
+        dropped += expected.count([-2])
+    return dropped
 
 
 @check("OKR-TRACE-002")
