@@ -3,10 +3,12 @@
     python bench/efficiency.py tiny-deepseek-moe --out docs/data/efficiency-tiny-deepseek-moe.json
     python bench/efficiency.py FOLDER --out docs/data/efficiency-coarse-mixtral.json   # as for bench/power.py
 
-If log p of a token differs from key to key with variance v, that alone costs v / 2 a token and gives a text v / 2 a
-token of evidence (docs/text-power.md). Twelve random keys score 24 held-out passages and 8 texts of the unkeyed model;
-cost is the added loss on the passages, v the mean variance over keys. Yield: v / 2 on the model's own texts, where
-detection takes place, over the cost. 95% intervals: bootstrap over passages and texts, keys kept.
+Twelve random keys score 24 held-out passages and 8 texts of the unkeyed model. With q the probability of a token
+without a key, p under a key and m the mean of p over keys, the cost is mean log(q / p) on the passages. It falls into
+log(q / m), what keyed models lose together, and mean log(m / p), by which they differ. Evidence is what a token of the
+model's own text tells about the key, their mutual information: mean (p / m) log(p / m). Both that speak of
+differences are raised by 12 / 11, as m holds each key itself. Yield: evidence over cost. 95% intervals: bootstrap over
+passages and texts, the keys kept.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import power
 import torch
+from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
 import okr
@@ -43,6 +46,13 @@ SETTINGS = {  # zone, epsilon, strength
 KEYS, PASSAGES, OWN, TOKENS = 12, 24, 8, 256
 
 
+def texts(loaded: Loaded) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Token ids of the passages, and of texts of the unkeyed model."""
+    shipped = [passage.text for passage in passages(200)[-PASSAGES:]]
+    human = [torch.tensor(loaded.tokenizer(text)["input_ids"][:TOKENS]) for text in shipped]
+    return human, list(power.generate(loaded, power.prompts(loaded, OWN), 5))
+
+
 def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """log p in nats of each token of ``row`` from ``start``, under random keys [KEYS, tokens] and none [tokens]."""
     sites, seed = keyable_sites(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
@@ -55,22 +65,30 @@ def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: Setting) -> tu
 
 
 def measured(loaded: Loaded, setting: tuple, human: list[torch.Tensor], own: list[torch.Tensor]) -> dict:
-    """One setting's line: cost, v / 2 on passages and on own texts, yield, each with its interval."""
-    chosen = Setting(setting[1], setting[0], setting[2])
-    cost, half = [], []
+    """One setting's line: cost, the part of it by which keys differ, evidence, yield, each with its interval."""
+    chosen, fair = Setting(setting[1], setting[0], setting[2]), KEYS / (KEYS - 1)
+    cost, differing, evidence = [], [], []
     for row in human:
         keyed, unkeyed = log_p(loaded, row, 1, chosen)
         cost.append((unkeyed - keyed).mean())
-        half.append(keyed.var(0, ddof=1).mean() / 2)
-    evidence = [log_p(loaded, row, 24, chosen)[0].var(0, ddof=1).mean() / 2 for row in own]
+        differing.append(fair * (mean_p(keyed) - keyed).mean())
+    for row in own:
+        keyed, _ = log_p(loaded, row, 24, chosen)
+        ahead = keyed - mean_p(keyed)
+        evidence.append(fair * (np.exp(ahead) * ahead).mean())
     name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
     return {
         "setting": name,
         "cost": interval(cost),
-        "half_v_passages": interval(half),
-        "half_v_own": interval(evidence),
+        "differing": interval(differing),
+        "evidence": interval(evidence),
         "yield": interval(evidence, cost),
     }
+
+
+def mean_p(log_p: np.ndarray) -> np.ndarray:
+    """The log of the mean probability over keys, [tokens]."""
+    return logsumexp(log_p, axis=0) - math.log(KEYS)
 
 
 def interval(*samples: list[float]) -> list[float]:
@@ -93,9 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = okr.load(arguments.model)
     kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
-    texts = [passage.text for passage in passages(200)[-PASSAGES:]]
-    human = [torch.tensor(loaded.tokenizer(text)["input_ids"][:TOKENS]) for text in texts]
-    own = list(power.generate(loaded, power.prompts(loaded, OWN), 5))
+    human, own = texts(loaded)
     lines = []
     for setting in SETTINGS[kind]:
         lines.append(measured(loaded, setting, human, own))

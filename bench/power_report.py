@@ -1,4 +1,4 @@
-"""Make docs/text-power.md and its plots from the figures that bench/power.py wrote.
+"""Make docs/text-power.md and its plots from the figures that bench/power.py and bench/efficiency.py wrote.
 
 python bench/power_report.py
 """
@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parents[1]
 DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "text-power.md", ROOT / "docs" / "figures"
 MODELS = {
-    "power-tiny-deepseek-moe": "tiny-deepseek-moe: 64 experts, 6 active, 2 shared",
-    "power-coarse-mixtral": "coarse-mixtral: 32 experts, 4 active, none shared",
+    "tiny-deepseek-moe": "tiny-deepseek-moe: 64 experts, 6 active, 2 shared",
+    "coarse-mixtral": "coarse-mixtral: 32 experts, 4 active, none shared",
 }
 HEAD = """# How much does text show?
 
@@ -30,12 +30,24 @@ prompts, at a cost like OKR's, and is scored by an exact binomial test over dist
 v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
 on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
 to first order in v and whatever the statistic. The second tables have that number in their last columns. Soft keying
-comes close to it, so a better statistic has little left to gain at a given cost; the hard zones measured stay behind.
+comes close to it, so a better statistic has little left to gain at a given cost.
+
+**What does the cost buy?** Cost falls into what keyed models lose together, whichever the key, which shows nothing, and
+that by which they differ (log(m / p), m the mean over keys). The third tables give both on passages, and the evidence
+of a token of the model's own text: its mutual information with the key. Where evidence is e, z is about sqrt(2 e n).
+The yield, evidence over cost, falls as the cost grows: a few tokens then differ much, which costs more than it shows.
+KGW moves no logit by more than its bias and wastes less: where OKR is ahead at a cost of 0.02, it is level or a little
+behind at 0.05.
 """
 MODEL = """
 ## {title}
 
 Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
+
+"""
+YIELD = """
+What the cost buys (`python bench/efficiency.py`; 12 keys, 24 passages, 8 texts of the unkeyed model; nats per token;
+95% bootstrap intervals over passages and texts; {date}):
 
 """
 
@@ -72,6 +84,17 @@ def statistics_table(document: dict) -> str:
     return "\nMean z over texts by statistic (`detect` uses the first):\n\n" + "\n".join(lines) + "\n"
 
 
+def yield_table(document: dict) -> str:
+    """What the cost of each setting buys, cheapest first."""
+    heads = ["setting", "cost", "by which keys differ", "evidence, own texts", "yield"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for line in sorted(document["lines"], key=lambda line: line["cost"][0]):
+        parts = [("cost", 4), ("differing", 4), ("evidence", 4), ("yield", 2)]
+        cells = ["{:.{n}f} ({:.{n}f} to {:.{n}f})".format(*line[part], n=digits) for part, digits in parts]
+        lines.append("| " + " | ".join([line["setting"], *cells]) + " |")
+    return YIELD.format(**document) + "\n".join(lines) + "\n"
+
+
 def plot(name: str, document: dict) -> None:
     """Power against length, a line a setting."""
     style = {"svg.hashsalt": "okr", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
@@ -97,26 +120,27 @@ def plot(name: str, document: dict) -> None:
         figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
 
 
-def load() -> dict[str, dict]:
-    """The figures of every model that was run."""
-    paths = {name: DATA / f"{name}.json" for name in MODELS}
+def load(kind: str = "power") -> dict[str, dict]:
+    """The figures of every model that was run, ``kind`` power or efficiency."""
+    paths = {name: DATA / f"{kind}-{name}.json" for name in MODELS}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
-def render(documents: dict[str, dict]) -> str:
+def render(power: dict[str, dict], efficiency: dict[str, dict]) -> str:
     """The page, without its plots' files."""
     parts = [HEAD]
-    for name, document in documents.items():
+    for name, document in power.items():
         parts += [MODEL.format(title=MODELS[name], **document), table(document), statistics_table(document)]
-        parts.append(f"\n![share of texts found against their length](figures/{name}.svg)\n")
+        parts += [yield_table(efficiency[name])] if name in efficiency else []
+        parts.append(f"\n![share of texts found against their length](figures/power-{name}.svg)\n")
     return "".join(parts)
 
 
 def main() -> None:
-    documents = load()
-    for name, document in documents.items():
-        plot(name, document)
-    PAGE.write_text(render(documents), encoding="utf-8")
+    power = load()
+    for name, document in power.items():
+        plot(f"power-{name}", document)
+    PAGE.write_text(render(power, load("efficiency")), encoding="utf-8")
 
 
 if __name__ == "__main__":

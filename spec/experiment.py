@@ -2,6 +2,8 @@
 
 import atexit
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from spec import models, system
 
@@ -26,7 +29,20 @@ class _Silent:
         pass
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """None of transformers' progress bars: a checkpoint of a few kilobytes is written and read here."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
 @models.made
+@_without_bars()
 def _workshop() -> Path:
     """A folder that lives as long as the process: an untrained checkpoint with a byte-level tokenizer, and the key."""
     holder = tempfile.TemporaryDirectory(prefix="okr-spec-")
@@ -49,6 +65,7 @@ def _workshop() -> Path:
 
 
 @models.made
+@_without_bars()
 def experiment() -> Path:
     """The output folder of a finished experiment of four samples."""
     from okr.experiment.config import resolve
@@ -67,6 +84,7 @@ def experiment() -> Path:
 
 
 @models.made
+@_without_bars()
 def experiment_model() -> Any:
     """The experiment's model, loaded anew."""
     return system.okr.load(str(_workshop() / "model")).model

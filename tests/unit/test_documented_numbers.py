@@ -153,6 +153,21 @@ def test_costs_of_the_page_of_power_come_out_again():
     assert cost == pytest.approx(cheapest["cost"][0], abs=5e-4)
 
 
+def test_what_the_cost_buys_comes_out_again(monkeypatch):
+    """A quarter of the texts: within five standard errors, which the intervals of the page give."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    bench = script("efficiency")
+    written = json.loads((ROOT / "docs" / "data" / "efficiency-tiny-deepseek-moe.json").read_text(encoding="utf-8"))
+    line = next(line for line in written["lines"] if line["setting"] == "boundary 1")
+    monkeypatch.setattr(bench, "OWN", bench.OWN // 4)
+    loaded = okr.load("tiny-deepseek-moe")
+    human, own = bench.texts(loaded)
+    found = bench.measured(loaded, ("boundary", 1.0, float("inf")), human[::4], own)
+    for part in ("cost", "differing", "evidence"):
+        said, low, high = line[part]
+        assert found[part][0] == pytest.approx(said, abs=5 * 2 * (high - low) / 3.92), part
+
+
 def test_changed_models_give_the_hit_rates_of_the_threat_model(monkeypatch):
     """The same seeds and traces; rounding may change single tokens of them."""
     bench = script("threats")
