@@ -167,8 +167,8 @@ _LIMITS = """## What this does not show
   what they do not run is held by unit tests alone. Their zoo changes the package from inside, so its bugs are those
   that somebody thought of.
 - The system clauses catch every bug of their zoo, but of the mutants of `okr.attach` that neither crash nor are
-  equivalent they kill few: most change what happens on a card, at other ends of a text, without a cache, or how
-  strict the engine is with itself. Unit tests stand for those.
+  equivalent they kill a third: most of the others change what happens on a card, in families that the clauses do not
+  run, or how strict the engine is with itself. Unit tests stand for those.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), but no mutants of them were tried.
 - Figures are of the sources they were measured on; run it again after a change of `okr.routing`.
