@@ -1,7 +1,7 @@
 """How much text shows: detection from text alone against its cost, beside KGW on the same model and prompts.
 
     python bench/power.py tiny-deepseek-moe --out docs/data/power-tiny-deepseek-moe.json
-    python tools/train_tiny.py coarse-mixtral --corpus DIR --out FOLDER   # docs/embedded-models.md has the texts
+    OMP_NUM_THREADS=1 python tools/train_tiny.py coarse-mixtral --corpus DIR --out FOLDER  # docs/embedded-models.md
     python bench/power.py FOLDER --out docs/data/power-coarse-mixtral.json
 
 Six texts share a key; every text is sampled at temperature 1 from the first words of a shipped passage. OKR is tested
@@ -106,40 +106,45 @@ def okr_line(
     loaded: Loaded, setting: tuple, ids: list[list[int]], held_out: list[str], native: list[float], decoys: int
 ) -> dict:
     """Cost and power of one OKR setting."""
-    chosen = Setting(setting[1], setting[0], setting[2])
-    options = {"epsilon": chosen.epsilon, "zone": chosen.zone, "strength": chosen.strength}
+    options = {"zone": setting[0], "epsilon": setting[1], "strength": setting[2]}
     added = []
     for number in range(3):
         with okr.watermark(loaded.model, key("cost", number), **options):
             added.append(losses(loaded, held_out))
+    matrices = scored(loaded, setting, ids, decoys)
+    p = {n: [rank(statistic(m[:, :n])) for m in matrices] for n in LENGTHS}
+    for count in POOLED:
+        groups = [matrices[first : first + count] for first in range(0, len(matrices) - count + 1, count)]
+        p[count * LENGTHS[-1]] = [rank(sum(statistic(m) for m in group)) for group in groups]
+    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
+    found = line("OKR", name, added, native, p) | {"decoys": decoys}
+    if decoys > DECOYS:  # the same texts, judged by the first of their decoys alone
+        found["power_of_fewer"] = powers({n: [rank(statistic(m[: DECOYS + 1, :n])) for m in matrices] for n in LENGTHS})
+    found["z"] = {
+        name: {str(n): round(float(np.mean([z_of(f(m[:, :n])) for m in matrices])), 3) for n in LENGTHS}
+        for name, f in STATISTICS.items()
+    }
+    return found
+
+
+def scored(loaded: Loaded, setting: tuple, ids: list[list[int]], decoys: int) -> list[torch.Tensor]:
+    """log p of each text's new tokens under its key and the decoys, [keys, tokens] a text; BATCH texts a key."""
+    zone, epsilon, strength = setting
     sites, matrices = keyable_sites(loaded.model), []
     for first in range(0, len(ids), BATCH):
         made_under = key("text", setting, first)
-        with okr.watermark(loaded.model, made_under, **options):
+        with okr.watermark(loaded.model, made_under, epsilon=epsilon, zone=zone, strength=strength):
             made = generate(loaded, ids[first : first + BATCH], first)
         for row in made:
             seed = hashlib.sha256(row.numpy().tobytes()).digest()
             images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
             text = Text(row, len(ids[0]), None)
             found = likelihoods(
-                loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, rows=8, unkeyed=False
-            )
+                loaded.model, sites, [text], made_under, Setting(epsilon, zone, strength), images,
+                temperature=1.0, rows=8, unkeyed=False,
+            )  # fmt: skip
             matrices.append(found.keyed)
-    p = {name: {n: [rank(f(m[:, :n])) for m in matrices] for n in LENGTHS} for name, f in STATISTICS.items()}
-    z = {name: {n: np.mean([z_of(f(m[:, :n])) for m in matrices]) for n in LENGTHS} for name, f in STATISTICS.items()}
-    best = statistic
-    pooled = {
-        count * LENGTHS[-1]: [
-            rank(sum(best(m) for m in matrices[first : first + count]))
-            for first in range(0, len(matrices) - count + 1, count)
-        ]
-        for count in POOLED
-    }
-    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
-    return line("OKR", name, added, native, p["log(p + mean)"] | pooled) | {
-        "decoys": decoys,
-        "z": {part: {str(n): round(float(value), 3) for n, value in found.items()} for part, found in z.items()},
-    }
+    return matrices
 
 
 def rank(score: torch.Tensor) -> float:
@@ -199,10 +204,14 @@ def green(processor: WatermarkLogitsProcessor, row: torch.Tensor, start: int) ->
 def line(method: str, name: str, added: list[list[float]], native: list[float], p: dict[int, list[float]]) -> dict:
     """One setting's record."""
     cost, low, high = paired_interval(np.mean(added, axis=0).tolist(), native)
-    power = {str(n): [round(v, 4) for v in interval(np.array(v) <= LEVEL + 1e-12)] for n, v in p.items()}
     texts = len(p[LENGTHS[0]])
     found = {"method": method, "setting": name, "texts": texts, "cost": [round(v, 5) for v in (cost, low, high)]}
-    return found | {"power": power}
+    return found | {"power": powers(p)}
+
+
+def powers(p: dict[int, list[float]]) -> dict[str, list[float]]:
+    """The share of texts found, with its interval, by their number of tokens."""
+    return {str(n): [round(v, 4) for v in interval(np.array(v) <= LEVEL + 1e-12)] for n, v in p.items()}
 
 
 def main() -> None:

@@ -44,6 +44,11 @@ MODEL = """
 Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
 
 """
+FEWER = """
+With 99 decoys p <= 0.01 asks the key to beat every one of them; with 399 to be among the best four. The same texts,
+judged by all decoys and by the first 99:
+
+"""
 YIELD = """
 What the cost buys (`python bench/efficiency.py`; 12 keys, 24 passages, 8 texts of the unkeyed model; nats per token;
 95% bootstrap intervals over passages and texts; {date}):
@@ -81,6 +86,17 @@ def statistics_table(document: dict) -> str:
         cells = [line["setting"], str(line["decoys"]), *(f"{value:.2f}" for value in values)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\nMean z over texts by statistic (`detect` uses the first):\n\n" + "\n".join(lines) + "\n"
+
+
+def decoys_table(document: dict) -> str:
+    """What more decoys are good for: the same texts, judged by the first 99 alone."""
+    lengths = ("100", "200", "300")
+    lines = ["| setting | decoys | " + " | ".join(f"n = {n}" for n in lengths) + " |", "|" + " --- |" * 5]
+    for line in (line for line in document["lines"] if "power_of_fewer" in line):
+        for decoys, power in ((99, line["power_of_fewer"]), (line["decoys"], line["power"])):
+            cells = [line["setting"], str(decoys), *(cell(power[n]) for n in lengths)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return FEWER + "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def yield_table(document: dict) -> str:
@@ -131,6 +147,7 @@ def render(power: dict[str, dict], efficiency: dict[str, dict]) -> str:
     parts = [HEAD]
     for name, document in power.items():
         parts += [MODEL.format(title=MODELS[name], **document), table(document), statistics_table(document)]
+        parts += [decoys_table(document)]
         parts += [yield_table(efficiency[name])] if name in efficiency else []
         parts.append(f"\n![share of texts found against their length](figures/power-{name}.svg)\n")
     return "".join(parts)
