@@ -12,7 +12,6 @@ passages and texts, the keys kept.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
@@ -25,11 +24,7 @@ from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
 import okr
-from okr.attach import Setting
 from okr.attach.engine import keyable_sites
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
-from okr.detection.tally import site_seed
 from okr.loaders import Loaded, passages
 
 INF = math.inf
@@ -53,32 +48,26 @@ def texts(loaded: Loaded) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return human, list(power.generate(loaded, power.prompts(loaded, OWN), 5))
 
 
-def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: tuple) -> tuple[np.ndarray, np.ndarray]:
     """log p in nats of each token of ``row`` from ``start``, under random keys [KEYS, tokens] and none [tokens]."""
-    sites, seed = keyable_sites(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
-    images = [Decoys.draw(KEYS - 1, site.num_experts, site_seed(seed, site.path)) for site in sites]
-    found = likelihoods(
-        loaded.model, sites, [Text(row, start, None)], power.key("efficiency"), setting, images,
-        temperature=1.0, rows=KEYS, unkeyed=True,
-    )  # fmt: skip
+    found = power.judged(loaded, row, start, power.key("efficiency"), setting, KEYS - 1, rows=KEYS)
     return found.keyed.double().numpy(), found.unkeyed.double().numpy()
 
 
 def measured(loaded: Loaded, setting: tuple, human: list[torch.Tensor], own: list[torch.Tensor]) -> dict:
     """One setting's line: cost, the part of it by which keys differ, evidence, yield, each with its interval."""
-    chosen, fair = Setting(setting[1], setting[0], setting[2]), KEYS / (KEYS - 1)
+    fair = KEYS / (KEYS - 1)
     cost, differing, evidence = [], [], []
     for row in human:
-        keyed, unkeyed = log_p(loaded, row, 1, chosen)
+        keyed, unkeyed = log_p(loaded, row, 1, setting)
         cost.append((unkeyed - keyed).mean())
         differing.append(fair * (mean_p(keyed) - keyed).mean())
     for row in own:
-        keyed, _ = log_p(loaded, row, 24, chosen)
+        keyed, _ = log_p(loaded, row, 24, setting)
         ahead = keyed - mean_p(keyed)
         evidence.append(fair * (np.exp(ahead) * ahead).mean())
-    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
     return {
-        "setting": name,
+        "setting": power.name_of(setting),
         "cost": interval(cost),
         "differing": interval(differing),
         "evidence": interval(evidence),

@@ -28,7 +28,7 @@ import okr
 from okr.attach import Setting
 from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
+from okr.detection.likelihood import Likelihoods, Text, likelihoods
 from okr.detection.tally import site_seed
 from okr.detection.text import statistic
 from okr.experiment.quality import paired_interval
@@ -40,7 +40,7 @@ SETTINGS = {
     "coarse": [("boundary", INF, 0.3), ("boundary", 0.25, INF), ("max", 1.0, INF)],
 }
 KGW_BIASES = (0.65, 0.4)
-SHARP = {  # up to a cost just below 0.05
+SHARP = {  # at a cost of about 0.05
     "fine": [("boundary", INF, 1.55)],
     "coarse": [("boundary", INF, s) for s in (0.4, 0.43)],
 }
@@ -116,8 +116,7 @@ def okr_line(
     for count in POOLED:
         groups = [matrices[first : first + count] for first in range(0, len(matrices) - count + 1, count)]
         p[count * LENGTHS[-1]] = [rank(sum(statistic(m) for m in group)) for group in groups]
-    name = f"{setting[0]} {setting[1]:g}" + ("" if setting[2] == INF else f", strength {setting[2]:g}")
-    found = line("OKR", name, added, native, p) | {"decoys": decoys}
+    found = line("OKR", name_of(setting), added, native, p) | {"decoys": decoys}
     if decoys > DECOYS:  # the same texts, judged by the first of their decoys alone
         found["power_of_fewer"] = powers({n: [rank(statistic(m[: DECOYS + 1, :n])) for m in matrices] for n in LENGTHS})
     found["z"] = {
@@ -127,22 +126,33 @@ def okr_line(
     return found
 
 
+def name_of(setting: tuple) -> str:
+    """A setting as the tables call it."""
+    zone, epsilon, strength = setting
+    return f"{zone} {epsilon:g}" + ("" if strength == INF else f", strength {strength:g}")
+
+
+def judged(
+    loaded: Loaded, row: torch.Tensor, start: int, made_under: okr.Key, setting: tuple, decoys: int, **options: object
+) -> Likelihoods:
+    """The tokens of ``row`` from ``start`` under a key and its decoys; ``options`` as for ``likelihoods``."""
+    zone, epsilon, strength = setting
+    sites, seed = keyable_sites(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
+    images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
+    chosen, text = Setting(epsilon, zone, strength), Text(row, start, None)
+    return likelihoods(loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, **options)
+
+
 def scored(loaded: Loaded, setting: tuple, ids: list[list[int]], decoys: int) -> list[torch.Tensor]:
     """log p of each text's new tokens under its key and the decoys, [keys, tokens] a text; BATCH texts a key."""
     zone, epsilon, strength = setting
-    sites, matrices = keyable_sites(loaded.model), []
+    matrices = []
     for first in range(0, len(ids), BATCH):
         made_under = key("text", setting, first)
         with okr.watermark(loaded.model, made_under, epsilon=epsilon, zone=zone, strength=strength):
             made = generate(loaded, ids[first : first + BATCH], first)
         for row in made:
-            seed = hashlib.sha256(row.numpy().tobytes()).digest()
-            images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
-            text = Text(row, len(ids[0]), None)
-            found = likelihoods(
-                loaded.model, sites, [text], made_under, Setting(epsilon, zone, strength), images,
-                temperature=1.0, rows=8, unkeyed=False,
-            )  # fmt: skip
+            found = judged(loaded, row, len(ids[0]), made_under, setting, decoys, rows=8, unkeyed=False)
             matrices.append(found.keyed)
     return matrices
 

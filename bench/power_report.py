@@ -35,8 +35,8 @@ comes close to it, so a better statistic has little left to gain at a given cost
 **What does the cost buy?** Cost falls into what keyed models lose together, whichever the key, which shows nothing, and
 that by which they differ (log(m / p), m the mean over keys). The third tables give both on passages, and the evidence
 of a token of the model's own text: its mutual information with the key. Where evidence is e, z is about sqrt(2 e n).
-The yield, evidence over cost, falls as the cost grows. No zone measured has a better one than soft keying without an
-epsilon has at the same cost, and most hard zones have a clearly worse one.
+The yield, evidence over cost, falls as the cost grows. As far as the intervals tell, no zone measured has a better one
+than soft keying without an epsilon has at the same cost; hard zones mostly have a lower one.
 """
 MODEL = """
 ## {title}
