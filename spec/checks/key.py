@@ -9,6 +9,7 @@ import pickle
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
             shown.append(f"{error!r} {error.__cause__!r}")
     shown += [_error(lambda: keys.Key(secret[:15])), _error(lambda: keys.Key(bytes(65_536)))]
     shown.append(_error(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
+    shown += [_error(lambda: keys.check_key(secret)), _error(lambda: keys.check_key(secret.hex()))]
     text = "\n".join(shown)
     forms = {
         secret.hex(),
@@ -123,6 +125,7 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
         pass
     else:
         raise Violation("a key can be pickled")
+    require(keys.check_key(key) is key, "a key is not taken for one")
     require(copy.deepcopy(key) == key and key != 1, "keys compare by content, and only with keys")
 
 
@@ -231,6 +234,16 @@ def passphrases_go_through_scrypt(subject: Subject, text: str) -> None:
     said = _error(lambda: Key.from_passphrase(text[:11]))
     require(text[:11] not in said, "the error quotes the passphrase")
     _error(lambda: Key.from_passphrase(text.encode()))  # type: ignore[arg-type]
+
+
+@check("OKR-KEY-011")
+def passphrases_that_utf8_cannot_hold_are_refused(subject: Subject) -> None:
+    """The first and last surrogate and one between; their neighbours are characters like any other."""
+    from okr.routing.keys import Key
+
+    for alone in ("\ud800", "\udabc", "\udfff"):
+        _error(partial(Key.from_passphrase, "twelve characters " + alone))
+    passphrases_go_through_scrypt(subject, "\ud7ff\ue000" * 6)
 
 
 @check("OKR-KEY-012")

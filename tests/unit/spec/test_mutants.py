@@ -1,9 +1,13 @@
 """The mutation driver changes what it says it changes."""
 
 import ast
+import importlib
 import json
+from pathlib import Path
 
-from spec.adequacy import report
+import pytest
+
+from spec.adequacy import mutation, report
 from spec.adequacy.__main__ import DOCUMENT, EXPLAINED, MEASURED
 from spec.adequacy.mutants import functions, mutants
 from spec.zoo import members
@@ -66,3 +70,15 @@ def test_owners_that_are_functions_are_told_from_the_others():
     source = "A = 1\nclass B:\n    C = 2\n    def d(self):\n        def e():\n            return 3\n        return e"
     assert functions(source) == {"B.d", "B.d.e"}
     assert {mutant.owner for mutant in mutants(source)} == {"A", "B", "B.d.e"}
+
+
+@pytest.mark.parametrize("target", [*mutation.ROUTING, *mutation.ATTACH], ids=lambda target: target.module)
+def test_published_mutants_are_those_of_the_sources(target):
+    """Whoever changes a module measures it again: ``python -m spec.adequacy mutation``, or ``attach``."""
+    part = "mutation" if target in mutation.ROUTING else "attach"
+    published = [entry for entry in json.loads(MEASURED.read_text("utf-8"))[part] if entry["module"] == target.module]
+    source = Path(importlib.import_module(target.module).__file__).read_text("utf-8")
+    everyone = [mutant.name for mutant in mutants(source)]
+    kept = -(-len(everyone) // target.one_in)
+    assert len(published) == kept
+    assert {entry["mutant"] for entry in published} <= set(everyone)
