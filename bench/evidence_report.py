@@ -58,7 +58,9 @@ embedding, at every router.
 ### Statistics
 
 p: the probability of a token under a key; q: its mean over the claimed key and all decoys. All of these treat every key
-alike, so that the test stays exact. Same texts, anchor: the state, strength 1.5.
+alike, so that the test stays exact. Same texts, anchor: the state, strength 1.5. A statistic whose decoys' z is skewed
+needs a higher one to be found; so beside it stands the 99% point of the decoys' z, and statistics are compared by how
+far z is above that.
 
 {statistics}
 {statistics_say}
@@ -161,16 +163,20 @@ def strengthened(document: dict) -> str:
     for line in (first, *others):
         cells = " | ".join(cell(line["z"][own][attack], line["ahead"][own][attack]) for attack in few)
         anchors.append(f"| {line['anchor']} | {line['strength']:.2f} | {line['cost']:.4f} | {cells} |")
-    statistics = [f"| statistic, summed over tokens | {head} |", "|" + " --- |" * (1 + len(attacks))]
+    statistics = [f"| statistic, summed over tokens | 99% point | {head} |", "|" + " --- |" * (2 + len(attacks))]
     for name in first["z"]:
         cells = " | ".join(cell(first["z"][name][attack], first["ahead"][name][attack]) for attack in attacks)
-        statistics.append(f"| {name} | {cells} |")
+        statistics.append(f"| {name} | {first['point'][name]:.2f} | {cells} |")
     rivals = [(line["anchor"], line["z"][own]) for line in others]
+    above = {
+        name: {attack: [value - first["point"][name] for value in values] for attack, values in by_attack.items()}
+        for name, by_attack in first["z"].items()
+    }
     return STRENGTHENED.format(
         anchors="\n".join(anchors) + "\n",
         anchors_say=verdicts(first["z"][own], rivals, "anchor"),
         statistics="\n".join(statistics) + "\n",
-        statistics_say=verdicts(first["z"][own], [(n, z) for n, z in first["z"].items() if n != own], "statistic"),
+        statistics_say=verdicts(above[own], [(n, z) for n, z in above.items() if n != own], "statistic"),
         **{name: document[name] for name in ("texts", "tokens", "decoys", "torch")},
     )
 

@@ -5,11 +5,12 @@
     python bench/power.py FOLDER --out docs/data/power-coarse-mixtral.json
 
 Six texts share a key; every text is sampled at temperature 1 from the first words of a shipped passage. OKR is tested
-by okr.detect's statistic with 99 decoys, 399 where the table says so; KGW (transformers' WatermarkLogitsProcessor, half
-of the vocabulary green, left hash of one token) by an exact binomial test over the distinct (token before, token)
-pairs. Cost: added loss on held-out passages in nats per token, mean of three keys, 95% interval over passages; for both
-alike. Power: the share of texts with p <= 0.01 and its 95% Clopper-Pearson interval, for the first n tokens of single
-texts and for texts pooled into one test. One journal line is written for each setting, so an interrupted run goes on.
+by okr.detect's statistic with 99 decoys and 60 texts, near the highest cost with 399 and 120; KGW (transformers'
+WatermarkLogitsProcessor, half of the vocabulary green, left hash of one token) by an exact binomial test over the
+distinct (token before, token) pairs, 120 texts. Cost: added loss on held-out passages in nats per token, mean of three
+keys, 95% interval over passages; for both alike. Power: the share of texts with p <= 0.01 and its 95% Clopper-Pearson
+interval, for the first n tokens of single texts and for texts pooled into one test. One journal line is written for
+each setting, so an interrupted run goes on.
 """
 
 import argparse
@@ -42,18 +43,20 @@ SETTINGS = {
 KGW_BIASES = (0.65, 0.4)
 SHARP = {  # at a cost of about 0.05
     "fine": [("boundary", INF, 1.55)],
-    "coarse": [("boundary", INF, s) for s in (0.4, 0.43)],
+    "coarse": [("boundary", INF, 0.42)],
 }
 LENGTHS = (25, 50, 100, 200, 300, 400)
 POOLED = (2, 4)  # texts of the largest length in one test
 LEVEL, BATCH = 0.01, 6
-DECOYS, TEXTS = 99, 36
-SHARP_DECOYS, SHARP_TEXTS = 399, 60
-STATISTICS = {  # of log p [keys, tokens]; what detect uses, and what it was chosen over
-    "log(p + mean)": statistic,
+DECOYS, TEXTS = 99, 60
+SHARP_DECOYS, SHARP_TEXTS = 399, 120
+STATISTICS = {  # of log p [keys, tokens], q the mean of p; what detect uses, and what it was chosen over
+    "log(0.9 p + 0.1 q)": statistic,
     "log p": lambda log_p: log_p.sum(1),
+    "log(p + q)": lambda log_p: torch.logaddexp(log_p, log_p.logsumexp(0) - math.log(len(log_p))).sum(1),
     "standardised": lambda log_p: ((log_p - log_p.mean(0)) / log_p.std(0)).sum(1),
 }
+OWN = next(iter(STATISTICS))
 
 
 def key(*parts: object) -> okr.Key:
@@ -119,10 +122,12 @@ def okr_line(
     found = line("OKR", name_of(setting), added, native, p) | {"decoys": decoys}
     if decoys > DECOYS:  # the same texts, judged by the first of their decoys alone
         found["power_of_fewer"] = powers({n: [rank(statistic(m[: DECOYS + 1, :n])) for m in matrices] for n in LENGTHS})
-    found["z"] = {
-        name: {str(n): round(float(np.mean([z_of(f(m[:, :n])) for m in matrices])), 3) for n in LENGTHS}
-        for name, f in STATISTICS.items()
+    by_statistic = {name: {n: [f(m[:, :n]) for m in matrices] for n in LENGTHS} for name, f in STATISTICS.items()}
+    found["power_of"] = {
+        name: powers({n: [rank(score) for score in scores] for n, scores in by_length.items()})
+        for name, by_length in by_statistic.items()
     }
+    found["z"] = {str(n): round(float(np.mean([z_of(s) for s in by_statistic[OWN][n]])), 3) for n in LENGTHS}
     return found
 
 
@@ -239,11 +244,9 @@ def main() -> None:
     ids = prompts(loaded, SHARP_TEXTS)
     held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
     native = losses(loaded, held_out)
-    jobs = [("OKR", s, okr_line, TEXTS, DECOYS) for s in SETTINGS[kind]]
-    for number, bias in enumerate(KGW_BIASES):  # the most telling comparisons first
-        jobs.insert(1 + 2 * number, ("KGW", bias, kgw_line, TEXTS, 0))
-    jobs += [("KGW", KGW_BIASES[0], kgw_line, SHARP_TEXTS, 0)]
+    jobs = [("KGW", bias, kgw_line, SHARP_TEXTS, 0) for bias in KGW_BIASES]
     jobs += [("OKR", s, okr_line, SHARP_TEXTS, SHARP_DECOYS) for s in SHARP[kind]]
+    jobs += [("OKR", s, okr_line, TEXTS, DECOYS) for s in SETTINGS[kind]]
     for number, (method, what, work, texts, decoys) in enumerate(jobs):
         if number < len(done["lines"]):
             continue

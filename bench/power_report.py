@@ -44,6 +44,11 @@ MODEL = """
 Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
 
 """
+STATISTICS = """
+The share of the same texts that each statistic finds (`detect` uses the first; p a token's probability under a key, q
+its mean over all keys), and the mean z of the first beside the bound:
+
+"""
 FEWER = """
 With 99 decoys p <= 0.01 asks the key to beat every one of them; with 399 to be among the best four. The same texts,
 judged by all decoys and by the first 99:
@@ -75,17 +80,18 @@ def table(document: dict) -> str:
 
 
 def statistics_table(document: dict) -> str:
-    """Mean z of the three statistics that were kept, at 200 and 400 tokens, beside what the cost allows."""
-    rows = [line for line in document["lines"] if "z" in line]
-    names, lengths = list(rows[0]["z"]), (200, 400)
-    heads = [f"{name}, n = {n}" for name in (*names, "sqrt(2 cost n)") for n in lengths]
-    lines = ["| setting | decoys | " + " | ".join(heads) + " |", "| --- | --- |" + " --- |" * len(heads)]
-    for line in rows:
-        values = [line["z"][name][str(n)] for name in names for n in lengths]
-        values += [math.sqrt(max(0.0, 2 * line["cost"][0] * n)) for n in lengths]
-        cells = [line["setting"], str(line["decoys"]), *(f"{value:.2f}" for value in values)]
+    """What each statistic finds of the same texts, and z of the one in use beside what the cost allows."""
+    rows = [line for line in document["lines"] if "power_of" in line]
+    names, lengths = list(rows[0]["power_of"]), ("100", "200")
+    heads = [f"{name}, n = {n}" for name in names for n in lengths]
+    heads = ["setting", "texts", "decoys", *heads, "mean z, n = 200", "sqrt(2 cost n)"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for line in sorted(rows, key=lambda line: line["cost"][0]):
+        cells = [line["setting"], str(line["texts"]), str(line["decoys"])]
+        cells += [f"{line['power_of'][name][n][0]:.3f}" for name in names for n in lengths]
+        cells += [f"{line['z']['200']:.2f}", f"{math.sqrt(max(0.0, 2 * line['cost'][0] * 200)):.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\nMean z over texts by statistic (`detect` uses the first):\n\n" + "\n".join(lines) + "\n"
+    return STATISTICS + "\n".join(lines) + "\n"
 
 
 def decoys_table(document: dict) -> str:
@@ -116,8 +122,7 @@ def plot(name: str, document: dict) -> None:
     with mpl.rc_context(style):
         figure = Figure(figsize=(7.8, 5.2), layout="constrained")
         axes = figure.add_subplot()
-        largest = {(line["method"], line["setting"]): line for line in document["lines"]}  # the last has most texts
-        for line in largest.values():
+        for line in document["lines"]:
             n = [int(length) for length in line["power"]]
             middle, low, high = zip(*line["power"].values(), strict=True)
             error = [

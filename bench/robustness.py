@@ -113,9 +113,9 @@ def trimmed(log_p: Tensor, share: float) -> Tensor:
 
 
 STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
-    "log(p + q) (OKR)": statistic,
+    "log(0.9 p + 0.1 q) (OKR)": statistic,
     "log p": lambda log_p: log_p.sum(1),
-    "log(0.9 p + 0.1 q)": lambda log_p: torch.logaddexp(_against_mean(log_p)[0], torch.tensor(math.log(1 / 9))).sum(1),
+    "log(p + q)": lambda log_p: torch.logaddexp(_against_mean(log_p)[0], torch.tensor(0.0)).sum(1),
     "log(0.2 p + 0.8 q)": lambda log_p: torch.logaddexp(_against_mean(log_p)[0], torch.tensor(math.log(4.0))).sum(1),
     "log(p / q), cut at 0.5 either way": lambda log_p: _against_mean(log_p)[0].clamp(-0.5, 0.5).sum(1),
     "log(p / q), a tenth trimmed at either end": lambda log_p: trimmed(log_p, 0.1),
@@ -237,17 +237,21 @@ def z_of(score: Tensor) -> float:
 
 
 def line(loaded: Loaded, anchor: str, strength: float, texts: int) -> dict:
-    """One anchor's record: z of every text, and whether its key is ahead of all decoys, by attack and statistic."""
+    """One anchor's record, by attack and statistic: z of every text, how many keys are ahead of all their decoys; by
+    statistic, the 99% point of the decoys' own z."""
     found = scored(loaded, strength, anchor, texts)
     names = STATISTICS if anchor == next(iter(ANCHORS)) else dict([next(iter(STATISTICS.items()))])
     z: dict[str, dict[str, list[float]]] = {}
     ahead: dict[str, dict[str, int]] = {}
+    point: dict[str, float] = {}
     for name, work in ((name, STATISTICS[name]) for name in names):
         scores = {attack: [work(matrix) for matrix in matrices] for attack, matrices in found.items()}
         z[name] = {attack: [round(z_of(score), 3) for score in own] for attack, own in scores.items()}
         ahead[name] = {attack: sum(bool(s[0] > s[1:].max()) for s in own) for attack, own in scores.items()}
+        decoys = [s[1:] for own in scores.values() for s in own]
+        point[name] = round(float(np.quantile(np.concatenate([(d - d.mean()) / d.std() for d in decoys]), 0.99)), 3)
     return {"anchor": anchor, "strength": round(strength, 4), "cost": round(cost(loaded, strength, anchor), 5),
-            "z": z, "ahead": ahead}  # fmt: skip
+            "z": z, "ahead": ahead, "point": point}  # fmt: skip
 
 
 def main() -> None:

@@ -166,6 +166,18 @@ def outspoken_models() -> list[Any]:
     return [_outspoken(index) for index in (0, 1)]
 
 
+@contextmanager
+def damaged(model: Any) -> Iterator[None]:
+    """The model with one NaN in its output matrix, so that every probability of it is NaN; whole again afterwards."""
+    weight = model.get_output_embeddings().weight.data
+    kept = weight[3, 0].clone()
+    weight[3, 0] = math.nan
+    try:
+        yield
+    finally:
+        weight[3, 0] = kept
+
+
 @made
 def texts(index: int) -> list[list[int]]:
     """Two texts of 8 given and 48 sampled tokens each, from the outspoken model under the key."""

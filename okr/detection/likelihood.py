@@ -17,6 +17,7 @@ from okr.attach.replay import input_device
 from okr.attach.routings import Native, Projector, choice_scores, filled
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
+from okr.errors import InvalidText
 from okr.routing import Key
 from okr.routing.compiled import Selector, in_memory
 from okr.routing.selection import route
@@ -95,6 +96,8 @@ def likelihoods(
     Memory grows with ``rows`` and the longest text, not with the number of keys. ``advance`` hears of every
     pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty. Where
     torch.distributed is initialised every process scores its share of the keys, and all get the whole result.
+
+    Raises InvalidText where a model's output gives a judged token no finite log p: no key can be told from others then.
     """
     keys = len(images[0].columns)
     training = model.training
@@ -151,4 +154,16 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return -loss.view(rows, -1).double().cpu()
+    found = -loss.view(rows, -1).double().cpu()
+    check_finite(found)
+    return found
+
+
+def check_finite(log_p: Float[Tensor, "rows tokens"]) -> None:
+    """InvalidText unless every log p is a finite number. NaN would lose every comparison, and so pass for evidence."""
+    lost = int((~log_p.isfinite()).any(0).sum())
+    if lost:
+        raise InvalidText(
+            f"the model gives {lost} of {log_p.shape[1]} judged tokens no probability (NaN or 0): "
+            "its weights may be damaged, or its dtype overflows (try bfloat16 or float32)"
+        )

@@ -4,13 +4,15 @@ Null hypothesis: the text was made without knowledge of the claimed key. Given t
 then uniform +1/-1 matrices, and so are their images under permutations of columns and changes of their signs (the
 decoys): the same randomisation test as :mod:`okr.detection.verification`, with another statistic.
 
-The statistic of key K is the sum over tokens of log(p_K + q), where q is the mean of p over the claimed key and all
-decoys: the log-likelihood of text of which half is K's and half anybody's. It is symmetric in the keys, so the test
-stays exact; a token that K finds impossible costs at most log 2, so single odd tokens cannot drown the rest
-(docs/detection.md has the statistics it was compared with).
+The statistic of key K is the sum over tokens of log(0.9 p_K + 0.1 q), where q is the mean of p over the claimed key and
+all decoys: the log-likelihood of text a tenth of which is anybody's. It is symmetric in the keys, so the test stays
+exact. For untouched text log p_K itself would rank the key that the text was made under first most often (it is the
+posterior of a key drawn at random); with a tenth of q a token that K finds impossible costs no more than log 10, so
+single odd tokens cannot drown the rest (docs/detection.md has the statistics it was compared with).
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
 
+FOREIGN = 0.1  # the share of a text that the statistic takes to be anybody's
 TokenIds = Any  # a sequence of whole numbers, a one-dimensional array or tensor of them
 
 
@@ -96,9 +99,9 @@ def detect(
 
 
 def statistic(log_p: Float[Tensor, "keys tokens"]) -> Float[Tensor, " keys"]:
-    """Sum over tokens of log(p_K + q), q the mean of p over the keys: one number a key, symmetric in the keys."""
-    mean = log_p.logsumexp(0) - torch.tensor(float(len(log_p))).log()
-    return torch.logaddexp(log_p - mean, torch.zeros_like(log_p)).sum(1)
+    """Sum over tokens of log(0.9 p_K / q + 0.1), q the mean of p over the keys: one number a key, symmetric in them."""
+    mean = log_p.logsumexp(0) - math.log(len(log_p))
+    return torch.log1p((1 - FOREIGN) * torch.expm1(log_p - mean)).sum(1)
 
 
 def check_scoring(temperature: float, rows: int) -> None:

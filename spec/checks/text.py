@@ -120,15 +120,23 @@ def several_texts_are_one_test(subject: Subject) -> None:
 
 @check("OKR-TEXT-009")
 def other_text_is_refused(subject: Subject) -> None:
-    from spec.system import okr
+    from spec import system
 
     for text, given in (([], 0), ([5], 0), ([5, 64], 0), ([5, -1], 0), ([5] * 200, 0), ([5, 6, 7], 3)):
-        try:
-            _verdict(0, text, prompt_length=given)
-        except okr.InvalidText as error:
-            require("\n" not in str(error), "the error is more than one line", got=str(error))
-            continue
-        raise Violation(f"a text of {len(text)} tokens, {given} of them given, was judged", got=str(text[:5]))
+        _refused(f"a text of {len(text)} tokens, {given} of them given,", text, prompt_length=given)
+    with system.damaged(system.outspoken_models()[0]):
+        _refused("a text, by a model whose logits are NaN,", [5, 6, 7])
+
+
+def _refused(what: str, text: list[int], **options: Any) -> None:
+    from spec.system import okr
+
+    try:
+        verdict = _verdict(0, text, **options)
+    except okr.InvalidText as error:
+        require("\n" not in str(error), "the error is more than one line", got=str(error))
+        return
+    raise Violation(f"{what} was judged", expected="InvalidText", got=verdict)
 
 
 @check("OKR-TEXT-010")

@@ -133,6 +133,11 @@ def cuts_long_text(change: Change) -> None:
     change(text, "_text", lambda tokens, *rest: make(tokens[:128], *rest))
 
 
+@broken("NaN judged", fails=("TEXT-009",), passes=(*OTHER, "TEXT-001", "TEXT-002", "TEXT-010"))
+def judges_nan(change: Change) -> None:
+    change(likelihood, "check_finite", lambda log_p: None)
+
+
 @broken("evaluation mode left on", fails=("TEXT-011",), passes=(*OTHER, "TEXT-001", "TEXT-006", "TEXT-008"))
 def text_leaves_evaluation_mode(change: Change) -> None:
     detect = okr.detect

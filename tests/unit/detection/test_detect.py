@@ -125,10 +125,10 @@ def test_no_opportunity_is_no_evidence(deepseek, key):
 def test_the_statistic_is_the_one_documented_and_bounded_below():
     log_p = torch.randn(6, 8, dtype=torch.float64) - 3
     p = log_p.exp()
-    expected = torch.log(p / p.mean(0) + 1).sum(1)
+    expected = torch.log(0.9 * p / p.mean(0) + 0.1).sum(1)
     torch.testing.assert_close(statistic(log_p), expected)
-    log_p[0, 3] = -1e4  # a token that the key finds impossible
-    assert statistic(log_p)[0] >= 0
+    log_p[0] = -math.inf  # a text that the key finds impossible in every token
+    torch.testing.assert_close(statistic(log_p)[0], torch.tensor(8 * math.log(0.1), dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
