@@ -1,5 +1,6 @@
 """Detection from text alone: exact under the null hypothesis, and the key is found where there is text enough."""
 
+import copy
 import math
 
 import numpy as np
@@ -152,6 +153,17 @@ def test_text_that_cannot_be_judged(deepseek, key, text, options, message):
     with pytest.raises(InvalidText, match=message) as caught:
         okr.detect(deepseek, text, key, epsilon=1.0, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "lost"), [(math.nan, 2), (math.inf, 2), (-math.inf, 1)])
+def test_a_model_without_probabilities_is_no_evidence(deepseek, key, value, lost):
+    """NaN loses every comparison, so no decoy would ever reach the claimed key: p would be as small as can be."""
+    model = copy.deepcopy(deepseek)
+    model.get_output_embeddings().register_forward_hook(
+        lambda *found: found[-1].index_fill(-1, torch.tensor([2]), value)
+    )
+    with pytest.raises(InvalidText, match=f"{lost} of 2 judged tokens no probability"):
+        okr.detect(model, [1, 2, 3], key, epsilon=1.0)
 
 
 @pytest.mark.parametrize(
