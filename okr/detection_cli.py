@@ -80,6 +80,9 @@ def detect_command(
     source: Annotated[
         list[Path] | None, typer.Option(help="For encoder-decoders: the file the encoder read, one for each text.")
     ] = None,
+    prompt: Annotated[
+        list[Path] | None, typer.Option(help="The file with what was given in front, one for each text; not judged.")
+    ] = None,
     decoys: Decoys = 99,
     alpha: Alpha = 0.01,
     temperature: Annotated[float, typer.Option(help="Temperature that the text was sampled at.")] = 1.0,
@@ -93,7 +96,7 @@ def detect_command(
     Under ``accelerate launch`` the processes share the keys.
     """
     check_setting(epsilon, zone, strength)
-    contents, sources = [_read(path) for path in texts], [_read(path) for path in source or ()]
+    contents, sources, prompts = ([_read(path) for path in paths or ()] for paths in (texts, source, prompt))
     from okr.detection import detect
     from okr.detection.verification import check_decoys
     from okr.experiment.display import counting
@@ -105,7 +108,7 @@ def detect_command(
     secret = Key.load(key)
     with joined() as processes:
         loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)
-        tokens, given = _tokens(loaded, contents, sources)
+        tokens, given, lengths = _tokens(loaded, contents, sources, prompts)
         with counting("keys scored", (decoys + 1) * len(tokens) // processes.count, shown=processes.main) as advance:
             verdict = detect(
                 loaded.model,
@@ -114,6 +117,7 @@ def detect_command(
                 epsilon=epsilon,
                 zone=zone,
                 strength=strength,
+                prompt_length=lengths,
                 source_ids=given or None,
                 decoys=decoys,
                 alpha=alpha,
@@ -136,25 +140,38 @@ def _read(path: Path) -> str:
         raise InvalidText(f"{path} is not UTF-8 text") from None
 
 
-def _tokens(loaded: "Loaded", texts: list[str], sources: list[str]) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of every text and of what the encoder read; texts beyond the model's positions become several."""
+def _tokens(
+    loaded: "Loaded", texts: list[str], sources: list[str], prompts: list[str]
+) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """Token ids of every text with its prompt, those that the encoder read, and how many tokens were given.
+
+    Without prompts, texts beyond the model's positions become several.
+    """
     from okr.loaders import generation_defaults
 
     config, tokenizer = loaded.model.config, loaded.tokenizer
+    written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     if config.is_encoder_decoder:
+        if prompts:
+            raise InvalidText("--prompt is for decoder-only models; name what the encoder read with --source")
         start = generation_defaults(loaded.model)["decoder_start_token_id"]
-        written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return [[start, *ids] for ids in written], [tokenizer(text)["input_ids"] for text in sources]
+        return [[start, *ids] for ids in written], [tokenizer(text)["input_ids"] for text in sources], [1] * len(texts)
     if sources:
         raise InvalidText("--source is for encoder-decoders; this model has no encoder")
+    if prompts:
+        if len(prompts) != len(texts):
+            raise InvalidText(f"--prompt is needed once for each text: {len(texts)} texts, {len(prompts)} prompts")
+        if not all(written):
+            raise InvalidText("an empty text says nothing")
+        given = [tokenizer(text)["input_ids"] for text in prompts]
+        return [a + b for a, b in zip(given, written, strict=True)], [], [len(ids) for ids in given]
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     room = getattr(config, "max_position_embeddings", None) or sys.maxsize
     pieces: list[list[int]] = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for ids in written:
         parts = [bos + ids[first : first + room - 1] for first in range(0, len(ids), room - 1)]
         pieces += [part for part in parts if len(part) > 1] or [bos + ids]
-    return pieces, []
+    return pieces, [], [min(1, len(part) - 1) for part in pieces]
 
 
 def attribute_command(

@@ -107,7 +107,8 @@ def likelihoods(
     blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)][rank::processes]
     parts: list[Tensor] = []
     try:
-        native = [_log_p(model, text, 1, temperature)[0] for text in texts] if unkeyed else [torch.zeros(0)]
+        native = torch.cat([_log_p(model, text, 1, temperature)[0] for text in texts if unkeyed] or [torch.zeros(0)])
+        check_finite(native)
         with attached(model, sites, routings):
             for text in texts:
                 found = []
@@ -122,7 +123,8 @@ def likelihoods(
     keyed, opportunities = _gathered(
         torch.cat(parts, 1), sum(routing.opportunities for routing in routings), rows, keys
     )
-    return Likelihoods(keyed, torch.cat(native), opportunities)
+    check_finite(keyed)
+    return Likelihoods(keyed, native, opportunities)
 
 
 def _distributed() -> bool:
@@ -154,16 +156,14 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    found = -loss.view(rows, -1).double().cpu()
-    check_finite(found)
-    return found
+    return -loss.view(rows, -1).double().cpu()
 
 
-def check_finite(log_p: Float[Tensor, "rows tokens"]) -> None:
+def check_finite(log_p: Float[Tensor, "... tokens"]) -> None:
     """InvalidText unless every log p is a finite number. NaN would lose every comparison, and so pass for evidence."""
-    lost = int((~log_p.isfinite()).any(0).sum())
+    lost = int((~torch.atleast_2d(log_p).isfinite()).any(0).sum())
     if lost:
         raise InvalidText(
-            f"the model gives {lost} of {log_p.shape[1]} judged tokens no probability (NaN or 0): "
+            f"the model gives {lost} of {log_p.shape[-1]} judged tokens no probability (NaN or 0): "
             "its weights may be damaged, or its dtype overflows (try bfloat16 or float32)"
         )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from okr.attach import Setting
 from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
+from okr.detection.likelihood import Likelihoods, Text, likelihoods
 from okr.detection.tally import site_seed
 from okr.detection.verdict import TextVerdict
 from okr.detection.verification import check_decoys, z_score
@@ -74,9 +74,13 @@ def detect(
     images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
     setting = Setting(float(epsilon), zone, float(strength))
     found = likelihoods(model, sites, texts, key, setting, images, temperature=temperature, rows=rows, advance=advance)
+    return _verdict(found, key, alpha, temperature)
+
+
+def _verdict(found: Likelihoods, key: Key, alpha: float, temperature: float) -> TextVerdict:
     score = statistic(found.keyed)
     claimed, others = float(score[0]), score[1:]
-    p_value = (1 + int((others >= claimed).sum())) / (decoys + 1) if found.opportunities else 1.0
+    p_value = (1 + int((others >= claimed).sum())) / len(score) if found.opportunities else 1.0
     z = z_score(claimed, others) if found.opportunities else 0.0
     total = float(found.keyed[0].sum())
     return TextVerdict(
@@ -85,7 +89,7 @@ def detect(
         exact=True,
         watermarked=p_value <= alpha,
         alpha=alpha,
-        decoys=decoys,
+        decoys=len(others),
         z=z,
         normal_p=float(ndtr(-z)),
         hit_rate=None,

@@ -100,18 +100,21 @@ def load(
         model = _model(place, config, options | given | {"dtype": wanted}, report)
     if quantised is not None:
         fit_to_host(model)
-        share = quantised_share(model)
-        log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * share, quantization)
-        if share < 0.5:
-            log.warning(
-                "%s: only %.0f%% of the weights are held in %s: bitsandbytes reaches linear layers, and this class "
-                "keeps its experts in one stacked tensor", place.name, 100 * share, quantization
-            )  # fmt: skip
+        _say_share(place, quantised_share(model), quantization)
     rows = model.get_input_embeddings().num_embeddings
     if isinstance(rows, int) and len(tokenizer) > rows:
         log.warning("%s: the tokenizer has %d entries, the model embeds only %d", place.name, len(tokenizer), rows)
     log.info("loaded %s (%s) as %s", place.name, config.model_type, model.dtype)
     return Loaded(model.eval(), tokenizer, place.name, None if place.is_local else hub.revision(place))
+
+
+def _say_share(place: Place, share: float, quantization: str | None) -> None:
+    log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * share, quantization)
+    if share < 0.5:
+        log.warning(
+            "%s: only %.0f%% of the weights are held in %s: bitsandbytes reaches linear layers, and this class "
+            "keeps its experts in one stacked tensor", place.name, 100 * share, quantization
+        )  # fmt: skip
 
 
 def _random(place: Place, dtype: Any, quantised: Any, device_map: Any, max_memory: Any) -> Loaded:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, launched
 
+import okr
 from okr.cli import execute
 from okr.experiment.results import Results
 from okr.routing import Key
@@ -83,6 +85,30 @@ def test_detect_reads_files_and_standard_input(
     assert json.loads(capfd.readouterr().out)["tokens"] == 2 * one["tokens"]
 
 
+def test_a_prompt_is_read_and_not_judged(
+    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """As okr.detect says of the tokens of both with the prompt's number; several texts have a prompt each."""
+    prompt, text = tmp_path / "prompt.txt", tmp_path / "text.txt"
+    prompt.write_text("It is a truth universally acknowledged,")
+    text.write_text(" that a single man in possession of a good fortune")
+    words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--json", "--prompt", str(prompt)]
+    words += ["--decoys", "19", "--alpha", "0.05", *SOFT]
+    assert execute(words) in (0, 1)
+    said = json.loads(capfd.readouterr().out)
+    loaded, given = okr.load(deepseek_folder), {"epsilon": math.inf, "zone": "boundary", "strength": 2.0, "decoys": 19}
+    front = loaded.tokenizer(prompt.read_text())["input_ids"]
+    ids = front + loaded.tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
+    found = okr.detect(loaded.model, ids, Key.load(key_file), prompt_length=len(front), **given)
+    assert said == json.loads(json.dumps(found.as_dict()))
+    assert said["tokens"] == len(ids) - len(front)
+    assert execute([*words, str(text)]) == 2
+    assert "2 texts, 1 prompts" in capfd.readouterr().err
+    text.write_text("")
+    assert execute(words) == 2
+    assert "empty" in capfd.readouterr().err
+
+
 def test_two_processes_share_the_keys(
     deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -122,6 +148,8 @@ def test_an_encoder_decoder_is_given_its_source(
     capfd.readouterr()
     assert execute([*words, *SOFT]) == 2
     assert "source_ids" in capfd.readouterr().err
+    assert execute([*words, *SOFT, "--source", str(text), "--prompt", str(text)]) == 2
+    assert "--source" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
