@@ -29,8 +29,8 @@ prompts, at a cost like OKR's, and is scored by an exact binomial test over dist
 **How much could a text show?** A key changes log p by small amounts that differ from key to key. If they have variance
 v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
 on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
-to first order in v and whatever the statistic. The second tables have that number in their last columns. Soft keying
-comes close to it, so a better statistic has little left to gain at a given cost.
+to first order in v and whatever the statistic. The second tables have that number in their last column. Soft keying
+comes within a seventh of it, so a better statistic has little left to gain at a given cost.
 
 **What does the cost buy?** Cost falls into what keyed models lose together, whichever the key, which shows nothing, and
 that by which they differ (log(m / p), m the mean over keys). The third tables give both on passages, and the evidence
@@ -41,9 +41,14 @@ than soft keying without an epsilon has at the same cost; hard zones mostly have
 MODEL = """
 ## {title}
 
+{summary}
+
 Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
 
 """
+SUMMARY = (
+    "Near a cost of 0.05, n = 200 and n = 300: {okr} by OKR (cost {okr_cost:.4f}), {kgw} by KGW (cost {kgw_cost:.4f})."
+)
 STATISTICS = """
 The share of the same texts that each statistic finds (`detect` uses the first; p a token's probability under a key, q
 its mean over all keys), and the mean z of the first beside the bound:
@@ -77,6 +82,18 @@ def table(document: dict) -> str:
         found = [line["method"], line["setting"], str(line["texts"]), str(line.get("decoys", ""))]
         lines.append("| " + " | ".join([*found, f"{cost:.4f} ({low:.4f} to {high:.4f})", *cells]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def summary(document: dict) -> str:
+    """What the costliest setting of either method below 0.05 nats per token finds."""
+    words: dict[str, object] = {}
+    for method in ("OKR", "KGW"):
+        lines = [line for line in document["lines"] if line["method"] == method and line["cost"][0] <= 0.05]
+        line = max(lines, key=lambda line: line["cost"][0])
+        shares = [line["power"][n] for n in ("200", "300")]
+        words[method.lower()] = " and ".join(f"{share:.3f} ({low:.3f} to {high:.3f})" for share, low, high in shares)
+        words[f"{method.lower()}_cost"] = line["cost"][0]
+    return SUMMARY.format(**words)
 
 
 def statistics_table(document: dict) -> str:
@@ -151,7 +168,11 @@ def render(power: dict[str, dict], efficiency: dict[str, dict]) -> str:
     """The page, without its plots' files."""
     parts = [HEAD]
     for name, document in power.items():
-        parts += [MODEL.format(title=MODELS[name], **document), table(document), statistics_table(document)]
+        parts += [
+            MODEL.format(title=MODELS[name], summary=summary(document), **document),
+            table(document),
+            statistics_table(document),
+        ]
         parts += [decoys_table(document)]
         parts += [yield_table(efficiency[name])] if name in efficiency else []
         parts.append(f"\n![share of texts found against their length](figures/power-{name}.svg)\n")
