@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Output = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here.")]
+Output = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here; - is standard output.")]
 
 
 def conform(

@@ -3,6 +3,8 @@
 import os
 import sys
 import traceback
+from collections.abc import Collection
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from spec.report.summary import BROKEN, SUITE, USAGE, announce, read_known
 from spec.runner import chosen
 from spec.verdicts import BadImplementation, UsageError
 
+PIPE = Path("-")
 _WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge}
 
 
@@ -35,12 +38,12 @@ class Request:
 
 
 def run(request: Request) -> int:
-    """Judge, print, write; the exit code."""
+    """Judge, print, write; the exit code. Where a report goes to standard output, all else goes to standard error."""
     try:
-        for path in (request.outputs or {}).values():
-            _check(path)
-        report = judge(request)
-        print(summary_text(report))
+        piped = _check((request.outputs or {}).values())
+        with redirect_stdout(sys.stderr) if piped else nullcontext():
+            report = judge(request)
+            print(summary_text(report))
         for kind, path in (request.outputs or {}).items():
             _write(path, _WRITERS[kind](report))
     except UsageError as error:
@@ -94,15 +97,23 @@ def _progress() -> Progress:
     )
 
 
-def _check(path: Path) -> None:
-    """Before minutes of judging: whether a report can be written there."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise UsageError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"cannot write {path}: no permission")
+def _check(paths: Collection[Path]) -> bool:
+    """Before minutes of judging: whether reports can be written there; whether one is for standard output."""
+    piped = [path for path in paths if path == PIPE]
+    if len(piped) > 1:
+        raise UsageError("only one report can go to standard output (-)")
+    for path in (path for path in paths if path != PIPE):
+        if not path.parent.is_dir() or path.is_dir():
+            raise UsageError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: no permission")
+    return bool(piped)
 
 
 def _write(path: Path, content: str) -> None:
+    if path == PIPE:
+        print(content, end="" if content.endswith("\n") else "\n")
+        return
     try:
         path.write_text(content, "utf-8")
     except OSError as error:
