@@ -1,5 +1,6 @@
 """How well a model under a key, and under images of that key, predicts a text: side by side in one batch."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,6 +49,7 @@ class KeyRows(Native):
         self.select = Selector(**self.rule)
         self.project = Projector(site, key)
         self.rows = (0, 1)
+        self.claimed = 0  # the image whose opportunities are counted
         self.opportunities = 0
 
     def choose(
@@ -62,8 +64,8 @@ class KeyRows(Native):
         else:
             experts, zone = route(choice, keys, native(EVERY), **self.rule)
             opportunity = zone.opportunity
-        if first == 0:  # the claimed key itself
-            self.opportunities += int(opportunity[: claimed.shape[1]].sum())
+        if first <= self.claimed < last:
+            self.opportunities += int(opportunity.view(last - first, -1)[self.claimed - first].sum())
         return experts
 
 
@@ -93,6 +95,9 @@ def likelihoods(
 ) -> Likelihoods:
     """Score ``texts`` under a key and its images (``images[i]`` belongs to ``sites[i]``), ``rows`` keys at a time.
 
+    Keys are run in a random order: rounding may depend on the place in a batch, and a claimed key that always came
+    first would differ from its decoys by more than what the test is about.
+
     Memory grows with ``rows`` and the longest text, not with the number of keys. ``advance`` hears of every
     pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty. Where
     torch.distributed is initialised every process scores its share of the keys, and all get the whole result.
@@ -102,7 +107,11 @@ def likelihoods(
     keys = len(images[0].columns)
     training = model.training
     model.eval()
-    routings = [KeyRows(site, key, setting, part) for site, part in zip(sites, images, strict=True)]
+    order = _order(images[0])
+    shuffled = [Decoys(part.columns[order], part.signs[order]) for part in images]
+    routings = [KeyRows(site, key, setting, part) for site, part in zip(sites, shuffled, strict=True)]
+    for routing in routings:
+        routing.claimed = int(order.argmin())
     rank, processes = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)][rank::processes]
     parts: list[Tensor] = []
@@ -124,7 +133,14 @@ def likelihoods(
         torch.cat(parts, 1), sum(routing.opportunities for routing in routings), rows, keys
     )
     check_finite(keyed)
-    return Likelihoods(keyed, native, opportunities)
+    return Likelihoods(keyed[order.argsort()], native, opportunities)
+
+
+def _order(images: Decoys) -> Int[Tensor, " keys"]:
+    """A random order of the images, the same for the same ones."""
+    seed = hashlib.sha256(images.columns.numpy().tobytes() + images.signs.numpy().tobytes()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
+    return torch.randperm(len(images.columns), generator=generator)
 
 
 def _distributed() -> bool:

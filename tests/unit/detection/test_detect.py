@@ -14,6 +14,7 @@ from okr import InvalidSetting, InvalidText, Key
 from okr.attach import Setting
 from okr.attach.engine import attached, keyable_sites
 from okr.attach.routings import Keyed
+from okr.detection import likelihood
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Text, likelihoods
 from okr.detection.text import as_texts, statistic
@@ -107,6 +108,23 @@ def test_the_key_is_found_and_another_is_not(key):
     assert wrong.hit_rate is None
     half = {"token_ids": texts[:1, :30], "key": key} | options
     assert okr.detect(model, **half) == okr.detect(model, **half)
+
+
+def test_rounding_that_depends_on_the_place_in_a_batch_favours_no_key(deepseek, monkeypatch):
+    """The first row a little likelier and all keys alike otherwise: p <= 0.1 for more
+    than 34 of 120 keys happens with probability below 1e-6 (12 expected)."""
+    assert binom.sf(34, 120, 0.1) < 1e-6
+    exact = likelihood._log_p
+
+    def rounded(model, text, rows, temperature):
+        found = torch.zeros_like(exact(model, text, rows, temperature))
+        found[0] += 1e-9  # where keys are in order, the claimed one
+        return found
+
+    monkeypatch.setattr(likelihood, "_log_p", rounded)
+    options = {"decoys": 9, "alpha": 0.1, "rows": 10, **SOFT}
+    found = [okr.detect(deepseek, [1, 5, 6, 7], Key(bytes([number] * 16)), **options).p_value for number in range(120)]
+    assert sum(p <= 0.1 + 1e-12 for p in found) <= 34
 
 
 def test_an_encoder_decoder_needs_what_its_encoder_read(switch, key):
