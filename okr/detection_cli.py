@@ -155,7 +155,7 @@ def _tokens(
         if prompts:
             raise InvalidText("--prompt is for decoder-only models; name what the encoder read with --source")
         start = generation_defaults(loaded.model)["decoder_start_token_id"]
-        return [[start, *ids] for ids in written], [tokenizer(text)["input_ids"] for text in sources], [1] * len(texts)
+        return [[start, *ids] for ids in written], [tokenizer(text)["input_ids"] for text in sources], [0] * len(texts)
     if sources:
         raise InvalidText("--source is for encoder-decoders; this model has no encoder")
     if prompts:
@@ -171,7 +171,7 @@ def _tokens(
     for ids in written:
         parts = [bos + ids[first : first + room - 1] for first in range(0, len(ids), room - 1)]
         pieces += [part for part in parts if len(part) > 1] or [bos + ids]
-    return pieces, [], [min(1, len(part) - 1) for part in pieces]
+    return pieces, [], [0] * len(pieces)
 
 
 def attribute_command(

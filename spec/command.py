@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,10 @@ class Request:
 
 def run(request: Request) -> int:
     """Judge, print, write; the exit code. Where a report goes to standard output, all else goes to standard error."""
+    paths = list((request.outputs or {}).values())
     try:
-        piped = _check((request.outputs or {}).values())
-        with redirect_stdout(sys.stderr) if piped else nullcontext():
+        _check(paths)
+        with redirect_stdout(sys.stderr) if PIPE in paths else nullcontext():
             report = judge(request)
             print(summary_text(report))
         for kind, path in (request.outputs or {}).items():
@@ -97,17 +98,15 @@ def _progress() -> Progress:
     )
 
 
-def _check(paths: Collection[Path]) -> bool:
-    """Before minutes of judging: whether reports can be written there; whether one is for standard output."""
-    piped = [path for path in paths if path == PIPE]
-    if len(piped) > 1:
+def _check(paths: Sequence[Path]) -> None:
+    """Before minutes of judging: whether reports can be written there."""
+    if paths.count(PIPE) > 1:
         raise UsageError("only one report can go to standard output (-)")
     for path in (path for path in paths if path != PIPE):
         if not path.parent.is_dir() or path.is_dir():
             raise UsageError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'there is no such folder'}")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise UsageError(f"cannot write {path}: no permission")
-    return bool(piped)
 
 
 def _write(path: Path, content: str) -> None:

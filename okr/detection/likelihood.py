@@ -42,14 +42,14 @@ class Text:
 class KeyRows(Native):
     """Routes every row of a batch by its own image of one key: rows R, their tokens laid out one row after another."""
 
-    def __init__(self, site: RouterSite, key: Key, setting: Setting, images: Decoys) -> None:
+    def __init__(self, site: RouterSite, key: Key, setting: Setting, images: Decoys, claimed: int = 0) -> None:
         super().__init__()
         self.site, self.images = site, images
         self.rule: dict[str, Any] = {"top_k": site.top_k, **asdict(setting)}
         self.select = Selector(**self.rule)
         self.project = Projector(site, key)
         self.rows = (0, 1)
-        self.claimed = 0  # the image whose opportunities are counted
+        self.claimed = claimed  # the image whose opportunities are counted
         self.opportunities = 0
 
     def choose(
@@ -108,10 +108,10 @@ def likelihoods(
     training = model.training
     model.eval()
     order = _order(images[0])
-    shuffled = [Decoys(part.columns[order], part.signs[order]) for part in images]
-    routings = [KeyRows(site, key, setting, part) for site, part in zip(sites, shuffled, strict=True)]
-    for routing in routings:
-        routing.claimed = int(order.argmin())
+    routings = [
+        KeyRows(site, key, setting, Decoys(part.columns[order], part.signs[order]), int(order.argmin()))
+        for site, part in zip(sites, images, strict=True)
+    ]
     rank, processes = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     blocks = [(first, min(first + rows, keys)) for first in range(0, keys, rows)][rank::processes]
     parts: list[Tensor] = []
