@@ -51,8 +51,8 @@ def decoys_run_with_the_key(change: Change) -> None:
 
 
 class _HalfEpsilon(likelihood.KeyRows):
-    def __init__(self, site: Any, key: Any, setting: Any, images: Any) -> None:
-        super().__init__(site, key, replace(setting, epsilon=setting.epsilon / 50), images)
+    def __init__(self, site: Any, key: Any, setting: Any, *rest: Any) -> None:
+        super().__init__(site, key, replace(setting, epsilon=setting.epsilon / 50), *rest)
 
 
 @broken("another epsilon than at generation", fails=("TEXT-003", "TEXT-007"), passes=(*SOUND, "TEXT-001", "TEXT-002"))
