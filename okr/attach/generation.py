@@ -1,6 +1,5 @@
 """Generating with traces: one trace a returned sequence, under batching, padding, caching and early ends."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from okr.attach.routings import Report
+from okr.attach.journal import Journals
 from okr.errors import UnsupportedGeneration, UnsupportedRouter
 from okr.traces import NOT_RECORDED, Trace, TraceHeader
 
 _FORBIDDEN = {
     "assistant_model": "assisted decoding",
+    "assistant_early_exit": "assisted decoding by early exit",
     "prompt_lookup_num_tokens": "prompt lookup decoding",
     "inputs_embeds": "inputs_embeds",
     "penalty_alpha": "contrastive search",
     "dola_layers": "DoLa decoding",
     "custom_generate": "custom generation code",
 }
+"""Ways of generating that cannot be traced, as an argument or in the generation configuration."""
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,8 @@ class Generation:
     traces: list[Trace]
 
 
-class Journal:
-    """What ran at every site since ``start``, on the device, as int16 [rows of the call, k] per call."""
-
-    def __init__(self, sites: int) -> None:
-        self.calls: list[list[Tensor]] = [[] for _ in range(sites)]
-        self.open = False
-
-    def reporter(self, site: int) -> Report:
-        """What site ``site`` reports the experts of each call to."""
-
-        def report(ran: Callable[[], Tensor]) -> None:
-            if self.open:
-                self.calls[site].append(ran().to(torch.int16))
-
-        return report
-
-    def start(self) -> None:
-        self.stop()
-        self.open = True
-
-    def stop(self) -> None:
-        self.open = False
-        for calls in self.calls:
-            calls.clear()
-
-
-def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments: dict[str, Any]) -> Generation:
-    """``model.generate(**arguments)`` while ``journal`` listens, cut into one trace a sequence."""
+def generate(model: nn.Module, journals: Journals, header: TraceHeader, arguments: dict[str, Any]) -> Generation:
+    """``model.generate(**arguments)`` with a journal of its own, cut into one trace a sequence."""
     config: Any = arguments.get("generation_config") or model.generation_config
     _refuse(config, arguments)
     prompt = arguments.get("input_ids", arguments.get("inputs"))
@@ -66,27 +41,32 @@ def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments:
     if arguments.get("attention_mask") is None:
         pad = arguments.get("pad_token_id", config.pad_token_id)
         arguments = arguments | {"attention_mask": _mask(prompt, pad)}
-    journal.start()
-    try:
+    with journals.opened() as journal:
         output = model.generate(**arguments)  # type: ignore[operator]
-        sequences: Tensor = output if isinstance(output, Tensor) else output.sequences
-        recorded = [list(calls) for calls in journal.calls]
-    finally:
-        journal.stop()
+    sequences: Tensor = output if isinstance(output, Tensor) else output.sequences
     mask = arguments["attention_mask"].to("cpu").bool()
     eos = arguments.get("eos_token_id", config.eos_token_id)
     other_stop = arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria")
     padded = other_stop and eos is not None  # transformers pads no finished row where there is no such token
     ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
-    return Generation(sequences, _traces(model, header, recorded, sequences.cpu(), prompt.cpu(), mask, ends, arguments))
+    return Generation(
+        sequences, _traces(model, header, journal.calls, sequences.cpu(), prompt.cpu(), mask, ends, arguments)
+    )
 
 
 def _refuse(config: Any, arguments: dict[str, Any]) -> None:
+    def asked(name: str) -> Any:
+        return arguments[name] if arguments.get(name) is not None else getattr(config, name, None)
+
     for name, what in _FORBIDDEN.items():
-        if arguments.get(name) is not None:
-            raise UnsupportedGeneration(f"{what} cannot be traced; generate greedily or by sampling")
-    if (arguments.get("num_beams") or config.num_beams or 1) > 1:
+        if asked(name) is not None:
+            raise UnsupportedGeneration(f"{what} cannot be traced ({name} is set); generate greedily or by sampling")
+    if (asked("num_beams") or 1) > 1:
         raise UnsupportedGeneration("beam search cannot be traced; set num_beams=1")
+    if asked("guidance_scale") not in (None, 1):
+        raise UnsupportedGeneration(
+            "classifier-free guidance runs the model twice a token and cannot be traced; leave guidance_scale out"
+        )
 
 
 def _mask(prompt: Tensor, pad: int | None) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from okr.attach.engine import attached, keyable_sites
-from okr.attach.generation import Generation, Journal, generate
+from okr.attach.generation import Generation, generate
+from okr.attach.journal import Journals
 from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
@@ -26,18 +27,21 @@ class Recorder:
         self.model = model
         self.sites = list(sites)
         self.setting = setting
-        self.journal = Journal(len(self.sites))
+        self.journals = Journals(len(self.sites))
         self._header: TraceHeader | None = None
 
-    def generate(self, **arguments: Any) -> Generation:
-        """``model.generate(**arguments)``, greedy or sampled, with one trace a returned sequence.
+    def generate(self, inputs: Any = None, **arguments: Any) -> Generation:
+        """``model.generate(inputs, **arguments)``, greedy or sampled, with one trace a returned sequence.
 
-        Raises UnsupportedGeneration for beam search, assisted decoding and ``inputs_embeds``.
+        Threads may generate side by side within one block. Raises UnsupportedGeneration for beam search, assisted
+        decoding, guidance and ``inputs_embeds``.
         """
+        if inputs is not None:
+            arguments = {"inputs": inputs, **arguments}
         if self._header is None:
             setting = asdict(self.setting) if self.setting else {}
             self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)
-        return generate(self.model, self.journal, self._header, arguments)
+        return generate(self.model, self.journals, self._header, arguments)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {len(self.sites)} sites, key_id={self.key_id})"
@@ -70,7 +74,7 @@ def watermark(
         check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
     setting = Setting(float(epsilon), zone, float(strength))
     session = Watermark(model, sites, setting, key.id)
-    routings = [Keyed(site, key, setting, session.journal.reporter(i)) for i, site in enumerate(sites)]
+    routings = [Keyed(site, key, setting, session.journals.reporter(i)) for i, site in enumerate(sites)]
     with attached(model, sites, routings):
         yield session
 
@@ -80,6 +84,6 @@ def record(model: nn.Module) -> Iterator[Recorder]:
     """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes."""
     sites = keyable_sites(model)
     session = Recorder(model, sites)
-    routings = [Native(session.journal.reporter(i)) for i in range(len(sites))]
+    routings = [Native(session.journals.reporter(i)) for i in range(len(sites))]
     with attached(model, sites, routings):
         yield session

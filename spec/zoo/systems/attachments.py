@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from okr.attach import fused
 from okr.attach.fused import Own
-from okr.attach.generation import Journal
+from okr.attach.journal import Journals, _current
 from okr.attach.routings import Native
 from okr.discovery.interception import Record
 from okr.errors import AlreadyAttached, RouterNotFound
@@ -128,16 +128,17 @@ def refusal_ends_the_first(change: Change) -> None:
 
 @broken("the recorder sorts what it records in place", fails=("ATTACH-004",), passes=("ATTACH-001", *RIGHT))
 def sorts_in_place(change: Change) -> None:
-    def reporter(self: Journal, site: int) -> Any:
+    def reporter(self: Journals, site: int) -> Any:
         def report(ran: Callable[[], Tensor]) -> None:
-            if self.open:
+            journal = _current.get()
+            if journal is not None and journal.source is self:
                 experts = ran()
                 experts.copy_(experts.sort(-1).values)
-                self.calls[site].append(experts.to(torch.int16))
+                journal.calls[site].append(experts.to(torch.int16))
 
         return report
 
-    change(Journal, "reporter", reporter)
+    change(Journals, "reporter", reporter)
 
 
 class _Rounds(Native):

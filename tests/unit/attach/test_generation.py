@@ -2,13 +2,21 @@
 
 import copy
 import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_models import random_deepseek
+from transformers import GenerationConfig, LogitsProcessor
 
 import okr
 from okr import AlreadyAttached, InvalidSetting, RouterNotFound, UnsupportedGeneration
+
+ROOT = Path(__file__).parents[3]
 
 SETTINGS = [
     {"epsilon": 2.0},
@@ -251,3 +259,107 @@ def test_a_dense_model_is_refused_with_the_log(key):
     with pytest.raises(RouterNotFound, match="未找到任何gate层") as caught, okr.watermark(dense, key, epsilon=1.0):
         pass
     assert caught.value.log
+
+
+def test_threads_generate_side_by_side_in_one_block(deepseek, key):
+    """Sixteen threads of twenty generations, plain keyed calls between them: every trace is of its own call."""
+    inputs = torch.randint(3, 256, (16, 6))
+    failures: list[str] = []
+    made: dict[int, list] = {thread: [] for thread in range(16)}
+    expected = {}
+
+    def work(thread: int) -> None:
+        try:
+            for number in range(20):
+                ids = inputs[(thread + number) % 16][None, : 3 + thread % 4]
+                made[thread].append(
+                    wm.generate(input_ids=ids, max_new_tokens=4 + number % 3, do_sample=False).traces[0]
+                )
+                deepseek(input_ids=ids)  # keyed, and recorded by nobody
+        except Exception as error:
+            failures.append(f"{type(error).__name__}: {error}")
+
+    with okr.watermark(deepseek, key, epsilon=1.0, zone="boundary") as wm:
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        for thread, traces in made.items():
+            for number, trace in enumerate(traces):
+                what = ((thread + number) % 16, 3 + thread % 4, 4 + number % 3)
+                if what not in expected:
+                    ids = inputs[what[0]][None, : what[1]]
+                    expected[what] = wm.generate(input_ids=ids, max_new_tokens=what[2], do_sample=False).traces[0]
+                assert trace.token_ids.tolist() == expected[what].token_ids.tolist()
+                assert np.array_equal(trace.experts, expected[what].experts)
+    verdicts = [okr.verify(deepseek, trace, key, decoys=19, alpha=0.05) for trace in expected.values()]
+    assert {verdict.hit_rate for verdict in verdicts} == {1.0}
+
+
+def test_a_generation_inside_another_models_generation_keeps_to_its_own(deepseek, key):
+    other = random_deepseek(num_hidden_layers=2)
+    inner = []
+
+    class Asking(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            inner.append(recorder.generate(input_ids=input_ids[:, -3:], max_new_tokens=2, do_sample=False).traces[0])
+            return scores
+
+    ids = torch.arange(3, 9)[None]
+    with okr.record(other) as recorder, okr.watermark(deepseek, key, epsilon=1.0) as wm:
+        made = wm.generate(input_ids=ids, max_new_tokens=4, do_sample=False, logits_processor=[Asking()]).traces[0]
+        alone = wm.generate(input_ids=ids, max_new_tokens=4, do_sample=False).traces[0]
+    assert len(inner) == 4
+    assert np.array_equal(made.experts, alone.experts)
+
+
+def test_token_ids_may_be_given_by_position(deepseek, key):
+    ids = torch.arange(3, 9)[None]
+    with okr.watermark(deepseek, key, epsilon=1.0) as wm:
+        traces = [wm.generate(ids, max_new_tokens=4, do_sample=False).traces[0],
+                  wm.generate(input_ids=ids, max_new_tokens=4, do_sample=False).traces[0]]  # fmt: skip
+    assert np.array_equal(traces[0].experts, traces[1].experts)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"guidance_scale": 1.5}, {"prompt_lookup_num_tokens": 2}, {"assistant_early_exit": 1}, {"num_beams": 2}]
+)
+@pytest.mark.parametrize("where", ["arguments", "generation_config", "the model's"])
+def test_what_cannot_be_traced_is_refused_before_generating(deepseek, key, changes, where):
+    ids = torch.arange(3, 9)[None]
+    arguments = {"arguments": changes, "generation_config": {"generation_config": GenerationConfig(**changes)}}
+    if where == "the model's":
+        deepseek.generation_config = GenerationConfig(**changes)
+    with okr.watermark(deepseek, key, epsilon=1.0) as wm:
+        deepseek.generate = None  # never reached
+        with pytest.raises(UnsupportedGeneration, match="cannot be traced"):
+            wm.generate(input_ids=ids, max_new_tokens=4, **arguments.get(where, {}))
+
+
+COMPILED = """
+import torch
+import okr
+from okr import Key
+from tests.small_models import random_deepseek
+
+model = random_deepseek()
+ids = torch.arange(3, 9)[None]
+how = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": "static"}
+with okr.watermark(model, Key(bytes(16)), epsilon=1.0, zone="boundary") as wm:
+    eager = wm.generate(ids, **how).traces[0]
+    model.forward = torch.compile(model.forward, backend="aot_eager")
+    wm.generate(ids, **how)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        made = [wm.generate(ids, **how).traces[0] for _ in range(3)]
+for trace in made:
+    assert trace.token_ids.tolist() == eager.token_ids.tolist()
+    assert (trace.experts == eager.experts).all()
+"""
+
+
+def test_a_compiled_model_is_recorded_and_not_compiled_again():
+    """In a process of its own: the run-time shape checks of the test run cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

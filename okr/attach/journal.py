@@ -1,0 +1,82 @@
+"""What ran during one call: a journal belongs to the call that is recorded, never to the recorder.
+
+Several threads or asynchronous tasks may run one model at a time. Which journal a router writes to follows from a
+context variable, so each call finds its own rows in its own journal, and calls that nobody records are kept nowhere.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from okr.attach.routings import Report
+
+
+class Journal:
+    """What ran at every site during one call of generate, on the device, as int16 [rows of the call, k] per call."""
+
+    def __init__(self, source: "Journals") -> None:
+        self.source = source
+        self.calls: list[list[Tensor]] = [[] for _ in range(source.sites)]
+
+
+_current: ContextVar[Journal | None] = ContextVar("okr_journal", default=None)
+"""The journal of the call that this thread, or this asynchronous task, is in."""
+
+_numbers = count()
+_sources: "WeakValueDictionary[int, Journals]" = WeakValueDictionary()
+"""The recorders by number: what compiled code names them by."""
+
+
+class Journals:
+    """Where the sites of one recorder report to: the journal of the call that runs them."""
+
+    def __init__(self, sites: int) -> None:
+        self.sites = sites
+        self.number = next(_numbers)
+        self.clock = torch.zeros(1)
+        _sources[self.number] = self
+
+    def reporter(self, site: int) -> Report:
+        """What site ``site`` reports the experts of each call to."""
+        clock, number = self.clock, self.number
+
+        def report(ran: Callable[[], Tensor]) -> None:
+            if torch.compiler.is_compiling():
+                _note(clock, ran(), number, site)
+                return
+            journal = _current.get()
+            if journal is not None and journal.source is self:
+                journal.calls[site].append(ran().to(torch.int16))
+
+        return report
+
+    @contextmanager
+    def opened(self) -> Iterator[Journal]:
+        """A new journal, which what runs in this thread (or task) is written to for the length of the block."""
+        journal = Journal(self)
+        token = _current.set(journal)
+        try:
+            yield journal
+        finally:
+            _current.reset(token)
+
+
+@torch.library.custom_op(
+    "okr::note", mutates_args=("clock",), tags=(torch.Tag.cudagraph_unsafe,)
+)  # a CUDA graph would not run it again
+def _note(clock: Tensor, ran: Tensor, number: int, site: int) -> None:
+    """The report of a compiled router, which has no guard on a journal: ``clock`` counts as changed, so that no
+    compiler leaves the call out."""
+    journal, source = _current.get(), _sources.get(number)
+    if journal is not None and journal.source is source:
+        journal.calls[site].append(ran.to(torch.int16, copy=True))
+
+
+@_note.register_fake
+def _nothing(clock: Tensor, ran: Tensor, number: int, site: int) -> None:
+    return None
