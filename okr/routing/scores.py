@@ -18,4 +18,14 @@ def key_scores(
     """
     hidden = hidden.to(projection.dtype)
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    return (hidden @ projection).div_(norm.clamp_min(TINY))
+    return product(hidden, projection).div_(norm.clamp_min(TINY))
+
+
+def product(
+    hidden: Float[Tensor, "tokens hidden_size"], projection: Float[Tensor, "hidden_size experts"]
+) -> Float[Tensor, "tokens experts"]:
+    """h . projection in the dtype of both, under autocast too, which would round it to 16 bits (OKR-SCORE-004)."""
+    if not torch.is_autocast_enabled(hidden.device.type):
+        return hidden @ projection
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden @ projection
