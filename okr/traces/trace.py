@@ -22,7 +22,7 @@ from torch import nn
 
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
-from okr.traces.engines import NOT_RECORDED, arrange
+from okr.traces.engines import NOT_RECORDED, arrange, depth_of
 from okr.traces.header import TraceHeader
 
 NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
@@ -61,21 +61,30 @@ class Trace:
         sites: Sequence[RouterSite] | None = None,
         prompt_length: int = 0,
         first: int = 0,
+        layers: Sequence[int] | None = None,
         **header: Any,
     ) -> "Trace":
         """The trace of one sequence from the ``routed_experts`` that a serving engine returned (docs/traces.md).
 
-        Arguments: ``token_ids`` [n], prompt and generated tokens; ``array``, whole numbers [rows, layers, k], where row
-        r holds what ran for token ``first`` + r. A row for the last token, which was only ever an output, is dropped;
-        tokens without a row count as not recorded. ``layers`` is one a router that can be keyed, in the model's
-        order, or one a transformer layer, dense ones included. A slot row of -1, or of one expert k > 1 times (a slot
-        that an engine left unfilled), means not recorded. ``model`` is the same model in transformers; ``sites`` are
-        its keyable ones unless given; ``header`` may say ``key_id``, ``zone``, ``epsilon`` and ``strength``.
+        Arguments: ``token_ids`` [n], prompt and generated tokens; ``array``, whole numbers [rows, columns, k], where
+        row r holds what ran for token ``first`` + r. A row for the last token, which was only ever an output, is
+        dropped; tokens without a row count as not recorded. ``layers``: the transformer layer of each column; every
+        site's must be among them, other columns (dense layers, multi-token prediction) are ignored. Without it the
+        columns must be one a site, in their order, or one a layer of the model, those of layers without a router
+        being constant. ``model`` is the same model in transformers; ``sites`` are its keyable ones unless given;
+        ``header`` may say ``key_id``, ``zone``, ``epsilon`` and ``strength``.
+
+        Rows that no router made count as not recorded: -1; one expert k > 1 times (slots left unfilled); 0 to k - 1 in
+        every site's column (a dummy); the same in every site's column for four or more tokens on end that are not all
+        the same token (a stale buffer). The last two do not apply to a single site with k = 1. A warning of the logger
+        ``okr`` says how many rows were ignored and why. These rules look at the routing and the tokens only, never
+        at a key, so p-values stay valid.
 
         Raises InvalidTrace for anything else.
         """
+        routers = discover(model) if sites is None else sites
         if sites is None:
-            sites = [site for site in discover(model) if site.keyable]
+            sites = [site for site in routers if site.keyable]
         if not sites or any(site.stack.startswith("encoder") for site in sites):
             raise InvalidTrace(
                 "routed experts are those of a decoder: give at least one router site, none of an encoder"
@@ -86,7 +95,9 @@ class Trace:
         return cls(
             header=TraceHeader.describe(model, sites, **header),
             token_ids=tokens.astype(np.int32),
-            experts=arrange(array, sites, len(tokens), first),
+            experts=arrange(
+                array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
+            ),
             prompt_length=prompt_length,
         )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import struct
 
 import numpy as np
@@ -220,7 +221,16 @@ SMALL_MODEL = random_deepseek()
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"first": 2}, "do not fit"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"first": -1}, "do not fit"),
         ([1, 2, 3], np.zeros((2, 1, 4), int), {}, "neither one a router"),
+        ([1, 2, 3], np.zeros((2, 4, 4), int), {}, r"nor one a layer of the model \(3\): .*layers="),
         ([1, 2, 3], np.zeros((2, 2, 6), int), {}, "shared experts"),
+        ([1, 2, 3], np.zeros((2, 3, 0), int), {}, "shared experts"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [0, 1, 5]}, "lacks layer 2"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [1, 2]}, "2 layers for 3 columns"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [1, 2, 2]}, "twice"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [1, 2, 3.0]}, "whole numbers"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [True, 2, 3]}, "whole numbers"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": "123"}, "whole numbers"),
+        ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": 3}, "whole numbers"),
         ([1, 2, 3], np.full((2, 2, 4), 40000), {}, "must lie between"),
         ([1, 2, 3], np.arange(16).reshape(2, 2, 4) + 8, {}, "distinct experts below 16"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"prompt_length": 9}, "prompt_length"),
@@ -228,5 +238,162 @@ SMALL_MODEL = random_deepseek()
     ],
 )
 def test_arrays_that_no_engine_returns_are_refused(tokens, array, options, said):
-    with pytest.raises(InvalidTrace, match=said):
+    with pytest.raises(InvalidTrace, match=said) as caught:
         Trace.from_routed_experts(tokens, array, model=SMALL_MODEL, **options)
+    assert "\n" not in str(caught.value)
+
+
+def routing(rows, columns, seed=0, num_experts=16, k=4):
+    """Choices of routers that never repeat themselves: [rows, columns, k], k distinct experts each, never in order."""
+    rng = np.random.default_rng(seed)
+    ranked = np.argsort(rng.random((rows, columns, num_experts)), axis=-1)[..., :k]
+    return np.sort(ranked, axis=-1)[..., ::-1].copy() if k > 1 else ranked
+
+
+def taken(array, **options):
+    """The experts of a trace of as many different tokens as ``array`` has rows, and one more."""
+    tokens = options.pop("tokens", range(3, len(array) + 4))
+    return Trace.from_routed_experts(list(tokens), array, **{"model": SMALL_MODEL} | options).experts
+
+
+def warned(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "okr"]
+
+
+def test_a_column_for_multi_token_prediction_is_no_layer():
+    """Four layers, the first dense, and three columns of routers with one of another head: as many as layers."""
+    model = random_deepseek(num_hidden_layers=4)
+    own = make(model)
+    extra = routing(len(own.experts), 1)
+    array = np.concatenate([own.experts, extra], axis=1)
+    setting = {"key_id": KEY.id, "epsilon": float("inf"), "zone": "boundary", "strength": 1.0, "prompt_length": 6}
+    with pytest.raises(InvalidTrace, match=r"layer 0, which has no router, is not constant; .*layers="):
+        Trace.from_routed_experts(own.token_ids, array, model=model, **setting)
+    made = Trace.from_routed_experts(own.token_ids, array, model=model, layers=[1, 2, 3, 4], **setting)
+    assert made.digest() == own.digest()
+    assert okr.verify(model, made, KEY, decoys=19, alpha=0.05).hit_rate == 1.0
+
+
+@pytest.mark.parametrize("layers", [[2, 7, 1, 0], (2, 7, 1, 0), np.array([2, 7, 1, 0])])
+def test_columns_are_found_by_the_layers_that_are_named(layers):
+    array = routing(9, 4)
+    assert (taken(array, layers=layers) == array[:, [2, 0]]).all()
+
+
+def test_named_layers_of_as_many_columns_as_routers():
+    array = routing(9, 2)
+    assert (taken(array, layers=[2, 1]) == array[:, ::-1]).all()
+    with pytest.raises(InvalidTrace, match="lacks layer 1"):
+        taken(array, layers=[2, 3])
+
+
+@pytest.mark.parametrize("idle", [-1, 0, 5, np.arange(4), np.arange(9)[:, None]])
+def test_a_dense_layers_column_may_be_anything_that_no_router_made(idle):
+    array = routing(9, 3)
+    array[:, 0] = idle
+    assert (taken(array) == array[:, 1:]).all()
+
+
+def test_too_few_rows_show_no_constant_column():
+    with pytest.raises(InvalidTrace, match="layers="):
+        taken(routing(1, 3))
+
+
+def test_a_model_of_unknown_depth_needs_named_layers(monkeypatch):
+    array = np.concatenate([np.zeros((9, 1, 4), int), routing(9, 2)], axis=1)
+    sites = okr.discover(SMALL_MODEL)
+    monkeypatch.setattr("okr.traces.trace.depth_of", lambda model: None)
+    with pytest.raises(InvalidTrace, match="layers="):
+        taken(array, sites=sites)
+    assert (taken(array, sites=sites, layers=range(3)) == array[:, 1:]).all()
+
+
+def test_two_routers_in_one_layer_have_no_named_column():
+    sites = [dataclasses.replace(site, layer=1) for site in okr.discover(SMALL_MODEL)]
+    with pytest.raises(InvalidTrace, match="layer 1 has two routers"):
+        taken(routing(9, 2), sites=sites, layers=[1, 2])
+
+
+def test_what_routers_made_is_taken_without_a_word(caplog):
+    array = routing(40, 2)
+    array[3] = -1  # said to be missing
+    assert (taken(array) == array).all()
+    assert warned(caplog) == []
+
+
+def test_dummy_rows_are_ignored(caplog):
+    array = routing(12, 2)
+    array[[2, 7, 8]] = np.arange(4)
+    array[5, 0] = np.arange(4)  # one router may well choose these
+    with caplog.at_level(logging.WARNING, logger="okr"):
+        experts = taken(array)
+    kept = np.setdiff1d(np.arange(12), [2, 7, 8])
+    assert (experts[[2, 7, 8]] == -1).all()
+    assert (experts[kept] == array[kept]).all()
+    (line,) = warned(caplog)
+    assert "3 of 12 rows ignored" in line
+    assert "dummy's experts 0, 1, ... (3)" in line
+
+
+def test_dummy_rows_beside_a_dense_layers_column():
+    array = routing(12, 3)
+    array[:, 0] = 0
+    array[4] = np.arange(4)
+    experts = taken(array)
+    assert (experts[4] == -1).all()
+    assert (np.delete(experts, 4, 0) == np.delete(array[:, 1:], 4, 0)).all()
+
+
+def test_unfilled_rows_are_counted(caplog):
+    array = routing(12, 2)
+    array[6:] = 0
+    array[1, 0] = 9
+    experts = taken(array)
+    assert (experts[6:] == -1).all()
+    assert (experts[1, 0] == -1).all()
+    assert (experts[1, 1] == array[1, 1]).all()
+    (line,) = warned(caplog)
+    assert "7 of 12 rows ignored" in line
+    assert "unfilled (7)" in line
+    assert "stale" not in line
+
+
+def test_stale_rows_are_ignored(caplog):
+    array = routing(20, 2)
+    array[3:6] = array[3]  # three: may be
+    array[8:12] = array[8]  # four: not of different tokens
+    array[13:19, 0] = array[13, 0]  # in one column only
+    experts = taken(array)
+    kept = np.setdiff1d(np.arange(20), np.arange(8, 12))
+    assert (experts[8:12] == -1).all()
+    assert (experts[kept] == array[kept]).all()
+    (line,) = warned(caplog)
+    assert "4 of 20 rows ignored" in line
+    assert "stale buffer (4)" in line
+
+
+def test_one_token_over_and_over_may_route_the_same(caplog):
+    array = routing(20, 2)
+    array[8:14] = array[8]
+    tokens = np.arange(3, 24)
+    tokens[10:16] = 7  # row 0 is token 2
+    assert (taken(array[:18], tokens=tokens, first=2)[2:] == array[:18]).all()
+    assert warned(caplog) == []
+
+
+def test_a_single_choice_of_one_expert_may_repeat_itself(caplog):
+    """One site and k = 1: runs and zeros are routing. With a second site they are not."""
+    model = random_deepseek(num_experts_per_tok=1)
+    array = routing(12, 2, k=1)
+    array[2:7] = [[3], [4]]
+    array[9] = 0
+    array[11] = 5
+    one = taken(array[:, :1], model=model, sites=okr.discover(model)[:1])
+    assert (one == array[:, :1]).all()
+    assert warned(caplog) == []
+    two = taken(array, model=model)
+    ignored = [2, 3, 4, 5, 6, 9]
+    assert (two[ignored] == -1).all()
+    assert (np.delete(two, ignored, 0) == np.delete(array, ignored, 0)).all()
+    (line,) = warned(caplog)
+    assert "6 of 12 rows ignored" in line
