@@ -7,15 +7,19 @@ from the chosen experts by itself, to the last bit; or, for the hot families, th
 router is a plain, unattached one.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from types import MethodType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _top_saved_tensors_default_hooks as _saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 from okr.attach.families import Family, family_of
 from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for
@@ -42,19 +46,48 @@ class SiteRouting(Choosing, Protocol):
 
 
 class Guard:
-    """Raises after a forward of the whole model in which no attached router ever ran: kernels may bypass them.
+    """Raises after a forward of the whole model in which no attached router ever ran: kernels may bypass them; and in a
+    backward that would recompute a checkpointed forward after the routers were taken out: it would recompute another.
 
     Hooked to the model; a copy or pickle of it is idle.
     """
 
     def __init__(self, idle: bool = False) -> None:
         self.ran = idle
+        self.left = False
+        self.here = threading.local()
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
         if not self.ran:
             raise UnsupportedRouter(
                 f"a forward of {type(model).__name__} ran none of its keyed routers: its experts are chosen elsewhere "
                 f"(by a kernel?), so nothing would be keyed"
+            )
+        self.watch(model, args, output)
+        self.here.recomputed = False
+
+    def watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Have a backward from ``output`` look first whether what it may recompute is still attached."""
+        if not getattr(self.here, "recomputed", False) or not torch.is_grad_enabled():
+            return
+        for part in tree_leaves(dict(output) if isinstance(output, dict) else output):
+            if isinstance(part, Tensor) and part.requires_grad:
+                part.register_hook(self._before_backward)
+
+    def note_router(self) -> None:
+        """A router runs. Where its forward keeps no gradients, or hands what it saves to hooks, as checkpointing does,
+        a backward may run it again."""
+        self.ran = True
+        if torch.compiler.is_compiling():
+            return
+        if not torch.is_grad_enabled() or _saved_tensors_hooks(True) is not None:
+            self.here.recomputed = True
+
+    def _before_backward(self, gradient: Tensor) -> None:
+        if self.left:
+            raise UnsupportedRouter(
+                "backward() would recompute a checkpointed forward whose routing is no longer attached, and so give "
+                "gradients of another choice of experts: call backward() inside the block"
             )
 
     def __reduce__(self) -> Any:
@@ -112,7 +145,7 @@ class _Attached(nn.Module):
         family, routing = attachment.family, attachment.routing
         if routing.dropped is not None:
             output = family.drop(output, routing.dropped)
-        attachment.guard.ran = True
+        attachment.guard.note_router()
         if routing.report is not None:
             routing.report(lambda: family.ran(output, chosen))
         return output
@@ -168,6 +201,7 @@ def attached(
     ]
     attachments = [_proven(module, attachment) for module, attachment in zip(modules, attachments, strict=True)]
     undo: list[Callable[[], None]] = [model.register_forward_hook(guard).remove]
+    undo += [part.register_forward_hook(guard.watch).remove for part in _around(model, sites)]
     try:
         for module, attachment in zip(modules, attachments, strict=True):
             if replay:
@@ -175,10 +209,17 @@ def attached(
             _swap_in(module, attachment)
         yield
     finally:
+        guard.left = True
         for module in modules:
             _swap_out(module)
         for restore in undo:
             restore()
+
+
+def _around(model: nn.Module, sites: Sequence[RouterSite]) -> list[nn.Module]:
+    """The modules within ``model`` that hold every site: a forward may begin at any of them."""
+    shared = [set(accumulate(site.path.split("."), "{}.{}".format)) - {site.path} for site in sites]
+    return [model.get_submodule(path) for path in sorted(set.intersection(*shared))]
 
 
 class _Next(Native):
