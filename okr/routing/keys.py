@@ -4,11 +4,8 @@ import base64
 import hashlib
 import json
 import os
-import re
 import secrets
-import stat
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +13,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from okr.errors import InvalidKey
+from okr.routing.key_files import read, write_new
 
 MIN_SECRET_BYTES = 16
 MIN_PASSPHRASE_CHARACTERS = 12
@@ -102,33 +100,12 @@ class Key:
         Refuses a file that others may use, that its group may write, or that its group may read beside an owner other
         than root who reads it. A file named like ``env:NAME`` is read by its absolute path.
         """
-        path = Path(path)
-        kind, colon, rest = str(path).partition(":")
-        if colon and kind in _SOURCES:
-            return cls(_SOURCES[kind](rest))
-        try:
-            with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                content = file.read(1 << 18)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise InvalidKey(f"cannot read key file {path}: {_reason(error)}") from None
-        secret = _parse(content)
-        if secret is None:
-            raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
-        if os.name == "posix":
-            _check_access(path, status)
-        return cls(secret)
+        return cls(read(Path(path), _parse))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a key file that only its owner may read. Never overwrites; a failure leaves no file behind."""
-        path = Path(path)
         document = {"format": _FILE_FORMAT, "key_id": self.id, "secret": base64.b64encode(self.__secret).decode()}
-        try:
-            _write_new(path, json.dumps(document).encode() + b"\n")
-        except FileExistsError:
-            raise InvalidKey(f"{path} exists; a key file is never overwritten") from None
-        except (OSError, ValueError) as error:
-            raise InvalidKey(f"cannot write key file {path}: {_reason(error)}") from None
+        write_new(Path(path), json.dumps(document).encode() + b"\n")
 
     def projection(
         self, *, stack: str, layer: int, hidden_size: int, num_experts: int
@@ -171,74 +148,3 @@ def _parse(content: bytes) -> bytes | None:
         return secret if key_id(secret) == document["key_id"] else None
     except (ValueError, KeyError, TypeError, RecursionError, InvalidKey):
         return None
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
-
-
-def _check_access(path: Path, status: os.stat_result) -> None:
-    """InvalidKey for a key file that is open to others. One of root's that a group may read is a mounted secret."""
-    mode, reader = stat.S_IMODE(status.st_mode), os.geteuid()
-    own = status.st_uid == reader
-    if mode & 0o037 or (mode & 0o040 and own and reader != 0):
-        raise InvalidKey(f"key file {path} can be read by others; run: chmod {600 if own else 440} {path}")
-
-
-def _from_environment(name: str) -> bytes:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):  # not quoted: it may be what the variable should hold
-        raise InvalidKey("env: takes the name of an environment variable (letters, digits and _)")
-    if name not in os.environ:
-        raise InvalidKey(f"the environment variable {name} is not set")
-    secret = _parse(os.fsencode(os.environ[name]))
-    if secret is None:
-        raise InvalidKey(f"the environment variable {name} does not hold the content of an OKR key file")
-    return secret
-
-
-def _from_descriptor(number: str) -> bytes:
-    if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise InvalidKey("fd: takes the number of an open file descriptor")
-    try:
-        with open(int(number), "rb", closefd=False) as file:
-            content = file.read(1 << 18)
-    except OSError as error:
-        raise InvalidKey(f"cannot read a key from file descriptor {number}: {_reason(error)}") from None
-    secret = _parse(content)
-    if secret is None:
-        raise InvalidKey(f"file descriptor {number} does not give the content of an OKR key file (it is read once)")
-    return secret
-
-
-_SOURCES: dict[str, Callable[[str], bytes]] = {"env": _from_environment, "fd": _from_descriptor}
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Make a file of ``content`` whole or not at all. FileExistsError: there is one; OSError: it cannot be written."""
-    if os.path.lexists(path):
-        raise FileExistsError
-    temporary = path.parent / f".okr-key-{secrets.token_hex(8)}"
-    _write(temporary, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except (OSError, AttributeError):  # a file system or platform without links
-        _write(path, content)
-    finally:
-        temporary.unlink()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A new file of mode 0600, on the disk when this returns; none if it raises."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        try:
-            while content:
-                content = content[os.write(descriptor, content) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        path.unlink()
-        raise
