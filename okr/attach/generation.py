@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from okr.attach.routings import Report
 from okr.errors import UnsupportedGeneration, UnsupportedRouter
+from okr.routing.precision import lowered
 from okr.traces import NOT_RECORDED, Trace, TraceHeader
 
 _FORBIDDEN = {
@@ -31,10 +32,12 @@ class Generation:
 
 
 class Journal:
-    """What ran at every site since ``start``, on the device, as int16 [rows of the call, k] per call."""
+    """What ran at every site since ``start``, on the device, as int16 [rows of the call, k] per call; ``autocast``: in
+    which dtype autocast multiplied around any of the routers."""
 
     def __init__(self, sites: int) -> None:
         self.calls: list[list[Tensor]] = [[] for _ in range(sites)]
+        self.autocast: torch.dtype | None = None
         self.open = False
 
     def reporter(self, site: int) -> Report:
@@ -42,7 +45,9 @@ class Journal:
 
         def report(ran: Callable[[], Tensor]) -> None:
             if self.open:
-                self.calls[site].append(ran().to(torch.int16))
+                experts = ran()
+                self.calls[site].append(experts.to(torch.int16))
+                self.autocast = self.autocast or lowered(experts)
 
         return report
 
@@ -51,7 +56,7 @@ class Journal:
         self.open = True
 
     def stop(self) -> None:
-        self.open = False
+        self.open, self.autocast = False, None
         for calls in self.calls:
             calls.clear()
 
@@ -71,6 +76,7 @@ def generate(model: nn.Module, journal: Journal, header: TraceHeader, arguments:
         output = model.generate(**arguments)  # type: ignore[operator]
         sequences: Tensor = output if isinstance(output, Tensor) else output.sequences
         recorded = [list(calls) for calls in journal.calls]
+        header = header.under(journal.autocast)
     finally:
         journal.stop()
     mask = arguments["attention_mask"].to("cpu").bool()
