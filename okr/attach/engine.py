@@ -27,6 +27,7 @@ from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
 from okr.errors import AlreadyAttached, RouterNotFound, UnsupportedRouter
+from okr.routing.precision import autocast
 
 
 class SiteRouting(Choosing, Protocol):
@@ -137,7 +138,7 @@ class _Attached(nn.Module):
         attachment, native = self.__dict__["_okr_attachment"], self._okr_native
         states = args[0] if args else next(iter(kwargs.values()))
         fused = attachment.fused
-        if fused is not None and len(args) + len(kwargs) == 1 and fused.stands_for(native):
+        if fused is not None and len(args) + len(kwargs) == 1 and fused.stands_for(native, states):
             output, chosen = fused.forward(self, states, attachment.routing)
         else:
             output, chosen = _intercepted(attachment, native, self, states, args, kwargs)
@@ -233,21 +234,22 @@ def _proven(module: nn.Module, attachment: Attachment) -> Attachment:
     """``attachment``, with its fused forward where that gives bit for bit what the intercepted one gives.
 
     Raises UnsupportedRouter unless the intercepted router, fed its own choice, repeats its output bit for bit. On a
-    few random states on the router's device, in a shape that it takes.
+    few random states on the router's device, in a shape that it takes. Autocast around it changes nothing.
     """
     site = attachment.site
     device, dtype = _placement(module)
+    kind = torch.device(device).type
     generator = torch.Generator().manual_seed(0)
     training = module.training
     module.eval()
     try:
         for leading in ((2, 3), (6,)):
             hidden = torch.randn(*leading, site.hidden_size, generator=generator).to(device=device, dtype=dtype)
-            problem = _difference(module, attachment, hidden)
+            with autocast(kind, None):
+                problem = _difference(module, attachment, hidden)
             if not problem:
                 attachment.routing.prepare(hidden.device, hidden.dtype)
-                fused = fused_for(module)
-                return replace(attachment, fused=fused if _fuses(module, attachment, fused, hidden) else None)
+                return replace(attachment, fused=_fused(module, attachment, hidden))
     finally:
         module.train(training)
     raise UnsupportedRouter(f"{site.path} ({site.router_class}) cannot be keyed: {problem}")
@@ -276,18 +278,29 @@ def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> st
     return "" if _same(native, intercepted) else "its native choice, fed back, changes its output"
 
 
-def _fuses(module: nn.Module, attachment: Attachment, fused: Fused | None, hidden: Tensor) -> bool:
-    """Whether ``fused`` answers the native choice and another one as the intercepted forward does, for ``hidden`` and
-    for a single token."""
+def _fused(module: nn.Module, attachment: Attachment, hidden: Tensor) -> Fused | None:
+    """The router's fused forward, for the modes of autocast in which it is proven; None where it is in none."""
+    fused = fused_for(module)
     if fused is None:
-        return False
+        return None
+    tried = replace(attachment, fused=fused)
+    modes = tuple(mode for mode in fused.modes if _fuses(module, tried, hidden, mode))
+    return replace(fused, modes=modes) if modes else None
+
+
+def _fuses(module: nn.Module, attachment: Attachment, hidden: Tensor, mode: torch.dtype | None) -> bool:
+    """Whether the fused forward answers the native choice and another one as the intercepted forward does, for
+    ``hidden`` and for a single token. Under autocast to ``mode`` the other choice is enough, and states have either
+    dtype."""
+    one = hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)
+    cases: list[tuple[Tensor, Native]] = [(hidden, _Next()), (one if mode is None else one.to(mode), _Next())]
+    if mode is None:
+        cases += [(hidden, Native()), (one, Native())]
     try:
-        for states in (hidden, hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)):
-            for routing in (Native(), _Next()):
-                general = replace(attachment, routing=routing)
-                if not _same(
-                    _answered(module, replace(general, fused=fused), states), _answered(module, general, states)
-                ):
+        with autocast(hidden.device.type, mode):
+            for states, routing in cases:
+                tried = replace(attachment, routing=routing)
+                if not _same(_answered(module, tried, states), _answered(module, replace(tried, fused=None), states)):
                     return False
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return False

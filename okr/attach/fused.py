@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from okr.routing.precision import lowered
+
 Own = Callable[[slice | Tensor], Tensor]
 """Which tokens (a slice, or their places [R]) -> the family's own choice for them [R, k], made when it is asked for."""
 
@@ -41,14 +43,17 @@ Forward = Callable[[Any, Tensor, Choosing], tuple[Any, Tensor]]
 
 @dataclass(frozen=True)
 class Fused:
-    """A family's forward written out, and the family's own, which it stands for as long as that is in force."""
+    """A family's forward written out, and the family's own, which it stands for as long as that is in force and
+    autocast is as in one of ``modes`` (None: off)."""
 
     forward: Forward
     own: Any
+    modes: tuple[torch.dtype | None, ...] = (None, torch.bfloat16, torch.float16)
 
-    def stands_for(self, native: Any) -> bool:
-        """Whether the router class ``native`` still has the forward that this one was written for."""
-        return native.forward is self.own
+    def stands_for(self, native: Any, states: Tensor) -> bool:
+        """Whether the router class ``native`` still has the forward that this one was written for, and ``states`` meet
+        autocast as it was proven."""
+        return native.forward is self.own and lowered(states) in self.modes
 
 
 def fused_for(module: nn.Module) -> Fused | None:

@@ -49,6 +49,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
     other_stop = arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria")
     padded = other_stop and eos is not None  # transformers pads no finished row where there is no such token
     ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
+    header = header.under(journal.autocast)
     return Generation(
         sequences, _traces(model, header, journal.calls, sequences.cpu(), prompt.cpu(), mask, ends, arguments)
     )

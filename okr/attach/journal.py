@@ -14,14 +14,22 @@ import torch
 from torch import Tensor
 
 from okr.attach.routings import Report
+from okr.routing.precision import lowered
 
 
 class Journal:
-    """What ran at every site during one call of generate, on the device, as int16 [rows of the call, k] per call."""
+    """What ran at every site during one call of generate, on the device, as int16 [rows of the call, k] per call;
+    ``autocast``: in which dtype autocast multiplied around any of the routers."""
 
     def __init__(self, source: "Journals") -> None:
         self.source = source
         self.calls: list[list[Tensor]] = [[] for _ in range(source.sites)]
+        self.autocast: torch.dtype | None = None
+
+    def add(self, site: int, ran: Tensor) -> None:
+        """One call's experts [rows, k] at one site."""
+        self.calls[site].append(ran.to(torch.int16))
+        self.autocast = self.autocast or lowered(ran)
 
 
 _current: ContextVar[Journal | None] = ContextVar("okr_journal", default=None)
@@ -51,7 +59,7 @@ class Journals:
                 return
             journal = _current.get()
             if journal is not None and journal.source is self:
-                journal.calls[site].append(ran().to(torch.int16))
+                journal.add(site, ran())
 
         return report
 
@@ -74,7 +82,7 @@ def _note(clock: Tensor, ran: Tensor, number: int, site: int) -> None:
     compiler leaves the call out."""
     journal, source = _current.get(), _sources.get(number)
     if journal is not None and journal.source is source:
-        journal.calls[site].append(ran.to(torch.int16, copy=True))
+        journal.add(site, ran)
 
 
 @_note.register_fake

@@ -15,6 +15,7 @@ from okr.attach.engine import attached, keyable_sites
 from okr.attach.routings import Forced
 from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
+from okr.routing.precision import autocast
 from okr.traces import NOTHING_RAN, ModelIdentity, Trace
 
 Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
@@ -25,6 +26,7 @@ Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
 def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
     """Run ``trace`` through ``model`` with its own routing, showing every site's scores and states to ``observe``.
 
+    Under the autocast that the trace was made under, or under none, whatever holds around the call.
     Raises InvalidTrace when the trace was made by another model.
     """
     sites = matching_sites(model, trace)
@@ -36,7 +38,8 @@ def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
     training = model.training
     model.eval()
     try:
-        with attached(model, sites, routings, replay=True):
+        lower = None if trace.header.autocast is None else getattr(torch, trace.header.autocast)
+        with attached(model, sites, routings, replay=True), autocast(device.type, lower):
             model(**_inputs(model, trace, device))
     finally:
         model.train(training)

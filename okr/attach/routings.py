@@ -16,7 +16,7 @@ from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
 from okr.routing.accelerated import Accelerated, Rule, accelerate
 from okr.routing.compiled import Selector, in_memory
-from okr.routing.scores import TINY, product
+from okr.routing.scores import TINY, products
 from okr.routing.selection import route
 
 Report = Callable[[Callable[[], Tensor]], None]
@@ -137,10 +137,10 @@ class Keyed(Native):
         if not in_memory(choice):
             return route(choice, self.project(hidden), native(EVERY), **self.rule)[0]
         hidden = hidden.float()
-        products, norms = product(hidden, self.project.on(hidden.device)), None
+        keys, norms = products(hidden, self.project.on(hidden.device)), None
         if not self.select.alone:
             norms = torch.linalg.vector_norm(hidden, dim=-1).clamp_min_(TINY).numpy()
-        return filled(self.select(choice.numpy(), products.numpy(), norms), native)
+        return filled(self.select(choice.numpy(), keys.numpy(), norms), native)
 
 
 def filled(

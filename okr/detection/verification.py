@@ -50,8 +50,9 @@ def verify(
     found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     tallies, by_token = count(items, found, key, decoys)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    dtypes = (tuple(sorted({trace.header.dtype for trace in items})), dtype)
-    return _verdict(tallies, by_token, key, alpha, dtypes)
+    made = {header.computed_in(header.dtype) for header in (trace.header for trace in items)}
+    replayed = {trace.header.computed_in(dtype) for trace in items}
+    return _verdict(tallies, by_token, key, alpha, (tuple(sorted(made)), " and ".join(sorted(replayed))))
 
 
 def count(

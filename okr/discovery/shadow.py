@@ -17,10 +17,10 @@ _DROPPED = ("forward", "_hf_hook", "_old_forward", "_okr_attachment")
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """A context in which new tensors have a shape, a dtype and the device ``cpu``, but no memory."""
+    """A context in which new tensors have a shape, a dtype and the device ``cpu``, but no memory; autocast is off."""
     _LOGGER.addFilter(_silent)
     try:
-        with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cpu"), torch.autocast("cpu", enabled=False), FakeTensorMode(allow_non_fake_inputs=True):
             yield
     finally:
         _LOGGER.removeFilter(_silent)

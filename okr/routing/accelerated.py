@@ -17,6 +17,7 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor
 from torch.nn.functional import linear
 
+from okr.routing.precision import autocast
 from okr.routing.scores import key_scores
 from okr.routing.selection import route
 
@@ -58,8 +59,11 @@ class Rule:
 class Accelerated:
     """One keyed site on one card: its signs there, and what was proven. T tokens, E experts, k kept, d numbers each."""
 
-    def __init__(self, kernels: Any, signs: Int8[Tensor, "hidden_size experts"], rule: Rule) -> None:
+    def __init__(
+        self, kernels: Any, signs: Int8[Tensor, "hidden_size experts"], rule: Rule, dtype: torch.dtype
+    ) -> None:
         self.kernels, self.signs, self.rule = kernels, signs, rule
+        self.dtype = dtype  # of the states for which the kernels are proven
         self.arguments = rule.setting() | {"log": rule.log}
         self.joint: frozenset[torch.dtype] = frozenset()
 
@@ -90,13 +94,22 @@ class Accelerated:
             keys, logits = self.kernels.products(hidden, self.signs, weight.contiguous(), dtype)
         return logits, keys
 
+    def key_scores(self, hidden: Tensor) -> Float[Tensor, "tokens experts"]:
+        """The key scores of states [T, d]; autocast may make these of another dtype than the proof's."""
+        if self.dtype == torch.float32:
+            hidden = hidden.float()  # which holds 16 bits exactly
+        elif hidden.dtype != self.dtype:
+            return key_scores(hidden, self.signs.float())
+        keys: Tensor = self.kernels.products(hidden, self.signs)[0]
+        return keys
+
     def choose(
         self, scores: Tensor, hidden: Tensor, native: Tensor, keys: Tensor | None = None
     ) -> tuple[Int64[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
         """The experts that run and their scores; ``keys`` are the key scores where they are known already."""
         with torch.cuda.device_of(scores):
             if keys is None:
-                keys = self.kernels.products(hidden, self.signs)[0]
+                keys = self.key_scores(hidden)
             answer: tuple[Tensor, Tensor] = self.kernels.choose(scores, keys, native, **self.arguments)
         return answer
 
@@ -106,13 +119,16 @@ def accelerate(
 ) -> Accelerated | None:
     """The kernels for a site whose states have ``dtype`` on ``device``, or None; ``signs`` are the key's projection."""
     kernels = kernels_on(device)
-    if kernels is None or signs.shape[1] > kernels.MOST_EXPERTS or not _proven(device, dtype, signs.shape, rule):
+    if kernels is None or signs.shape[1] > kernels.MOST_EXPERTS:
         return None
-    made = Accelerated(kernels, signs.to(device), rule)
-    precision = torch.get_float32_matmul_precision()
-    made.joint = frozenset(
-        out for out in {torch.float32, dtype} if _joint_proven(device, dtype, out, signs.shape, precision)
-    )
+    with autocast(device.type, None):  # proofs are kept, so they must not depend on what happens to hold now
+        if not _proven(device, dtype, signs.shape, rule):
+            return None
+        made = Accelerated(kernels, signs.to(device), rule, dtype)
+        precision = torch.get_float32_matmul_precision()
+        made.joint = frozenset(
+            out for out in {torch.float32, dtype} if _joint_proven(device, dtype, out, signs.shape, precision)
+        )
     return made
 
 
@@ -132,7 +148,7 @@ def _proven(device: torch.device, dtype: torch.dtype, shape: torch.Size, rule: R
     selection of 64 tokens, of which rounding may turn one (the logarithm, or the sum of a finite strength)."""
     try:
         hidden, signs, weight = _sample(shape, _COUNTS[-1], device, dtype)
-        made, states = Accelerated(kernels_on(device), signs, rule), hidden.double()
+        made, states = Accelerated(kernels_on(device), signs, rule, dtype), hidden.double()
         exact = key_scores(states, signs.double())
         slack = (2 * shape[0] + 16) * 2.0**-24 * states.abs().sum(-1, keepdim=True) / states.norm(dim=-1, keepdim=True)
         for count in _COUNTS:

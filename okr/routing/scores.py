@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from okr.routing.precision import autocast, lowered
+
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -18,14 +20,14 @@ def key_scores(
     """
     hidden = hidden.to(projection.dtype)
     norm: Tensor = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-    return product(hidden, projection).div_(norm.clamp_min(TINY))
+    return products(hidden, projection).div_(norm.clamp_min(TINY))
 
 
-def product(
+def products(
     hidden: Float[Tensor, "tokens hidden_size"], projection: Float[Tensor, "hidden_size experts"]
 ) -> Float[Tensor, "tokens experts"]:
-    """h . projection in the dtype of both, under autocast too, which would round it to 16 bits (OKR-SCORE-004)."""
-    if not torch.is_autocast_enabled(hidden.device.type):
+    """h . projection, both of the dtype to compute in, which autocast does not lower."""
+    if lowered(hidden) is None:
         return hidden @ projection
-    with torch.autocast(hidden.device.type, enabled=False):
+    with autocast(hidden.device.type, None):
         return hidden @ projection

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
 from torch import nn
 
 from okr import SPEC_VERSION
@@ -67,12 +75,16 @@ class ModelIdentity(_Strict):
 
 
 class TraceHeader(_Strict):
-    """A trace's metadata. ``zone``, ``epsilon`` and ``strength`` are None for native routing."""
+    """A trace's metadata. ``zone``, ``epsilon`` and ``strength`` are None for native routing.
+
+    ``dtype`` is that of the weights, ``autocast`` the one in which autocast multiplied them; None: it was off.
+    """
 
     spec_version: Literal["1.0"] = "1.0"
     model: ModelIdentity
     sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False)]
     dtype: Name
+    autocast: Literal["bfloat16", "float16"] | None = None
     key_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
     zone: Literal["max", "boundary"] | None = None
     epsilon: float | None = None
@@ -100,6 +112,15 @@ class TraceHeader(_Strict):
             strength=strength,
         )
 
+    def under(self, autocast: torch.dtype | None) -> "TraceHeader":
+        """This header for what was computed under autocast to ``autocast``, of 16 bits; None: without."""
+        name = str(autocast).removeprefix("torch.") if autocast in (torch.bfloat16, torch.float16) else None
+        return self.model_copy(update={"autocast": name})
+
+    def computed_in(self, dtype: str) -> str:
+        """Weights of ``dtype`` under the autocast of this trace, in words."""
+        return dtype if self.autocast is None else f"{dtype}, autocast {self.autocast}"
+
     @field_validator("epsilon", "strength", mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
@@ -111,6 +132,11 @@ class TraceHeader(_Strict):
     @field_serializer("epsilon", "strength", when_used="json")
     def _write(self, value: float | None) -> float | str | None:
         return "inf" if value == math.inf else value
+
+    @model_serializer(mode="wrap")
+    def _without_autocast(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Nothing is written of an autocast that was off: such traces are what they were before there was the field."""
+        return {name: value for name, value in fields(self).items() if name != "autocast" or value is not None}
 
 
 assert TraceHeader.model_fields["spec_version"].default == SPEC_VERSION

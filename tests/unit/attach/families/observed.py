@@ -89,8 +89,7 @@ def _bias(router: nn.Module) -> Tensor | None:
 def _array(value: Tensor | None) -> np.ndarray | None:
     if value is None:
         return None
-    array = value.detach().numpy()
-    return array.astype(np.float64) if value.is_floating_point() else array
+    return (value.detach().double() if value.is_floating_point() else value).numpy()
 
 
 def executed(model: nn.Module, sites: list[RouterSite]) -> dict[str, set[int]]:

@@ -1,0 +1,26 @@
+"""Autocast, which makes matrix products in 16 bits: seen, kept out of the algorithm (OKR-SCORE-004), and put back."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def lowered(tensor: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast would now multiply ``tensor``; None where it is off."""
+    kind = "cpu" if tensor.is_cpu else tensor.device.type  # the name of a device costs more than the rest
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """A block in which devices of this kind ("cpu", "cuda", ...) multiply in ``dtype``; None: in that of the numbers,
+    whatever autocast holds around the block.
+
+    It keeps no lowered weights: torch's cache of them knows neither their dtype nor whether gradients were wanted, and
+    an autocast around the block would meet them.
+    """
+    if kind == "meta":
+        return nullcontext()
+    return torch.autocast(kind, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
