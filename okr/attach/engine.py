@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.families import Family, family_of
-from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for
+from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for, tell_slow
 from okr.attach.routings import Native
 from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
@@ -206,8 +206,11 @@ def _proven(module: nn.Module, attachment: Attachment) -> Attachment:
             problem = _difference(module, attachment, hidden)
             if not problem:
                 attachment.routing.prepare(hidden.device, hidden.dtype)
-                fused = fused_for(module)
-                return replace(attachment, fused=fused if _fuses(module, attachment, fused, hidden) else None)
+                known = fused_for(module)
+                fused = next((one for one in known if _fuses(module, attachment, one, hidden)), None)
+                if known and fused is None:
+                    tell_slow(site.router_class)
+                return replace(attachment, fused=fused)
     finally:
         module.train(training)
     raise UnsupportedRouter(f"{site.path} ({site.router_class}) cannot be keyed: {problem}")
@@ -236,11 +239,9 @@ def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> st
     return "" if _same(native, intercepted) else "its native choice, fed back, changes its output"
 
 
-def _fuses(module: nn.Module, attachment: Attachment, fused: Fused | None, hidden: Tensor) -> bool:
+def _fuses(module: nn.Module, attachment: Attachment, fused: Fused, hidden: Tensor) -> bool:
     """Whether ``fused`` answers the native choice and another one as the intercepted forward does, for ``hidden`` and
     for a single token."""
-    if fused is None:
-        return False
     try:
         for states in (hidden, hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)):
             for routing in (Native(), _Next()):
