@@ -75,7 +75,7 @@ class Stack(nn.Module):
 @contextmanager
 def intercepted(model: nn.Module, setting: dict[str, Any]) -> Iterator[None]:
     """Keyed by the general engine, also where a fused router stands ready."""
-    fused_for, engine.fused_for = engine.fused_for, lambda module: None
+    fused_for, engine.fused_for = engine.fused_for, lambda module: []
     try:
         with okr.watermark(model, KEY, **setting):
             yield

@@ -38,8 +38,8 @@ def conform(
     Exit codes: 0 it conforms, 1 it does not, 2 wrong usage, 3 the adapter is broken (cannot be loaded, or fails the
     first simple call), 4 the suite itself failed.
     """
-    from spec.command import Request, run
-    from spec.processes import usual_jobs
+    from okr.spec.command import Request, run
+    from okr.spec.processes import usual_jobs
 
     outputs = {"json": json, "junit": junit, "html": html, "badge": badge}
     wanted = {name: path for name, path in outputs.items() if path is not None}

@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from spec import registry
-from spec.processes import Named, results
-from spec.profiles import PROFILES
-from spec.report import Report, failure_text, summary_text
-from spec.report.files import badge, html, junit
-from spec.report.summary import BROKEN, SUITE, USAGE, announce, read_known
-from spec.runner import chosen
-from spec.verdicts import BadImplementation, UsageError
+from . import registry
+from .processes import Named, results
+from .profiles import PROFILES
+from .report import Report, failure_text, summary_text
+from .report.files import badge, html, junit
+from .report.summary import BROKEN, SUITE, USAGE, announce, read_known
+from .runner import chosen
+from .verdicts import BadImplementation, UsageError
 
 PIPE = Path("-")
 _WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge}

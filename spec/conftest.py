@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from spec import registry
-from spec.adapters import load
-from spec.profiles import PROFILES
-from spec.runner import smoke
-from spec.subject import Subject
-from spec.verdicts import BadImplementation, UsageError
+from okr.spec import registry
+from okr.spec.adapters import load
+from okr.spec.profiles import PROFILES
+from okr.spec.runner import smoke
+from okr.spec.subject import Subject
+from okr.spec.verdicts import BadImplementation, UsageError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

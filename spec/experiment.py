@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from spec import models, system
+from . import models, system
 
 
 class _Silent:

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from spec import oracle
-from spec.cases import FloatArray, SelectCase, Selected, Setting
-from spec.subject import Subject
-from spec.verdicts import Violation
+from . import oracle
+from .cases import FloatArray, SelectCase, Selected, Setting
+from .subject import Subject
+from .verdicts import Violation
 
 
 def legal(subject: Subject, case: SelectCase) -> Selected:

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from spec.cases import FloatArray, SelectCase, Selected, Setting
+from .cases import FloatArray, SelectCase, Selected, Setting
 
 INF = math.inf
 EDGE_BOUND = Fraction(1, 2**23)  # of |score| + epsilon: epsilon rounded to float32, then one float32 addition

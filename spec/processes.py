@@ -11,12 +11,13 @@ from itertools import groupby
 from multiprocessing import active_children, get_context
 
 from okr import collector
-from spec.adapters import SHIPPED, load
-from spec.profiles import Profile
-from spec.registry import Clause
-from spec.runner import Result, run_clause, smoke
-from spec.subject import Subject
-from spec.verdicts import BadImplementation
+
+from .adapters import SHIPPED, load
+from .profiles import Profile
+from .registry import Clause
+from .runner import Result, run_clause, smoke
+from .subject import Subject
+from .verdicts import BadImplementation
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The clauses as data, read from the normative text. ``python -m spec.registry`` rewrites registry.json."""
+"""The clauses as data, read from the normative text. ``python -m okr.spec.registry`` rewrites registry.json."""
 
 import json
 import re

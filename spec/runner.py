@@ -11,13 +11,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis.errors import Flaky
 
-from spec import registry, vectors
-from spec.cases import Call
-from spec.checks import Check, all_checks
-from spec.profiles import Profile
-from spec.registry import Clause
-from spec.subject import FUNCTIONS, Subject
-from spec.verdicts import FAILURES, BadImplementation, Fault, NotApplicable, Unsupported, UsageError, Verdict, Violation
+from . import registry, vectors
+from .cases import Call
+from .checks import Check, all_checks
+from .profiles import Profile
+from .registry import Clause
+from .subject import FUNCTIONS, Subject
+from .verdicts import FAILURES, BadImplementation, Fault, NotApplicable, Unsupported, UsageError, Verdict, Violation
 
 
 @dataclass(frozen=True)

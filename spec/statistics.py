@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from spec.verdicts import require
+from .verdicts import require
 
 LEVELS = (0.05, 0.25, 0.5)
 CHANCE = 1e-7

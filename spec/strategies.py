@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from spec.cases import FloatArray, ProjectionCase, ScoreCase, SelectCase, Setting
+from .cases import FloatArray, ProjectionCase, ScoreCase, SelectCase, Setting
 
 EPSILONS = (0.0, math.inf, 0.5, 0.25, 1.0, 2.0, 0.1)  # 0.1 is no float32 number
 STRENGTHS = (math.inf, 1.0, 0.5, 2.0, 0.25, 3.0, 0.1, 1e-3, 1e3)

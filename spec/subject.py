@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spec.cases import Call, ProjectionCase, ScoreCase, SelectCase, Selected
-from spec.verdicts import BadImplementation, Fault, Unsupported, words
+from .cases import Call, ProjectionCase, ScoreCase, SelectCase, Selected
+from .verdicts import BadImplementation, Fault, Unsupported, words
 
 FUNCTIONS = ("projection", "key_scores", "select")
 Array = NDArray[Any]

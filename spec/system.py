@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spec.models import (
+from .models import (
     capacity_model,
     dense_model,
     every_model,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from spec.profiles import PROFILES
-from spec.registry import Clause
-from spec.report import failure_text
-from spec.runner import run_clause
-from spec.subject import Subject
+from okr.spec.profiles import PROFILES
+from okr.spec.registry import Clause
+from okr.spec.report import failure_text
+from okr.spec.runner import run_clause
+from okr.spec.subject import Subject
 
 
 def test_clause(clause: Clause, subject: Subject, request: pytest.FixtureRequest) -> None:

@@ -21,7 +21,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks as _saved_tensor
 from torch.utils._pytree import tree_leaves
 
 from okr.attach.families import Family, family_of
-from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for
+from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for, tell_slow
 from okr.attach.routings import Native
 from okr.discovery import RouterSite, discover
 from okr.discovery.interception import Interception, Record
@@ -279,13 +279,16 @@ def _difference(module: nn.Module, attachment: Attachment, hidden: Tensor) -> st
 
 
 def _fused(module: nn.Module, attachment: Attachment, hidden: Tensor) -> Fused | None:
-    """The router's fused forward, for the modes of autocast in which it is proven; None where it is in none."""
-    fused = fused_for(module)
-    if fused is None:
-        return None
-    tried = replace(attachment, fused=fused)
-    modes = tuple(mode for mode in fused.modes if _fuses(module, tried, hidden, mode))
-    return replace(fused, modes=modes) if modes else None
+    """The router's fused forward, for the modes of autocast in which it is proven; None where none is in any."""
+    known = fused_for(module)
+    for fused in known:
+        tried = replace(attachment, fused=fused)
+        modes = tuple(mode for mode in fused.modes if _fuses(module, tried, hidden, mode))
+        if modes:
+            return replace(fused, modes=modes)
+    if known:
+        tell_slow(attachment.site.router_class)
+    return None
 
 
 def _fuses(module: nn.Module, attachment: Attachment, hidden: Tensor, mode: torch.dtype | None) -> bool:

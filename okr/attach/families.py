@@ -41,11 +41,18 @@ class Capacity(Family):
         return lambda: setattr(module, "expert_capacity", capacity)
 
     def drop(self, output: Any, dropped: Tensor) -> Any:
-        mask, weight, logits = output
-        return mask * ~dropped.view(*mask.shape[:-1], 1), weight, logits
+        place = _mask_of(output)
+        kept = output[place] * ~dropped.view(*output[place].shape[:-1], 1)
+        return *output[:place], kept, *output[place + 1 :]
 
     def ran(self, output: Any, chosen: Tensor) -> Tensor:
-        return torch.where(output[0].flatten(0, -2).any(-1, keepdim=True), chosen, NOTHING_RAN)
+        mask = output[_mask_of(output)]
+        return torch.where(mask.flatten(0, -2).any(-1, keepdim=True), chosen, NOTHING_RAN)
+
+
+def _mask_of(output: Any) -> int:
+    """Where a router's output has its one-hot mask [..., E]: it alone holds integers, and releases order them apart."""
+    return 1 if output[0].is_floating_point() else 0
 
 
 _KINDS: dict[str, Family] = {"capacity": Capacity()}

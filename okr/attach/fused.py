@@ -10,8 +10,10 @@ where the key decides nothing (docs/performance.md has the measurement). A routi
 proven to keep every bit (docs/gpu.md).
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -56,13 +58,24 @@ class Fused:
         return native.forward is self.own and lowered(states) in self.modes
 
 
-def fused_for(module: nn.Module) -> Fused | None:
-    """The fused forward for ``module``'s class and settings, or None: the general engine serves it."""
+def fused_for(module: nn.Module) -> list[Fused]:
+    """The fused forwards that may stand for that of ``module``'s class with its settings, each as some release of
+    transformers computes; none: the general engine serves it."""
     known = type(module)
-    entry = _FORWARDS.get(f"{known.__module__}.{known.__qualname__}")
-    if entry is None or getattr(module, "topk_method", "greedy") != "greedy":
-        return None
-    return Fused(entry, known.forward)
+    if getattr(module, "topk_method", "greedy") != "greedy":
+        return []
+    entries = _FORWARDS.get(f"{known.__module__}.{known.__qualname__}", ())
+    return [Fused(entry, known.forward) for entry in entries]
+
+
+@cache
+def tell_slow(router_class: str) -> None:
+    """Say, once a process, that a router which has a fused forward runs without it."""
+    logging.getLogger(__name__).warning(
+        "%s: with this release of transformers its own forward gives other bits than okr's fast path for it; it is "
+        "routed all the same, more slowly",
+        router_class,
+    )
 
 
 def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
@@ -97,7 +110,8 @@ def _qwen(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     return (logits, weights.to(logits.dtype), chosen), chosen
 
 
-def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
+def _switch_scores(router: Any, states: Tensor, routing: Choosing) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits [..., E], the chosen experts [T, 1], their weights [..., 1])."""
     hidden = states.to(router.dtype)
     if router.training and router.jitter_noise > 0:
         hidden *= torch.empty_like(hidden).uniform_(1.0 - router.jitter_noise, 1.0 + router.jitter_noise)
@@ -108,18 +122,35 @@ def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor
     flat = scores.view(-1, router.num_experts)
     hidden = states.reshape(len(flat), -1)
     chosen, weights = routing.weigh(flat, hidden, lambda rows: flat[rows].argmax(dim=-1, keepdim=True))
-    experts = chosen.view(scores.shape[:-1])
+    return logits, chosen, weights.view(*scores.shape[:-1], 1)
+
+
+def _kept(router: Any, experts: Tensor) -> Tensor:
+    """The one-hot mask of ``experts``, an integer [..., S]: [..., S, E], without what an expert cannot take of S."""
     mask = functional.one_hot(experts, num_classes=router.num_experts)
-    mask = mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)
-    return (mask, weights.view(*experts.shape, 1), logits), chosen
+    return mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)
+
+
+def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
+    logits, chosen, weights = _switch_scores(router, states, routing)
+    return (_kept(router, chosen.view(states.shape[:-1])), weights, logits), chosen
+
+
+def _switch_each_token(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
+    """As transformers 5.17 has it: every token counts its capacity alone, and the weights are given twice."""
+    _, chosen, weights = _switch_scores(router, states, routing)
+    return (weights, _kept(router, chosen.view(*states.shape[:-1], 1)), weights), chosen
 
 
 _MODELS = "transformers.models"
-_FORWARDS: dict[str, Forward] = {
-    f"{_MODELS}.deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": _deepseek_v2,  # DeepSeek-MoE's router, too
-    f"{_MODELS}.mixtral.modeling_mixtral.MixtralTopKRouter": _mixtral,
-    f"{_MODELS}.qwen2_moe.modeling_qwen2_moe.Qwen2MoeTopKRouter": _qwen,
-    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter": _qwen,
-    f"{_MODELS}.olmoe.modeling_olmoe.OlmoeTopKRouter": _qwen,
-    f"{_MODELS}.switch_transformers.modeling_switch_transformers.SwitchTransformersTop1Router": _switch,
+_FORWARDS: dict[str, tuple[Forward, ...]] = {
+    f"{_MODELS}.deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": (_deepseek_v2,),  # DeepSeek-MoE's router, too
+    f"{_MODELS}.mixtral.modeling_mixtral.MixtralTopKRouter": (_mixtral,),
+    f"{_MODELS}.qwen2_moe.modeling_qwen2_moe.Qwen2MoeTopKRouter": (_qwen,),
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter": (_qwen,),
+    f"{_MODELS}.olmoe.modeling_olmoe.OlmoeTopKRouter": (_qwen,),
+    f"{_MODELS}.switch_transformers.modeling_switch_transformers.SwitchTransformersTop1Router": (
+        _switch,
+        _switch_each_token,
+    ),
 }

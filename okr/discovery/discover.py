@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from okr.discovery.candidates import Candidate, Tree, parent_of
+from okr.discovery.candidates import Candidate, Tree, is_experts, parent_of
 from okr.discovery.exceptions import BYPASSES, EXCEPTIONS
 from okr.discovery.probe import Finding, probe
 from okr.discovery.sites import RouterSite
@@ -89,7 +89,7 @@ class _Searcher:
         parent = parent_of(path)
         if candidate.experts_beside and parent:
             block, _ = self._proof(self.tree.modules[parent], size)
-            if block is not None and not block.owner:
+            if block is not None and self._ranks_itself(parent, block):
                 self._note(path, module, f"{problem}; the block around it does")
                 self._add(parent, size, block, candidate.evidence)
                 return
@@ -100,6 +100,12 @@ class _Searcher:
             self._add(path, size, Finding("", (), count, kept, "", False), candidate.evidence, problem)
         else:
             self._note(path, module, f"{candidate.evidence}, but {problem}: not a router")
+
+    def _ranks_itself(self, path: str, block: Finding) -> bool:
+        """Whether the block at ``path`` ranks in its own forward or in its experts', which are no router by themselves:
+        they are handed the scores."""
+        owner = f"{path}.{block.owner}"
+        return not block.owner or is_experts(owner, self.tree.modules[owner])
 
     def _proof(self, module: nn.Module, size: int) -> tuple[Finding | None, str]:
         """:func:`probe`, once for all modules that look the same."""

@@ -13,19 +13,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spec.adapters.answers import AnswersAdapter
-from spec.adapters.process import ProcessAdapter
-from spec.verdicts import BadImplementation, UsageError, words
+from ..verdicts import BadImplementation, UsageError, words
+from .answers import AnswersAdapter
+from .process import ProcessAdapter
 
 SHIPPED = {
-    "numpy": "spec.implementations.numpy_router:router",
-    "torch": "spec.implementations.torch_router:eager",
-    "compile": "spec.implementations.torch_compiled:compiled",
-    "numba": "spec.implementations.torch_router:loops",
-    "triton": "spec.implementations.triton_router:router",
-    "reordered": "spec.implementations.variants:reordered",
-    "float64": "spec.implementations.variants:float64",
-    "okr": "spec.implementations.package:package",
+    "numpy": "okr.spec.implementations.numpy_router:router",
+    "torch": "okr.spec.implementations.torch_router:eager",
+    "compile": "okr.spec.implementations.torch_compiled:compiled",
+    "numba": "okr.spec.implementations.torch_router:loops",
+    "triton": "okr.spec.implementations.triton_router:router",
+    "reordered": "okr.spec.implementations.variants:reordered",
+    "float64": "okr.spec.implementations.variants:float64",
+    "okr": "okr.spec.implementations.package:package",
 }
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spec import vectors
-from spec.codec import unfloats, unsigns
-from spec.verdicts import BadImplementation, Fault, Unsupported
+from .. import vectors
+from ..codec import unfloats, unsigns
+from ..verdicts import BadImplementation, Fault, Unsupported
 
 Array = NDArray[Any]
 

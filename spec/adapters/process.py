@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spec.codec import floats, hexfloat, signs, unfloats, unsigns
-from spec.verdicts import BadImplementation, Fault, Unsupported, UsageError, words
+from ..codec import floats, hexfloat, signs, unfloats, unsigns
+from ..verdicts import BadImplementation, Fault, Unsupported, UsageError, words
 
 Array = NDArray[Any]
 

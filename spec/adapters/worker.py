@@ -1,4 +1,4 @@
-"""Any Python implementation behind JSON lines: ``cmd:python -m spec.adapters.worker module:object``.
+"""Any Python implementation behind JSON lines: ``cmd:python -m okr.spec.adapters.worker module:object``.
 
 Runs it in a process of its own, so that native code that hangs or dies is seen; and shows the protocol.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spec.adapters import load
-from spec.codec import floats, signs, unfloat, unfloats, unsigns
+from ..codec import floats, signs, unfloat, unfloats, unsigns
+from . import load
 
 
 def reply(implementation: Any, function: str, given: dict[str, Any]) -> dict[str, Any]:

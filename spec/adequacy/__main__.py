@@ -1,4 +1,4 @@
-"""``python -m spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
+"""``python -m okr.spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
 
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``mutation`` (of okr.routing), ``attach`` (mutants of
 okr.attach), ``alarms``.
@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spec import registry
-from spec.adequacy import alarms, mutation, report
-from spec.adequacy.questions import drawn, verdict
-from spec.zoo import members
-from spec.zoo.systems import systems
+from .. import registry
+from ..zoo import members
+from ..zoo.systems import systems
+from . import alarms, mutation, report
+from .questions import drawn, verdict
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "measured.json"
 EXPLAINED = HERE / "survivors.json"
 DOCUMENT = HERE.parent.parent / "docs" / "adequacy.md"

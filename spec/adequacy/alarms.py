@@ -7,19 +7,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spec import oracle, strategies
-from spec.adapters import load
-from spec.cases import FloatArray, ScoreCase, SelectCase
-from spec.profiles import Profile
-from spec.subject import Subject
-from spec.verdicts import Fault
+from .. import oracle, strategies
+from ..adapters import load
+from ..cases import FloatArray, ScoreCase, SelectCase
+from ..profiles import Profile
+from ..subject import Subject
+from ..verdicts import Fault
 
 CORRECT = (
     "numpy",
     "torch",
     "numba",
     "compile",
-    "spec.implementations.variants:stdlib",
+    "okr.spec.implementations.variants:stdlib",
     "reordered",
     "float64",
 )

@@ -21,14 +21,14 @@ from typing import Any
 import numba
 import torch
 
-from spec import vectors
-from spec.adapters import load
-from spec.adequacy.mutants import Mutant, functions, mutants
-from spec.adequacy.questions import Cases, drawn, verdict
-from spec.checks import all_checks
-from spec.registry import Clause
-from spec.runner import chosen
-from spec.subject import Subject
+from .. import vectors
+from ..adapters import load
+from ..checks import all_checks
+from ..registry import Clause
+from ..runner import chosen
+from ..subject import Subject
+from .mutants import Mutant, functions, mutants
+from .questions import Cases, drawn, verdict
 
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
 _MODEL = ("weight", "trace", "replay", "attach")
@@ -138,7 +138,7 @@ def reach(targets: Sequence[Target]) -> Reach:
 
 
 def _forget() -> None:
-    from spec import models
+    from .. import models
 
     models.forget()
 
@@ -200,7 +200,7 @@ def _patch(name: str, mutant: Mutant) -> None:
     before = dict(vars(module))
     numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]  # the loops run as Python: no machine code is kept
     exec(compile(mutant.tree, module.__file__ or name, "exec"), vars(module))
-    holders = [m for place, m in [*sys.modules.items()] if place.partition(".")[0] in ("okr", "spec")]
+    holders = [m for place, m in [*sys.modules.items()] if place.partition(".")[0] == "okr"]
     for holder in holders:
         for key, value in [*vars(holder).items()]:
             if key in before and value is before[key] and not key.startswith("__"):

@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis.strategies import SearchStrategy
 
-from spec.checks import Check, all_checks
-from spec.profiles import PROFILES, Profile
-from spec.registry import Clause
-from spec.runner import run_vectors
-from spec.subject import Subject
-from spec.verdicts import Fault, NotApplicable, Violation
+from ..checks import Check, all_checks
+from ..profiles import PROFILES, Profile
+from ..registry import Clause
+from ..runner import run_vectors
+from ..subject import Subject
+from ..verdicts import Fault, NotApplicable, Violation
 
 Cases = dict[str, list[Any]]
 

@@ -4,12 +4,13 @@ from collections import Counter
 from typing import Any
 
 from okr import errors
-from spec.adequacy.mutation import UNREACHED
+
+from .mutation import UNREACHED
 
 _HEAD = """# Is the conformance suite any good?
 
-Written by `python -m spec.adequacy`; do not edit. A suite that everything passes is as useless as one that accuses the
-innocent, so both are measured: does it catch broken routers, and does it leave correct ones alone?
+Written by `python -m okr.spec.adequacy`; do not edit. A suite that everything passes is as useless as one that
+accuses the innocent, so both are measured: does it catch broken routers, and does it leave correct ones alone?
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
-from spec.subject import Subject
+from ..subject import Subject
 
 Body = Callable[..., None]
 

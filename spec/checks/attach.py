@@ -5,10 +5,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from spec import strategies
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from .. import strategies
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 class _Interruption(Exception):
@@ -16,8 +16,8 @@ class _Interruption(Exception):
 
 
 def _runs(model: Any) -> list[Any]:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     return [
         lambda: okr.watermark(model, system.key(), epsilon=system.epsilon_of(model), zone="boundary"),
@@ -29,7 +29,7 @@ def _runs(model: Any) -> list[Any]:
 def leaving_restores_the_model(subject: Subject) -> None:
     import torch
 
-    from spec import system
+    from .. import system
 
     for model in system.new_models():
         plain, before = system.logits(model), system.fingerprint(model)  # a first call may set attributes
@@ -51,7 +51,7 @@ def leaving_restores_the_model(subject: Subject) -> None:
 def the_state_dict_stays(subject: Subject) -> None:
     import torch
 
-    from spec import system
+    from .. import system
 
     for model in system.every_model():
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -68,8 +68,8 @@ def the_state_dict_stays(subject: Subject) -> None:
 def a_second_attachment_is_refused(subject: Subject) -> None:
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for model in system.every_model():
         for outer in _runs(model):
@@ -88,8 +88,8 @@ def a_second_attachment_is_refused(subject: Subject) -> None:
 def recording_changes_nothing(subject: Subject) -> None:
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for model in system.every_model():
         name, plain, settings = type(model).__name__, system.logits(model), {"max_new_tokens": 4, **system.GREEDY}
@@ -107,8 +107,8 @@ def recording_changes_nothing(subject: Subject) -> None:
 
 @check("OKR-ATTACH-005")
 def a_model_without_routers_is_refused(subject: Subject) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for run in _runs_of_dense(system.dense_model()):
         try:
@@ -119,8 +119,8 @@ def a_model_without_routers_is_refused(subject: Subject) -> None:
 
 
 def _runs_of_dense(model: Any) -> list[Any]:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     return [lambda: okr.watermark(model, system.key(), epsilon=1.0), lambda: okr.record(model)]
 
@@ -129,7 +129,7 @@ def _runs_of_dense(model: Any) -> list[Any]:
 def copies_are_plain(subject: Subject) -> None:
     import torch
 
-    from spec import system
+    from .. import system
 
     for model in system.every_model():
         plain = system.logits(model)
@@ -147,7 +147,7 @@ def _classes(model: Any) -> list[tuple[str, type]]:
 @check("OKR-ATTACH-007", lambda: st.tuples(st.sampled_from((0, 1, 2)), strategies.walks()), share=0.4)
 def any_sequence_keeps_the_contract(subject: Subject, drawn: tuple[int, list[str]]) -> None:
     """A walk through the states free and attached; after each step the model behaves as its state demands."""
-    from spec import system
+    from .. import system
 
     model = system.new_models()[drawn[0]]
     plain, before = system.logits(model), system.fingerprint(model)
@@ -170,7 +170,7 @@ class _Walk:
         self.state, self.session = "free", None
 
     def _enter(self, index: int, state: str) -> None:
-        from spec.system import okr
+        from ..system import okr
 
         try:
             session = self.stack.enter_context(_runs(self.model)[index]())
@@ -196,12 +196,12 @@ class _Walk:
         self.stack, self.state, self.session = ExitStack(), "free", None
 
     def forward(self) -> None:
-        from spec import system
+        from .. import system
 
         system.logits(self.model)
 
     def generate(self) -> None:
-        from spec import system
+        from .. import system
 
         source: Any = self.model if self.session is None else self.session
         source.generate(input_ids=system.tokens(1, 4), max_new_tokens=2, do_sample=False, pad_token_id=0)
@@ -209,14 +209,14 @@ class _Walk:
     def copy(self) -> None:
         import torch
 
-        from spec import system
+        from .. import system
 
         require(torch.equal(self.plain, system.logits(system.copied(self.model))), "a copy is keyed")
 
     def verify(self) -> None:
         """Replay needs the model for itself: refused while attached."""
-        from spec import system
-        from spec.system import okr
+        from .. import system
+        from ..system import okr
 
         try:
             okr.verify(self.model, self.evidence, system.key(), decoys=9, alpha=0.1)
@@ -226,7 +226,7 @@ class _Walk:
     def look(self, step: str) -> None:
         import torch
 
-        from spec import system
+        from .. import system
 
         same = torch.equal(self.plain, system.logits(self.model))
         require(same == (self.state != "watermark"), f"after {step}: state {self.state}, native logits {same}")
@@ -234,8 +234,8 @@ class _Walk:
 
 @check("OKR-ATTACH-008")
 def a_router_that_changed_is_an_error(subject: Subject) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     model = system.copied(system.softmax_model())
     (site, module), *_ = system.routers(model)

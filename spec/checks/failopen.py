@@ -6,11 +6,11 @@ from itertools import product
 import numpy as np
 from hypothesis import strategies as st
 
-from spec import judge, oracle, strategies
-from spec.cases import SelectCase, Setting
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import require
+from .. import judge, oracle, strategies
+from ..cases import SelectCase, Setting
+from ..subject import Subject
+from ..verdicts import require
+from . import check
 
 Spoilt = tuple[SelectCase, int]
 

@@ -19,12 +19,12 @@ from unittest.mock import patch
 import numpy as np
 from hypothesis import strategies as st
 
-from spec import oracle, strategies
-from spec.cases import ProjectionCase
-from spec.checks import check
-from spec.strategies import secrets
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from .. import oracle, strategies
+from ..cases import ProjectionCase
+from ..strategies import secrets
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _matches(subject: Subject, case: ProjectionCase) -> None:

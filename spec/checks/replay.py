@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
@@ -22,7 +22,7 @@ def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
 
 @check("OKR-REPLAY-001")
 def replay_runs_the_recorded_experts(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index, model in enumerate(system.models()):
         for keyed in (True, False):
@@ -38,7 +38,7 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
 @check("OKR-REPLAY-001")
 def replay_drops_what_was_dropped(subject: Subject) -> None:
     """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity."""
-    from spec import system
+    from .. import system
 
     model = system.capacity_model()
     for trace in system.capacity_traces():
@@ -55,9 +55,9 @@ def replay_recovers_the_states(subject: Subject) -> None:
     """Router inputs of a greedy, cached generation, and the choice scores they make, against one forced pass."""
     import torch
 
-    from spec import system
-    from spec.checks.weight import choice_scores
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
+    from .weight import choice_scores
 
     for index, model in enumerate(system.models()):
         with (
@@ -80,8 +80,8 @@ def replay_recovers_the_states(subject: Subject) -> None:
 def another_model_is_refused(subject: Subject) -> None:
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     trace = system.traces(0)[0]
     changed = system.copied(system.softmax_model())
@@ -97,7 +97,7 @@ def another_model_is_refused(subject: Subject) -> None:
 
 @check("OKR-REPLAY-004")
 def replay_leaves_no_mark(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     evidence = [*(system.traces(index)[0] for index in range(3)), system.capacity_traces()[0]]
     for model, trace in zip(system.new_models(), evidence, strict=True):

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _document() -> tuple[Path, dict[str, Any]]:
-    from spec import experiment
+    from .. import experiment
 
     def refuse(constant: str) -> None:
         raise Violation(f"results.json holds {constant}, which is no JSON")
@@ -73,7 +73,7 @@ def verdicts_follow_from_p_values(subject: Subject) -> None:
 
 @check("OKR-RESULT-005")
 def the_secret_is_nowhere(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     folder, document = _document()
     require(document["key_id"] == system.key().id, "the key's id", expected=system.key().id, got=document["key_id"])
@@ -86,8 +86,8 @@ def the_secret_is_nowhere(subject: Subject) -> None:
 
 @check("OKR-RESULT-006")
 def verdicts_can_be_checked(subject: Subject) -> None:
-    from spec import experiment, system
-    from spec.system import okr
+    from .. import experiment, system
+    from ..system import okr
 
     folder, document = _document()
     model = experiment.experiment_model()

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from spec import oracle, strategies
-from spec.cases import FloatArray, ScoreCase
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from .. import oracle, strategies
+from ..cases import FloatArray, ScoreCase
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _close(got: np.ndarray, expected: np.ndarray, bound: np.ndarray, what: str, *, other: bool = False) -> None:

@@ -4,15 +4,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from spec.checks import check
-from spec.statistics import require_valid
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from ..statistics import require_valid
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _verdict(index: int, texts: Any, key: Any = None, **options: Any) -> Any:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     model = system.outspoken_models()[index]
     given = {"epsilon": system.epsilon_of(model), "zone": "boundary", "decoys": 99, "alpha": 0.01, **options}
@@ -21,8 +21,8 @@ def _verdict(index: int, texts: Any, key: Any = None, **options: Any) -> Any:
 
 @check("OKR-TEXT-001", lambda: st.tuples(st.integers(1, 20), st.integers(0, 200)), share=0.1)
 def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     decoys, number = drawn
     text = system.tokens(1, 12, number)[0].tolist()
@@ -39,7 +39,7 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
 
     A correct test is accused with probability under 9e-7: nine counts, 1e-7 each.
     """
-    from spec import system
+    from .. import system
 
     for text in (system.texts(0)[0][:24], [5] * 24, system.unlikely_text()):
         require_valid([_verdict(0, text, key, decoys=19, alpha=0.05).p_value for key in system.other_keys(keys)])
@@ -48,7 +48,7 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
 @check("OKR-TEXT-003")
 def own_text_is_found(subject: Subject) -> None:
     """The claimed key lies some ten standard deviations above the decoys here; three suffice."""
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         verdict = _verdict(index, system.texts(index), prompt_length=8)
@@ -57,7 +57,7 @@ def own_text_is_found(subject: Subject) -> None:
 
 @check("OKR-TEXT-004")
 def verdicts_repeat(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     text = system.texts(0)[0]
     found = [_verdict(0, text, rows=rows, decoys=19, alpha=0.05).p_value for rows in (1, 7, 7, 20)]
@@ -66,7 +66,7 @@ def verdicts_repeat(subject: Subject) -> None:
 
 @check("OKR-TEXT-005")
 def no_opportunity_no_evidence(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         verdict = _verdict(index, system.texts(index)[0], epsilon=0.0)
@@ -77,7 +77,7 @@ def no_opportunity_no_evidence(subject: Subject) -> None:
 
 @check("OKR-TEXT-006")
 def agreement_is_not_reported(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     verdict = _verdict(0, system.texts(0)[0])
     require(verdict.hit_rate is None and verdict.chance_rate is None, "a hit rate from replay", got=verdict.hit_rate)
@@ -88,8 +88,8 @@ def the_prompt_is_not_judged(subject: Subject) -> None:
     """The log likelihood under the key is that of the judged tokens, worked out from the keyed model's own logits."""
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for index, model in enumerate(system.outspoken_models()):
         text = system.texts(index)[0]
@@ -108,7 +108,7 @@ def the_prompt_is_not_judged(subject: Subject) -> None:
 
 @check("OKR-TEXT-008")
 def several_texts_are_one_test(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         texts = system.texts(index)
@@ -120,7 +120,7 @@ def several_texts_are_one_test(subject: Subject) -> None:
 
 @check("OKR-TEXT-009")
 def other_text_is_refused(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for text, given in (([], 0), ([5], 0), ([5, 64], 0), ([5, -1], 0), ([5] * 200, 0), ([5, 6, 7], 3)):
         _refused(f"a text of {len(text)} tokens, {given} of them given,", text, prompt_length=given)
@@ -129,7 +129,7 @@ def other_text_is_refused(subject: Subject) -> None:
 
 
 def _refused(what: str, text: list[int], **options: Any) -> None:
-    from spec.system import okr
+    from ..system import okr
 
     try:
         verdict = _verdict(0, text, **options)
@@ -141,8 +141,8 @@ def _refused(what: str, text: list[int], **options: Any) -> None:
 
 @check("OKR-TEXT-010")
 def too_few_decoys_are_refused(subject: Subject) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     try:
         _verdict(0, system.texts(0)[0], decoys=98, alpha=0.01)
@@ -153,7 +153,7 @@ def too_few_decoys_are_refused(subject: Subject) -> None:
 
 @check("OKR-TEXT-011")
 def detection_leaves_no_mark(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index, model in enumerate(system.outspoken_models()):
         for training in (False, True):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from spec import judge, strategies
-from spec.cases import SelectCase, Setting
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import require
+from .. import judge, strategies
+from ..cases import SelectCase, Setting
+from ..subject import Subject
+from ..verdicts import require
+from . import check
 
 
 def _lists(values: st.SearchStrategy[float], count: int) -> st.SearchStrategy[list[float]]:

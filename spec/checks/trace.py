@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _saved(trace: Any) -> tuple[bytes, Any]:
     """A trace's file and what loads from it."""
-    from spec.system import okr
+    from ..system import okr
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "one.trace"
@@ -25,7 +25,7 @@ def _saved(trace: Any) -> tuple[bytes, Any]:
 
 
 def _all() -> list[Any]:
-    from spec import system
+    from .. import system
 
     return [t for index in (0, 1) for keyed in (True, False) for t in system.traces(index, keyed=keyed)]
 
@@ -35,8 +35,8 @@ def traces_hold_what_ran(subject: Subject) -> None:
     """Compared with what the routers themselves put out, call by call, over a batch with left padding."""
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for model in system.models():
         ids = system.tokens(2, 6, seed=5)
@@ -80,8 +80,8 @@ def traces_hold_what_ran_however_it_was_made(subject: Subject, drawn: tuple[int,
     """
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     model, way = system.models()[drawn[0]], dict(drawn[1])
     end, by_rule, seed = (way.pop(name) for name in ("end", "by_rule", "seed"))
@@ -113,7 +113,7 @@ def traces_hold_what_ran_however_it_was_made(subject: Subject, drawn: tuple[int,
 def traces_hold_what_a_capacity_left(subject: Subject) -> None:
     """The same for routers that drop tokens beyond an expert's capacity: encoder and decoder, with right padding; from
     the decoder's first token, and two texts each from a prompt of the decoder."""
-    from spec import system
+    from .. import system
 
     prompt = system.tokens(2, 3, seed=9)
     dropped = 0
@@ -130,7 +130,7 @@ def _matches(trace: Any, sequence: Any, row: int, source_row: int, seen: dict[st
     """Violation unless the trace of an encoder-decoder is what its routers put out; how many tokens were dropped."""
     import torch
 
-    from spec import system
+    from .. import system
 
     (ids, mask), dropped = system.padded_source(), 0
     require(trace.token_ids.tolist() == sequence.tolist(), "token ids", expected=sequence, got=trace.token_ids)
@@ -157,8 +157,8 @@ def saved_traces_load_the_same(subject: Subject) -> None:
 
 @check("OKR-TRACE-003")
 def headers_say_how_they_were_made(subject: Subject) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for index, model in enumerate(system.models()):
         keyed, native = (system.traces(index, keyed=k)[0].header for k in (True, False))
@@ -175,7 +175,7 @@ def headers_say_how_they_were_made(subject: Subject) -> None:
 
 @check("OKR-TRACE-004")
 def the_secret_is_not_in_a_trace(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     secret = system.SECRET
     forms = (secret, secret[::-1], secret.hex().encode(), secret.hex().upper().encode(), base64.b64encode(secret)[:-4])
@@ -187,8 +187,8 @@ def the_secret_is_not_in_a_trace(subject: Subject) -> None:
 @check("OKR-TRACE-005", lambda: st.tuples(st.integers(0, 10**6), st.integers(0, 255), st.booleans()))
 def damaged_files_are_refused(subject: Subject, damage: tuple[int, int, bool]) -> None:
     """One byte replaced, or the file cut there."""
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     content = bytearray(_saved(system.traces(0)[0])[0])
     place = damage[0] % len(content)

@@ -5,22 +5,22 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from spec.checks import check
-from spec.statistics import require_valid
-from spec.subject import Subject
-from spec.verdicts import Violation, require
+from ..statistics import require_valid
+from ..subject import Subject
+from ..verdicts import Violation, require
+from . import check
 
 
 def _verdict(index: int, evidence: Any, key: Any = None, **options: Any) -> Any:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     given = {"decoys": 99, "alpha": 0.01, **options}
     return okr.verify(system.models()[index], evidence, system.key() if key is None else key, **given)
 
 
 def _setting(index: int) -> dict[str, Any]:
-    from spec import system
+    from .. import system
 
     epsilon = system.epsilon_of(system.models()[index])
     return {"epsilon": epsilon, "zone": "boundary", "strength": float("inf")}
@@ -28,8 +28,8 @@ def _setting(index: int) -> dict[str, Any]:
 
 @check("OKR-VERIFY-001", lambda: st.tuples(st.integers(1, 60), st.integers(0, 200)), share=0.2)
 def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     decoys, number = drawn
     key = okr.Key(number.to_bytes(16, "big"))
@@ -41,7 +41,7 @@ def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
 
 @check("OKR-VERIFY-002")
 def own_traces_match(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         for zone, strength in (("boundary", float("inf")), ("max", float("inf")), ("boundary", 1.0)):
@@ -64,7 +64,7 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
     finds p <= 0.25 for three keys in four there. In the third many keys match all there is: counting equals for the
     key finds far too many. A correct test is accused with probability under 9e-7: nine counts, 1e-7 each.
     """
-    from spec import system
+    from .. import system
 
     setting = _setting(0)
     long = system.monotone_trace()
@@ -76,7 +76,7 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
 
 @check("OKR-VERIFY-004")
 def verdicts_repeat(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         first, second = (_verdict(index, system.traces(index)) for _ in range(2))
@@ -85,7 +85,7 @@ def verdicts_repeat(subject: Subject) -> None:
 
 @check("OKR-VERIFY-005")
 def no_opportunity_no_evidence(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         verdict = _verdict(index, system.traces(index), **{**_setting(index), "epsilon": 0.0})
@@ -97,7 +97,7 @@ def no_opportunity_no_evidence(subject: Subject) -> None:
 
 @check("OKR-VERIFY-006")
 def slots_outside_the_zone_are_reported(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index, model in enumerate(system.models()):
         narrow = {**_setting(index), "epsilon": system.epsilon_of(model) / 8}
@@ -107,7 +107,7 @@ def slots_outside_the_zone_are_reported(subject: Subject) -> None:
 
 @check("OKR-VERIFY-007")
 def several_traces_are_one_test(subject: Subject) -> None:
-    from spec import system
+    from .. import system
 
     for index in (0, 1):
         both = system.traces(index)
@@ -123,8 +123,8 @@ def several_traces_are_one_test(subject: Subject) -> None:
 
 @check("OKR-VERIFY-008")
 def too_few_decoys_are_refused(subject: Subject) -> None:
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     try:
         _verdict(0, system.traces(0), decoys=98, alpha=0.01)

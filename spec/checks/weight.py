@@ -5,19 +5,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from spec import oracle
-from spec.cases import Setting
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import require
+from .. import oracle
+from ..cases import Setting
+from ..subject import Subject
+from ..verdicts import require
+from . import check
 
 
 @check("OKR-WEIGHT-001")
 def native_selection_gives_native_output(subject: Subject) -> None:
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for model in system.every_model():
         with system.outputs_of(model) as before:
@@ -36,8 +36,8 @@ def selected_experts_weigh_by_the_family_formula(subject: Subject) -> None:
     """Recomputed from the router's own published parameters, for two softmax families and a sigmoid one."""
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     for model, formula in zip(system.models(), _FORMULAS, strict=True):
         with (
@@ -87,7 +87,7 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
 
     Scores closer than 1e-5 to each other's order stay open.
     """
-    from spec import system
+    from .. import system
 
     index, setting, seed = drawn
     prompts = [system.tokens(1, 6, seed), system.tokens(1, 1, seed)]
@@ -97,7 +97,7 @@ def attached_selection_is_legal(subject: Subject, drawn: tuple[int, Setting, int
 @check("OKR-WEIGHT-003")
 def attached_selection_is_legal_throughout(subject: Subject) -> None:
     """Long prompts in which every token is an opportunity: what goes wrong once in a thousand choices shows."""
-    from spec import system
+    from .. import system
 
     for index in (0, 1, 2):
         _all_legal(index, Setting(0, float("inf"), "max"), lambda model: system.logits(model, system.tokens(3, 120, 1)))
@@ -108,7 +108,7 @@ def attached_routers_alone_select_legally(subject: Subject, drawn: tuple[int, Se
     """Routers called by themselves, with states of very different lengths: models normalise theirs to one."""
     import torch
 
-    from spec import system
+    from .. import system
 
     index, setting, seed = drawn
 
@@ -127,8 +127,8 @@ def _all_legal(index: int, setting: Setting, work: Callable[[Any], object]) -> N
     """Every selection that the routers of a keyed model make while ``work`` is done with it."""
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     model = system.models()[index]
     options: dict[str, Any] = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from spec import judge, oracle, strategies
-from spec.cases import SelectCase, Setting
-from spec.checks import check
-from spec.subject import Subject
-from spec.verdicts import NotApplicable, Violation, require
+from .. import judge, oracle, strategies
+from ..cases import SelectCase, Setting
+from ..subject import Subject
+from ..verdicts import NotApplicable, Violation, require
+from . import check
 
 _BAD = (
     {"epsilon": -1.0},

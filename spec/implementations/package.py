@@ -1,6 +1,6 @@
 """The package as a whole: its pure functions, and its routers at work in models."""
 
-from spec.implementations.torch_router import TorchRouter
+from .torch_router import TorchRouter
 
 
 class Package(TorchRouter):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from okr.routing import scores, selection
-from spec.implementations.torch_router import Array, TorchRouter
+
+from .torch_router import Array, TorchRouter
 
 GRAPHS = 64
 

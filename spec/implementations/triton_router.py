@@ -10,7 +10,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 
 from okr.routing import check_setting, triton_kernels
-from spec.implementations.torch_router import Array, TorchRouter
+
+from .torch_router import Array, TorchRouter
 
 
 class TritonRouter(TorchRouter):

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spec.implementations import stdlib_vectors
-from spec.implementations.numpy_router import NumpyRouter
+from . import stdlib_vectors
+from .numpy_router import NumpyRouter
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ import re
 from html import escape
 from xml.etree import ElementTree
 
-from spec.report.screen import failure_text
-from spec.report.summary import CONFORMS, Report
-from spec.runner import Result
+from ..runner import Result
+from .screen import failure_text
+from .summary import CONFORMS, Report
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #ddd;padding:.3rem .5rem;text-align:left;

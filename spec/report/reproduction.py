@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spec.cases import show
+from ..cases import show
 
 
 def reproduction(call: Any, implementation: str) -> str:
@@ -16,7 +16,9 @@ def reproduction(call: Any, implementation: str) -> str:
     arguments += [f"{name}={_source(value)}" for name, value in options.items()]
     joined = ",\n    ".join(arguments)
     imports = ["base64"] * any("base64." in argument for argument in arguments)
-    head = "\n".join([*(f"import {name}" for name in imports), "import numpy as np", "from spec.adapters import load"])
+    head = "\n".join(
+        [*(f"import {name}" for name in imports), "import numpy as np", "from okr.spec.adapters import load"]
+    )
     return f"{head}\nprint(load({implementation!r}).{call.function}(\n    {joined}))"
 
 

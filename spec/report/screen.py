@@ -3,9 +3,9 @@
 import shlex
 import textwrap
 
-from spec.report.reproduction import reproduction
-from spec.report.summary import CONFORMS, Report
-from spec.runner import Result
+from ..runner import Result
+from .reproduction import reproduction
+from .summary import CONFORMS, Report
 
 WIDTH = 110
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spec.registry import VERSION
-from spec.report.reproduction import reproduction
-from spec.runner import Result
-from spec.verdicts import UsageError
+from ..registry import VERSION
+from ..runner import Result
+from ..verdicts import UsageError
+from .reproduction import reproduction
 
 CONFORMS, FAILS, USAGE, BROKEN, SUITE = range(5)
 

@@ -1,4 +1,4 @@
-"""Static vectors: cases and their legal answers as JSON, floats bit-exact. ``python -m spec.vectors`` rewrites them."""
+"""Static vectors: cases and legal answers as JSON, floats bit-exact. ``python -m okr.spec.vectors`` rewrites them."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from spec import oracle
-from spec.cases import ProjectionCase, ScoreCase, SelectCase, Setting
-from spec.codec import floats, signs, unfloat
-from spec.subject import Subject
-from spec.verdicts import Violation
+from .. import oracle
+from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
+from ..codec import floats, signs, unfloat
+from ..subject import Subject
+from ..verdicts import Violation
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"

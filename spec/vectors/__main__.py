@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from spec.cases import ProjectionCase, ScoreCase, SelectCase, Setting
-from spec.codec import floats, hexfloat, signs
-from spec.registry import VERSION
-from spec.strategies import bfloat16, step
-from spec.vectors import HERE, expected
+from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
+from ..codec import floats, hexfloat, signs
+from ..registry import VERSION
+from ..strategies import bfloat16, step
+from . import HERE, expected
 
 Case = ProjectionCase | ScoreCase | SelectCase
 Entry = tuple[str, tuple[str, ...], str, Case]

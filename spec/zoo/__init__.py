@@ -1,6 +1,6 @@
 """Broken routers, one seeded bug each: the suite must catch every one, by the clauses it was predicted to break.
 
-:mod:`spec.zoo.systems` holds broken systems: the package with one bug in how it puts routing to work.
+:mod:`okr.spec.zoo.systems` holds broken systems: the package with one bug in how it puts routing to work.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from spec.implementations.numpy_router import NumpyRouter
-from spec.profiles import Profile
-from spec.registry import load
-from spec.runner import Result, run_clause
-from spec.subject import Subject
-from spec.verdicts import FAILURES
+from ..implementations.numpy_router import NumpyRouter
+from ..profiles import Profile
+from ..registry import load
+from ..runner import Result, run_clause
+from ..subject import Subject
+from ..verdicts import FAILURES
 
 ROOMS = ("keys", "scores", "zones", "strengths", "selections", "ties", "failopens")
 

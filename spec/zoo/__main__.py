@@ -1,11 +1,11 @@
-"""``python -m spec.zoo [PROFILE] [NAME...]``: every broken router and system against the clauses it declares."""
+"""``python -m okr.spec.zoo [PROFILE] [NAME...]``: every broken router and system against the clauses it declares."""
 
 import sys
 from typing import Any
 
-from spec.profiles import PROFILES
-from spec.zoo import judge, members
-from spec.zoo.systems import systems
+from ..profiles import PROFILES
+from . import judge, members
+from .systems import systems
 
 if __name__ == "__main__":
     names = sys.argv[2:]

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter
-from spec.zoo import seeded
+from ..implementations.numpy_router import Array, NumpyRouter
+from . import seeded
 
 REST = (
     "KEY",

@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter
-from spec.zoo import seeded
+from ..implementations.numpy_router import Array, NumpyRouter
+from . import seeded
 
 REST = ("SCORE", "ZONE", "STR", "SEL", "TIE", "FAIL")
 

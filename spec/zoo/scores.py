@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter
-from spec.strategies import bfloat16
-from spec.zoo import seeded
+from ..implementations.numpy_router import Array, NumpyRouter
+from ..strategies import bfloat16
+from . import seeded
 
 REST = ("KEY", "ZONE", "STR", "SEL", "TIE", "FAIL")
 

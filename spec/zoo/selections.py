@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter, Selection
-from spec.zoo import seeded
+from ..implementations.numpy_router import Array, NumpyRouter, Selection
+from . import seeded
 
 REST = ("KEY", "SCORE", "ZONE-001")
 

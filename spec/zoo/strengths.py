@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter
-from spec.zoo import seeded
-from spec.zoo.zones import _bfloat16
+from ..implementations.numpy_router import Array, NumpyRouter
+from . import seeded
+from .zones import _bfloat16
 
 REST = (
     "KEY",

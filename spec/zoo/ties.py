@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter
-from spec.zoo import seeded
-from spec.zoo.zones import _bfloat16
+from ..implementations.numpy_router import Array, NumpyRouter
+from . import seeded
+from .zones import _bfloat16
 
 REST = ("KEY", "SCORE", "ZONE-001", "SEL-011", "ZONE-008", "SEL-003", "SEL-012")
 CLEAR = ("ZONE-002", "ZONE-003", "ZONE-004", "ZONE-005", "STR-001", "SEL-007", "SEL-010")

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from spec.implementations.numpy_router import Array, NumpyRouter, Selection
-from spec.strategies import bfloat16
-from spec.zoo import seeded
+from ..implementations.numpy_router import Array, NumpyRouter, Selection
+from ..strategies import bfloat16
+from . import seeded
 
 REST = ("KEY", "SCORE", "ZONE-001", "SEL-003", "SEL-011", "FAIL-001", "FAIL-002", "FAIL-003")
 NATIVE = ("TIE-002", "FAIL-004", "SEL-012", "ZONE-008")

@@ -23,7 +23,7 @@ from okr.experiment.config import resolve
 from okr.experiment.results import schema
 from okr.experiment.runner import run
 from okr.loaders import sources
-from spec import cases, oracle
+from okr.spec import cases, oracle
 from tests.unit.experiment.small_runs import Silent
 
 KEY = okr.Key.from_passphrase("a passphrase for tests only")

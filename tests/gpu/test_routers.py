@@ -7,11 +7,11 @@ from small_models import random_deepseek
 from okr.attach import Setting
 from okr.loaders.deepseek import DeepseekConfig
 from okr.routing import accelerated
-from spec.adapters import load
-from spec.profiles import PROFILES
-from spec.registry import load as clauses
-from spec.runner import run_clause, smoke
-from spec.subject import Subject
+from okr.spec.adapters import load
+from okr.spec.profiles import PROFILES
+from okr.spec.registry import load as clauses
+from okr.spec.runner import run_clause, smoke
+from okr.spec.subject import Subject
 from tests.gpu import bodies
 
 SETTINGS = [Setting(2.0), Setting(0.5, "boundary"), Setting(1.0, "boundary", 1.0)]

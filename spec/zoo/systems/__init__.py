@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
-from spec.adapters import load as load_implementation
-from spec.registry import load
-from spec.subject import Subject
+from ...adapters import load as load_implementation
+from ...registry import load
+from ...subject import Subject
 
 ROOMS = ("keys", "selections", "weights", "attachments", "traces", "replays", "verdicts", "texts", "results")
 Change = Callable[[Any, str, Any], None]
@@ -40,7 +40,7 @@ class System:
     @contextmanager
     def at_large(self) -> Iterator[Callable[[], Subject]]:
         """A block in which the package has this bug; what it yields makes a subject."""
-        from spec import models
+        from ... import models
 
         models.forget()
         try:

@@ -14,7 +14,8 @@ from okr.attach.journal import Journals, _current
 from okr.attach.routings import Native
 from okr.discovery.interception import Record
 from okr.errors import AlreadyAttached, RouterNotFound
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 engine: Any = import_module("okr.attach.engine")
 session: Any = import_module("okr.attach.session")

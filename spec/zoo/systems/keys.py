@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from okr.routing.keys import Key
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 keys: Any = import_module("okr.routing.keys")
 OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001")

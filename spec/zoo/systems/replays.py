@@ -12,7 +12,8 @@ from okr.attach import families, routings
 from okr.attach.fused import EVERY, Own
 from okr.attach.routings import Forced
 from okr.traces import ModelIdentity
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 module: Any = import_module("okr.attach.replay")  # its function of the same name hides it
 evidence: Any = import_module("okr.detection.evidence")

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from okr.experiment.results import Results
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004", "TEXT-006")
 
@@ -74,7 +75,7 @@ def summary_counts_all(change: Change) -> None:
 
 @broken("the key dumped with the configuration", fails=("RESULT-005",), passes=(*OTHER, "RESULT-001", "RESULT-006"))
 def dumps_the_key(change: Change) -> None:
-    from spec.system import SECRET
+    from ...system import SECRET
 
     _written(change, lambda document: document["notes"].append(f"key {SECRET.hex()}"))
 

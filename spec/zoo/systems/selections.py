@@ -9,7 +9,8 @@ from torch import Tensor
 from okr.attach import routings
 from okr.attach.fused import EVERY, Own
 from okr.attach.routings import Keyed, Setting
-from spec.zoo.systems import Change, broken, keyed
+
+from . import Change, broken, keyed
 
 HARMLESS = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-006", "TRACE", "REPLAY")
 ALIKE = (*HARMLESS, "ATTACH-004", "ATTACH-008", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-007")

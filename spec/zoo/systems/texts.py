@@ -10,7 +10,8 @@ import torch
 import okr as package
 from okr.detection import TextVerdict, likelihood, text
 from okr.detection.decoys import Decoys
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 okr: Any = package
 OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004")

@@ -18,7 +18,8 @@ from okr.attach.generation import Generation
 from okr.attach.routings import Keyed
 from okr.errors import InvalidTrace
 from okr.traces import Trace, TraceHeader
-from spec.zoo.systems import Change, broken, keyed
+
+from . import Change, broken, keyed
 
 session: Any = import_module("okr.attach.session")
 trace: Any = import_module("okr.traces.trace")
@@ -150,14 +151,14 @@ def _metadata(change: Change, **more: str) -> None:
 
 @broken("the secret in the file", fails=("TRACE-004", "RESULT-005"), passes=(*MODEL, "TRACE-001", "TRACE-002"))
 def secret_in_the_file(change: Change) -> None:
-    from spec.system import SECRET
+    from ...system import SECRET
 
     _metadata(change, key=SECRET.hex())
 
 
 @broken("the secret in the file in base64", fails=("TRACE-004", "RESULT-005"), passes=(*MODEL, "TRACE-001"))
 def secret_in_base64(change: Change) -> None:
-    from spec.system import SECRET
+    from ...system import SECRET
 
     _metadata(change, key=base64.b64encode(SECRET).decode())
 

@@ -12,7 +12,8 @@ from scipy.special import ndtr
 import okr as package
 from okr.detection import TraceVerdict, text, verification
 from okr.detection.decoys import Decoys
-from spec.zoo.systems import Change, broken
+
+from . import Change, broken
 
 okr: Any = package
 evidence: Any = import_module("okr.detection.evidence")

@@ -9,7 +9,8 @@ from torch import Tensor
 from okr.attach import engine
 from okr.attach.fused import EVERY, Own
 from okr.attach.routings import Keyed
-from spec.zoo.systems import Change, broken, keyed
+
+from . import Change, broken, keyed
 
 RIGHT = ("WEIGHT-003", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-004", "ATTACH-006", "TRACE", "REPLAY-003")
 

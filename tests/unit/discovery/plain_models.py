@@ -79,6 +79,31 @@ class InlineBlock(nn.Module):
         return mix(self.experts, hidden, indices, weights / weights.sum(-1, keepdim=True))
 
 
+class RankingExperts(nn.Module):
+    """Experts that are handed the scores and rank them, as Aria's were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(Expert() for _ in range(EXPERTS))
+
+    def forward(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        best, indices = logits.topk(TOP_K, dim=-1)
+        return mix(self.each, hidden, indices, best.softmax(-1))
+
+
+class HandingBlock(nn.Module):
+    """A block whose linear router hands its scores to experts that rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(HIDDEN, EXPERTS, bias=False)
+        self.experts = RankingExperts()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.view(-1, HIDDEN)
+        return self.experts(flat, self.router(flat)).view_as(hidden)
+
+
 class Holder(nn.Module):
     """A layer that holds ``block`` under ``name`` and adds its output to its input."""
 
@@ -142,6 +167,7 @@ WAYS = {
     "block_sparse_moe": (lambda: Holder("block_sparse_moe", InlineBlock()), "layers.{i}.block_sparse_moe"),
     "mlp.gate": (lambda: Holder("mlp", RankingGateBlock("gate")), "layers.{i}.mlp.gate"),
     "moe.gate": (lambda: Holder("moe", InlineBlock("gate")), "layers.{i}.moe"),
+    "experts that rank": (lambda: Holder("mlp", HandingBlock()), "layers.{i}.mlp"),
     "experts with a sibling gate": (lambda: Holder("ffn", RankingGateBlock("gate")), "layers.{i}.ffn.gate"),
 }
 """The ways in which the guide looks for a router: how to build such a layer, and the path of the router in it."""

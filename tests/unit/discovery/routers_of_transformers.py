@@ -1,5 +1,9 @@
 """Where the routers of every family are: router module pattern and class, read from the families' source."""
 
+from importlib import import_module
+
+from tests.unit.discovery.zoo import FAMILIES
+
 SITES: dict[str, tuple[tuple[str, str], ...]] = {
     "afmoe": (("model.layers.{i}.mlp.router", "AfmoeTokenChoiceRouter"),),
     "aria": (("model.layers.{i}.mlp.router", "AriaTextTopKRouter"),),
@@ -92,6 +96,20 @@ SITES: dict[str, tuple[tuple[str, str], ...]] = {
     "vitpose_backbone": (("encoder.layer.{i}.mlp", "VitPoseBackboneMoeMLP"),),
     "zaya": (("model.layers.{i}.mlp.gate", "ZayaRouter"),),
 }
+
+BLOCKS = {
+    "aria": (("model.layers.{i}.mlp", "AriaTextMoELayer"),),
+    "jamba": (("model.layers.{i}.feed_forward", "JambaSparseMoeBlock"),),
+}
+"""Where the block ranks instead, in releases that have no class of routers for the family."""
+
+
+def sites_of(name: str) -> set[tuple[str, str]]:
+    """Where the routers of a family are in the installed release."""
+    places = SITES[name]
+    has_routers = all(hasattr(import_module(FAMILIES[name].module), router) for _, router in places)
+    return set(places if has_routers else BLOCKS[name])
+
 
 NOT_KEYABLE = {
     "NllbMoeTop2Router",

@@ -1,7 +1,6 @@
 """Discovery finds the routers of every MoE family of transformers, no others, by structure as by a trace."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ import transformers
 from okr.discovery import discover, prove, search, table
 from okr.discovery.sites import pattern
 from tests.unit.discovery.families_document import DOCUMENT, document
-from tests.unit.discovery.routers_of_transformers import NOT_KEYABLE, SITES
-from tests.unit.discovery.zoo import FAMILIES, build, config_of, make, model_class
+from tests.unit.discovery.routers_of_transformers import NOT_KEYABLE, sites_of
+from tests.unit.discovery.zoo import FAMILIES, OLDER, build, config_of, make, model_class
 
-INSTALLED = [name for name, family in FAMILIES.items() if find_spec(family.module)]
+INSTALLED = [name for name, family in FAMILIES.items() if family.installed]
 # Classes that bear the name of experts or routers without routing tokens to experts.
 NO_MOE = {"granite_docling"}  # its router picks an image path per sample
 
@@ -31,21 +30,23 @@ def test_the_zoo_holds_every_moe_family_that_is_installed():
     assert routed - known - NO_MOE == set()
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_router_is_found_and_nothing_else(name):
     found = discover(build(name))
-    assert {(pattern(site.path), site.router_class) for site in found} == set(SITES[name])
+    assert {(pattern(site.path), site.router_class) for site in found} == sites_of(name)
     assert {site.router_class for site in found if not site.keyable} == NOT_KEYABLE & {s.router_class for s in found}
     assert all(bool(site.reason) != site.keyable for site in found)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_traced_forward_proves_what_structure_says(name):
     model = build(name)
+    if name == "doge" and OLDER:
+        pytest.skip("the forward of Doge with experts fails in older releases of transformers, whoever calls it")
     assert prove(model, **FAMILIES[name].inputs()) == discover(model)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_without_weights_shows_the_same_routers(name):
     with torch.device("meta"):
         weightless = model_class(FAMILIES[name])(config_of(FAMILIES[name]))
@@ -54,7 +55,7 @@ def test_a_model_without_weights_shows_the_same_routers(name):
 
 def test_at_least_75_of_the_80_router_patterns_can_be_keyed():
     sites = {(name, pattern(s.path), s.router_class): s.keyable for name in INSTALLED for s in discover(build(name))}
-    assert len(sites) == sum(len(SITES[name]) for name in INSTALLED)
+    assert len(sites) == sum(len(sites_of(name)) for name in INSTALLED)
     if len(INSTALLED) == len(FAMILIES):
         assert len(sites) == 80
         assert sum(sites.values()) >= 75

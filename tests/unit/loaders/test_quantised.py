@@ -79,6 +79,7 @@ def test_a_quantised_deepseek_is_built_with_linears(
 
 @pytest.mark.parametrize("name", ["8bit", "4bit"])
 def test_bitsandbytes_reaches_the_experts_and_not_the_routers(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("bitsandbytes")
     torch.manual_seed(4)
     wide = Shape(hidden_size=128, intermediate_size=128, moe_intermediate_size=128, num_hidden_layers=2)
     original = OriginalDeepseek(wide)

@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from okr.routing import key_scores, selection
-from spec.adapters import load
-from spec.profiles import Profile
-from spec.registry import load as clauses
-from spec.runner import run_clause, smoke
-from spec.subject import Subject
+from okr.spec.adapters import load
+from okr.spec.profiles import Profile
+from okr.spec.registry import load as clauses
+from okr.spec.runner import run_clause, smoke
+from okr.spec.subject import Subject
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only; the kernels are not used without it")
 from okr.routing import triton_kernels

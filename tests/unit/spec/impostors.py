@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from spec.implementations.numpy_router import NumpyRouter
+from okr.spec.implementations.numpy_router import NumpyRouter
 
 
 class Hangs(NumpyRouter):

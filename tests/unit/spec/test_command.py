@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spec import vectors
-from spec.adapters import load
-from spec.adapters.worker import reply
-from spec.cases import Call, show
-from spec.command import Request, run
-from spec.implementations import stdlib_vectors
-from spec.report.reproduction import reproduction
-from spec.runner import chosen, run_vectors
-from spec.subject import Subject
+from okr.spec import vectors
+from okr.spec.adapters import load
+from okr.spec.adapters.worker import reply
+from okr.spec.cases import Call, show
+from okr.spec.command import Request, run
+from okr.spec.implementations import stdlib_vectors
+from okr.spec.report.reproduction import reproduction
+from okr.spec.runner import chosen, run_vectors
+from okr.spec.subject import Subject
 
 HERE = Path(__file__).parent
 IMPOSTORS = f"{HERE / 'impostors.py'}:"
-WORKER = f"cmd:{sys.executable} -m spec.adapters.worker "
+WORKER = f"cmd:{sys.executable} -m okr.spec.adapters.worker "
 
 
 def conform(implementation, *clauses, tmp_path=None, **options):
@@ -68,7 +68,7 @@ def test_an_adapter_that_fails_the_first_call_is_broken(name, capsys):
     "name",
     [
         "no.such.module:router",
-        "spec.implementations.numpy_router:absent",
+        "okr.spec.implementations.numpy_router:absent",
         "cmd:/no/such/program",
         "vectors:absent.json",
     ],
@@ -110,7 +110,7 @@ def test_a_missing_function_is_unsupported_and_never_passes(tmp_path):
 
 
 def test_a_defect_of_the_suite_is_told_apart(monkeypatch, tmp_path):
-    from spec import oracle
+    from okr.spec import oracle
 
     monkeypatch.setattr(oracle, "native", None)
     code, report = conform("numpy", "OKR-FAIL-005", tmp_path=tmp_path)
@@ -118,7 +118,9 @@ def test_a_defect_of_the_suite_is_told_apart(monkeypatch, tmp_path):
     assert report["clauses"][0]["verdict"] == "suite error"
 
 
-@pytest.mark.parametrize("router", ["spec.zoo.ties:HigherPreference", "spec.implementations.numpy_router:NumpyRouter"])
+@pytest.mark.parametrize(
+    "router", ["okr.spec.zoo.ties:HigherPreference", "okr.spec.implementations.numpy_router:NumpyRouter"]
+)
 def test_every_adapter_gives_the_same_verdicts(router, tmp_path):
     clauses = ("OKR-TIE-001", "OKR-TIE-002", "OKR-KEY-002", "OKR-SCORE-002", "OKR-SEL-012")
     script = tmp_path / "router.py"
@@ -133,7 +135,12 @@ def test_every_adapter_gives_the_same_verdicts(router, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "router", ["spec.zoo.ties:HigherPreference", "spec.zoo.keys:LayerByte", "spec.implementations.numpy_router:router"]
+    "router",
+    [
+        "okr.spec.zoo.ties:HigherPreference",
+        "okr.spec.zoo.keys:LayerByte",
+        "okr.spec.implementations.numpy_router:router",
+    ],
 )
 def test_stored_answers_give_the_live_verdicts(router, tmp_path):
     """The fourth adapter: what a router says to the vectors, judged later, comes out as the vectors do live."""
@@ -179,7 +186,7 @@ def test_answers_worked_out_elsewhere_are_judged_like_live_ones(tmp_path):
 
 def test_known_failures_are_strict_and_need_reasons(tmp_path, capsys):
     known = tmp_path / "known.txt"
-    router = "spec.zoo.ties:HigherPreference"
+    router = "okr.spec.zoo.ties:HigherPreference"
     known.write_text("OKR-TIE-001 the kernel sorts backwards\n# a comment\n")
     assert conform(router, "OKR-TIE-001", "OKR-TIE-002", known_failures=known)[0] == 0
     assert "as expected" in capsys.readouterr().out
@@ -192,7 +199,7 @@ def test_known_failures_are_strict_and_need_reasons(tmp_path, capsys):
 
 
 def test_a_failure_fits_one_screen_and_can_be_repeated(capsys):
-    assert conform("spec.zoo.ties:HigherPreference", "OKR-TIE-001")[0] == 1
+    assert conform("okr.spec.zoo.ties:HigherPreference", "OKR-TIE-001")[0] == 1
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 40
     for part in ("Equal preferences go to the lower index", "expected", "got", "often", "reproduce", "okr conform"):
@@ -203,7 +210,7 @@ def test_a_failure_fits_one_screen_and_can_be_repeated(capsys):
     assert "[" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("router", ["spec.zoo.ties:RoughKeys", "numpy"])
+@pytest.mark.parametrize("router", ["okr.spec.zoo.ties:RoughKeys", "numpy"])
 def test_equal_runs_give_equal_reports(router, tmp_path):
     """Byte for byte but for the times at the end, in two processes that hash strings differently."""
     clauses, path = ("OKR-TIE-001", "OKR-TIE-006"), tmp_path / "report.json"
@@ -218,8 +225,8 @@ def test_equal_runs_give_equal_reports(router, tmp_path):
 
 PROGRAM = """
 import json, sys
-from spec.adapters.worker import reply
-from spec.implementations.numpy_router import router
+from okr.spec.adapters.worker import reply
+from okr.spec.implementations.numpy_router import router
 
 for number, line in enumerate(sys.stdin):
     request = json.loads(line)
@@ -244,7 +251,7 @@ for number, line in enumerate(sys.stdin):
 def test_a_program_that_goes_wrong_later_has_a_clear_verdict(bad, verdict, found, tmp_path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.replace("{bad}", bad))
-    command = f"cmd:env PYTHONPATH={Path(vectors.HERE).parents[1]} {sys.executable} {script}"
+    command = f"cmd:env PYTHONPATH={Path(vectors.HERE).parents[2]} {sys.executable} {script}"
     code, report = conform(command, "OKR-TIE-001", tmp_path=tmp_path)
     assert code == 1
     [clause] = report["clauses"]
@@ -261,7 +268,7 @@ def test_a_large_case_is_repeated_in_full():
         def select(self, *arrays, top_k):
             seen["arrays"] = arrays
 
-    exec(text.replace("from spec.adapters import load", ""), {"load": lambda name: Stub()})
+    exec(text.replace("from okr.spec.adapters import load", ""), {"load": lambda name: Stub()})
     assert seen["arrays"][0].tobytes() == case.tobytes()
     assert seen["arrays"][1].shape == (0, 64)
 

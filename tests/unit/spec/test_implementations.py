@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from spec.adapters import load
-from spec.profiles import Profile
-from spec.registry import load as clauses
-from spec.runner import run_clause, smoke
-from spec.subject import Subject
+from okr.spec.adapters import load
+from okr.spec.profiles import Profile
+from okr.spec.registry import load as clauses
+from okr.spec.runner import run_clause, smoke
+from okr.spec.subject import Subject
 
 SOME = Profile("some", 10, shrink=False)  # docs/adequacy.md has 10,000 cases of each
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from spec.adequacy import mutation, report
-from spec.adequacy.__main__ import DOCUMENT, EXPLAINED, MEASURED
-from spec.adequacy.mutants import functions, mutants
-from spec.zoo import members
-from spec.zoo.systems import systems
+from okr.spec.adequacy import mutation, report
+from okr.spec.adequacy.__main__ import DOCUMENT, EXPLAINED, MEASURED
+from okr.spec.adequacy.mutants import functions, mutants
+from okr.spec.zoo import members
+from okr.spec.zoo.systems import systems
 
 SOURCE = '''
 """Docstring 1."""
@@ -74,7 +74,7 @@ def test_owners_that_are_functions_are_told_from_the_others():
 
 @pytest.mark.parametrize("target", [*mutation.ROUTING, *mutation.ATTACH], ids=lambda target: target.module)
 def test_published_mutants_are_those_of_the_sources(target):
-    """Whoever changes a module measures it again: ``python -m spec.adequacy mutation``, or ``attach``."""
+    """Whoever changes a module measures it again: ``python -m okr.spec.adequacy mutation``, or ``attach``."""
     part = "mutation" if target in mutation.ROUTING else "attach"
     published = [entry for entry in json.loads(MEASURED.read_text("utf-8"))[part] if entry["module"] == target.module]
     source = Path(importlib.import_module(target.module).__file__).read_text("utf-8")

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spec import oracle, strategies
-from spec.cases import Setting
+from okr.spec import oracle, strategies
+from okr.spec.cases import Setting
 
 numbers = st.integers(-2, 2).map(float)
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from spec.command import Request, run
+from okr.spec.command import Request, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "porting.md"
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from spec.command import Request, run
+from okr.spec.command import Request, run
 
 IMPOSTORS = f"{Path(__file__).parent / 'impostors.py'}:"
 
 
 def test_the_other_reports(tmp_path):
     outputs = {kind: tmp_path / kind for kind in ("junit", "html", "badge")}
-    assert run(Request("spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", outputs)) == 1
+    assert run(Request("okr.spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", outputs)) == 1
     suite = ElementTree.parse(outputs["junit"]).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("7", "1")
     assert suite.find(".//failure").get("message").startswith("token 0 is wrong")
@@ -33,7 +33,7 @@ def test_a_report_on_standard_output_is_alone_there(capsys):
 
 def test_a_place_where_no_report_can_be_written_is_refused_before_judging(tmp_path, capsys):
     for path in (tmp_path, tmp_path / "no" / "report.json"):
-        assert run(Request("spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", {"json": path})) == 2
+        assert run(Request("okr.spec.zoo.ties:SignedZeros", ("OKR-TIE",), "smoke", {"json": path})) == 2
         assert capsys.readouterr().out == ""
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from spec import processes
-from spec.command import Request, judge, run
-from spec.runner import chosen
+from okr.spec import processes
+from okr.spec.command import Request, judge, run
+from okr.spec.runner import chosen
 
 IMPOSTORS = f"{Path(__file__).parent / 'impostors.py'}:"
 CHAPTERS = ("OKR-STR-001", "OKR-TIE-001", "OKR-TIE-002", "OKR-FAIL-001", "OKR-WEIGHT-001")
@@ -16,7 +16,7 @@ def untimed(report):
     return {name: value for name, value in report.as_dict().items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("implementation", ["numpy", "spec.zoo.ties:HigherPreference", IMPOSTORS + "Crashes"])
+@pytest.mark.parametrize("implementation", ["numpy", "okr.spec.zoo.ties:HigherPreference", IMPOSTORS + "Crashes"])
 def test_the_report_is_that_of_one_process(implementation, capsys):
     alone, beside = (judge(Request(implementation, CHAPTERS, "smoke", jobs=jobs)) for jobs in (1, 3))
     assert untimed(alone) == untimed(beside)

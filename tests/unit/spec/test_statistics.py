@@ -5,13 +5,13 @@ from math import comb
 
 import pytest
 
-from spec.checks import all_checks
-from spec.profiles import PROFILES
-from spec.registry import load
-from spec.runner import run_clause
-from spec.statistics import CHANCE, LEVELS, require_valid
-from spec.subject import Subject
-from spec.verdicts import Violation
+from okr.spec.checks import all_checks
+from okr.spec.profiles import PROFILES
+from okr.spec.registry import load
+from okr.spec.runner import run_clause
+from okr.spec.statistics import CHANCE, LEVELS, require_valid
+from okr.spec.subject import Subject
+from okr.spec.verdicts import Violation
 
 
 def beyond(most, count, level):

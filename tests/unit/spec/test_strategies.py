@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spec import oracle, strategies
-from spec.profiles import Profile
+from okr.spec import oracle, strategies
+from okr.spec.profiles import Profile
 
 CASES = 300
 

@@ -1,15 +1,15 @@
 """The ci profile catches every broken system by each clause predicted, and nothing of one stays behind.
 
-``python -m spec.adequacy systems`` also asks the clauses that must pass.
+``python -m okr.spec.adequacy systems`` also asks the clauses that must pass.
 """
 
 import pytest
 
-from spec import system
-from spec.profiles import PROFILES, Profile
-from spec.registry import load
-from spec.runner import run_clause
-from spec.zoo.systems import systems
+from okr.spec import system
+from okr.spec.profiles import PROFILES, Profile
+from okr.spec.registry import load
+from okr.spec.runner import run_clause
+from okr.spec.zoo.systems import systems
 
 CI = Profile("ci", PROFILES["ci"].cases, shrink=False)
 SYSTEM = {clause.id for clause in load().values() if clause.level == "system"}
@@ -52,7 +52,7 @@ def test_a_member_is_gone_when_it_was_looked_at():
 
 def test_walks_try_everything_in_every_state():
     """In ci's walks every step is tried under a watermark and in a recording, most of them several times."""
-    from spec.adequacy.questions import drawn
+    from okr.spec.adequacy.questions import drawn
 
     [cases] = drawn([load()["OKR-ATTACH-007"]], CI.cases).values()
     seen = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from spec import vectors
-from spec.subject import Subject
-from spec.vectors.__main__ import render
-from spec.verdicts import Violation
+from okr.spec import vectors
+from okr.spec.subject import Subject
+from okr.spec.vectors.__main__ import render
+from okr.spec.verdicts import Violation
 
 CONSUMER = Path(vectors.HERE).parent / "implementations" / "stdlib_vectors.py"
 

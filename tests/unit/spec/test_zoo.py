@@ -1,15 +1,15 @@
 """The ci profile catches every bug by each clause predicted.
 
-``python -m spec.adequacy zoo`` also asks those that must pass.
+``python -m okr.spec.adequacy zoo`` also asks those that must pass.
 """
 
 import pytest
 
-from spec.profiles import PROFILES, Profile
-from spec.registry import load
-from spec.runner import run_clause
-from spec.subject import Subject
-from spec.zoo import members
+from okr.spec.profiles import PROFILES, Profile
+from okr.spec.registry import load
+from okr.spec.runner import run_clause
+from okr.spec.subject import Subject
+from okr.spec.zoo import members
 
 CI = Profile("ci", PROFILES["ci"].cases, shrink=False)
 

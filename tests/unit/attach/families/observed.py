@@ -1,15 +1,18 @@
 """What keyed routers did, read from their inputs and outputs in whatever layout the family has."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from okr.discovery import RouterSite
+
+BLOCKS = ("DbrxFFN", "AriaTextMoELayer", "JambaSparseMoeBlock")  # they rank what their linear router gives
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,12 @@ class Call:
 @contextmanager
 def calls_of(model: nn.Module, sites: list[RouterSite]) -> Iterator[list[Call]]:
     """Every call of the keyable routers of ``model`` within the block."""
+    with ExitStack() as undo:
+        yield _watched(model, sites, undo)
+
+
+def _watched(model: nn.Module, sites: list[RouterSite], undo: ExitStack) -> list[Call]:
     seen: list[Call] = []
-    handles = []
     for site in sites:
         module = model.get_submodule(site.path)
         given: dict[str, Any] = {}
@@ -44,21 +51,25 @@ def calls_of(model: nn.Module, sites: list[RouterSite]) -> Iterator[list[Call]]:
             arrays = (_array(part) for part in (hidden, logits, bias, experts, weights))
             seen.append(Call(site, router, *arrays))
 
-        handles.append(module.register_forward_hook(record, with_kwargs=True))
-        if site.router_class == "DbrxFFN":
-            handles.append(module.router.register_forward_hook(lambda m, a, out, g=given: g.update(logits=out)))
-            handles.append(module.experts.register_forward_pre_hook(lambda m, a, g=given: g.update(rest=a[1:])))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+        undo.callback(module.register_forward_hook(record, with_kwargs=True).remove)
+        scorer = getattr(module, "router" if site.router_class in BLOCKS else "classifier", None)
+        if scorer is not None:
+            undo.callback(scorer.register_forward_hook(lambda m, a, out, g=given: g.update(logits=out)).remove)
+        if site.router_class in BLOCKS:
+            ranker = module.experts if site.router_class == "AriaTextMoELayer" else module
+
+            def rank(*args, own=ranker.route_tokens_to_experts, given=given):
+                given["choice"] = own(*args)
+                return given["choice"]
+
+            undo.enter_context(patch.object(ranker, "route_tokens_to_experts", rank))
+    return seen
 
 
 def _layout(site: RouterSite, output: Any, given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """(logits [T, E], experts [T, k], weights [T, k]) of a router's output."""
-    if site.router_class == "DbrxFFN":
-        weights, experts = sorted(given["rest"], key=lambda part: not part.is_floating_point())
+    if site.router_class in BLOCKS:
+        weights, experts = sorted(given["choice"], key=lambda part: not part.is_floating_point())
         return given["logits"], experts, weights
     if site.router_class == "JetMoeTopKGating":
         order, _, gates, sizes, logits = output
@@ -71,8 +82,8 @@ def _layout(site: RouterSite, output: Any, given: dict[str, Any]) -> tuple[Tenso
         experts = (scores > 0).nonzero()[:, 1].view(len(logits), -1)
         return logits, experts, scores.gather(-1, experts)
     if site.router_class == "SwitchTransformersTop1Router":
-        mask, weight, logits = (part.flatten(0, -2) for part in output)
-        return logits, mask.argmax(-1, keepdim=True), weight
+        mask, weight = sorted(output[:2], key=lambda part: part.is_floating_point())
+        return given["logits"].flatten(0, -2), mask.flatten(0, -2).argmax(-1, keepdim=True), weight.flatten(0, -2)
     logits, weights, experts = output[:3]
     if site.router_class == "ZayaRouter":  # the skip expert, the last, was sent to expert 0 with no weight
         experts = torch.where(weights == 0, site.num_experts - 1, experts)
@@ -96,7 +107,7 @@ def executed(model: nn.Module, sites: list[RouterSite]) -> dict[str, set[int]]:
     """Per site, the experts whose weights took part in the last backward: what really ran, seen inside the experts."""
     ran: dict[str, set[int]] = {}
     for site in sites:
-        block = model.get_submodule(site.path if site.router_class == "DbrxFFN" else site.path.rpartition(".")[0])
+        block = model.get_submodule(site.path if site.router_class in BLOCKS else site.path.rpartition(".")[0])
         ran[site.path] = set()
         for name, parameter in block.named_parameters():
             parts = name.split(".")

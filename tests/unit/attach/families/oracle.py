@@ -39,7 +39,7 @@ _DEEPSEEK_V3 = Rule("sigmoid", "sigmoid", "flag", "routed_scaling_factor", "pair
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         _named(
-            "AriaTextTopKRouter GptOssTopKRouter GraniteMoeTopKRouter GraniteMoeSWATopKRouter "
+            "AriaTextMoELayer AriaTextTopKRouter GptOssTopKRouter GraniteMoeTopKRouter GraniteMoeSWATopKRouter "
             "GraniteMoeHybridTopKRouter GraniteMoeSharedTopKRouter JetMoeTopKGating"
         ),
         _LOGITS,
@@ -60,7 +60,7 @@ RULES: dict[str, Rule] = {
         _named("HunYuanMoEV1Gate MiniMaxTopKRouter MixtralTopKRouter Qwen3_5MoeTopKRouter Qwen3VLMoeTextTopKRouter"),
         Rule("softmax", "softmax", "sum"),
     ),
-    "JambaTopKRouter": Rule("softmax", "softmax"),
+    **dict.fromkeys(("JambaTopKRouter", "JambaSparseMoeBlock"), Rule("softmax", "softmax")),
     "SwitchTransformersTop1Router": Rule("softmax", "softmax"),
     "DbrxFFN": Rule("softmax", "softmax", "dbrx"),
     **dict.fromkeys(

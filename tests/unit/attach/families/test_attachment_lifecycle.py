@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from okr import AlreadyAttached, Key, RouterNotFound, UnsupportedRouter, discover, watermark
 from tests.unit.discovery.plain_models import Holder, Network, RankingGateBlock
-from tests.unit.discovery.zoo import FAMILIES, build, make, run
+from tests.unit.discovery.zoo import FAMILIES, OLDER, build, make, run
 
 ROOT = Path(__file__).parents[4]
 EVERYTHING = {"epsilon": math.inf, "zone": "boundary"}
@@ -128,7 +128,12 @@ def test_router_logits_are_recorded_as_without_a_key(name):
         return [part for part in recorded if isinstance(part, torch.Tensor)]
 
     model = build(name)
-    native = logits(model)
+    try:
+        native = logits(model)
+    except (AttributeError, ValueError):
+        if OLDER and name in ("deepseek_v2", "switch_transformers"):
+            pytest.skip("older releases of transformers record no router logits of this family, key or no key")
+        raise
     with watermark(model, FIRST, **EVERYTHING):
         under_key = logits(model)
     assert len(under_key) == len(native) > 0

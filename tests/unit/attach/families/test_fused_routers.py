@@ -90,18 +90,17 @@ def test_gradients_and_training_are_the_same_through_both(name):
 def test_every_router_of_a_hot_family_is_fused_when_keyed_and_when_recorded(name, monkeypatch):
     model = build(name)
     sites = [site for site in discover(model) if site.keyable]
-    used = []
-    fused_for = fused.fused_for
-    monkeypatch.setattr(engine, "fused_for", lambda module: used.append(fused_for(module)) or used[-1])
+    attachments, proven = [], engine._proven
+    monkeypatch.setattr(engine, "_proven", lambda *given: attachments.append(proven(*given)) or attachments[-1])
     native = run(model, name)
     with record(model):
         assert torch.equal(run(model, name), native)
     with watermark(model, KEY, **EVERYTHING), calls_of(model, sites) as calls:
         keyed = run(model, name)
-    assert len(used) == 2 * len(sites)
-    assert None not in used
+    assert len(attachments) == 2 * len(sites)
+    assert all(attachment.fused is not None for attachment in attachments)
     assert {call.site.path for call in calls} == {site.path for site in sites}
-    monkeypatch.setattr(engine, "fused_for", lambda module: None)
+    monkeypatch.setattr(engine, "fused_for", lambda module: [])
     with watermark(model, KEY, **EVERYTHING):
         assert torch.equal(run(model, name), keyed)
 
@@ -115,7 +114,7 @@ def test_group_limits_subclasses_and_other_families_are_left_to_the_general_engi
     assert attachment_of(model, Setting(1.0))[1].fused is None
 
 
-def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypatch):
+def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypatch, caplog):
     """As a later transformers might: the family pays its experts twice what the written-out forward pays."""
     model = make("mixtral")
     router_class = type(model.model.layers[0].mlp.gate)
@@ -126,7 +125,35 @@ def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypat
         return logits, weights * 2, experts
 
     monkeypatch.setattr(router_class, "forward", changed)
+    fused.tell_slow.cache_clear()
     assert attachment_of(model, Setting(1.0))[1].fused is None
+    assert attachment_of(model, Setting(1.0))[1].fused is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("MixtralTopKRouter: ")
+    assert "more slowly" in line
+
+
+def each_token_alone(self, hidden_states):
+    """Switch's router as transformers 5.17 computes it: its mask comes second, and counts no sequence."""
+    probabilities = self.classifier(hidden_states.to(self.dtype)).softmax(-1).to(hidden_states.dtype)
+    largest, expert = torch.max(probabilities, dim=-1, keepdim=True)
+    mask = torch.nn.functional.one_hot(expert, num_classes=self.num_experts)
+    mask = mask * (mask.cumsum(-2) <= self.expert_capacity)
+    return torch.max(probabilities, dim=-1).values.unsqueeze(-1), mask, largest
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7,), (2, 5)])
+def test_the_switch_of_an_older_release_is_fused_too(shape, monkeypatch):
+    model = make("switch_transformers")
+    monkeypatch.setattr(type(model.encoder.block[1].layer[1].mlp.router), "forward", each_token_alone)
+    router, attachment, ran = attachment_of(model, Setting(0.5, "boundary"))
+    assert attachment.fused is not None
+    hidden = torch.randn(*shape, attachment.site.hidden_size)
+    by_hand = engine._answered(router, attachment, hidden)
+    general = engine._answered(router, replace(attachment, fused=None), hidden)
+    assert all(map(torch.equal, by_hand, general))
+    assert torch.equal(ran[-1], ran[-2])
+    assert torch.equal(ran[-1].flatten(), by_hand[1].flatten(0, -2).argmax(-1))
 
 
 def test_a_forward_replaced_while_attached_is_run_not_the_fused_one(monkeypatch):
