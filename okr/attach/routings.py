@@ -1,6 +1,7 @@
 """The three things an attached site may do: route by a key, route natively, or route as a trace says."""
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,7 +102,7 @@ class Keyed(Native):
         self.log = site.ranks == "probabilities"
         self.select = Selector(**self.rule)
         self.card: Accelerated | None = None
-        self._scored: Tensor | None = None  # key scores that the gate's product made on the way
+        self._here = threading.local()  # .scored: key scores that the gate's product made on the way, in this thread
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         if device.type != "cpu":
@@ -113,12 +114,12 @@ class Keyed(Native):
     def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         if self.card is None or not self.card.serves_gate(hidden, weight, dtype or weight.dtype):
             return super().gate(hidden, weight, dtype)
-        logits, self._scored = self.card.gate(hidden, weight, dtype or weight.dtype)
+        logits, self._here.scored = self.card.gate(hidden, weight, dtype or weight.dtype)
         return logits
 
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
         if self.card is not None and not scores.requires_grad and self.card.serves(scores):
-            scored, self._scored = self._scored, None
+            scored, self._here.scored = getattr(self._here, "scored", None), None
             return self.card.choose(scores, hidden, native(EVERY), scored)
         chosen = self.choose(scores, hidden, native)
         return chosen, scores.gather(-1, chosen)
