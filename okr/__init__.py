@@ -20,6 +20,7 @@ _HOME = {
     "Generation": "okr.attach",
     "record": "okr.attach",
     "Recorder": "okr.attach",
+    "Recording": "okr.attach",
     "Trace": "okr.traces",
     "verify": "okr.detection",
     "detect": "okr.detection",
@@ -64,6 +65,7 @@ __all__ = [
     "OutOfMemory",
     "ProcessFailed",
     "Recorder",
+    "Recording",
     "RouterNotFound",
     "RouterSite",
     "TextVerdict",
@@ -84,7 +86,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from okr.attach import Generation, Recorder, Watermark, record, watermark
+    from okr.attach import Generation, Recorder, Recording, Watermark, record, watermark
     from okr.detection import Attribution, TextVerdict, TraceVerdict, Verdict, attribute, detect, verify
     from okr.discovery import RouterSite, discover
     from okr.errors import (

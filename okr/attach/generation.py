@@ -110,9 +110,9 @@ def _traces(
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     given = arguments.get("decoder_input_ids")
     prompt_length = (1 if given is None else given.shape[1]) if encoder_decoder else prompt.shape[1]
-    inner = [_columns(calls, batch, length - 1) for calls, site in _pairs(recorded, header) if not site.in_encoder]
+    inner = [columns(calls, batch, length - 1) for calls, site in _pairs(recorded, header) if not site.in_encoder]
     outer = [
-        _columns(calls, batch // repeats, prompt.shape[1]).repeat_interleave(repeats, 0)
+        columns(calls, batch // repeats, prompt.shape[1]).repeat_interleave(repeats, 0)
         for calls, site in _pairs(recorded, header)
         if site.in_encoder
     ]
@@ -126,13 +126,13 @@ def _traces(
         if outer:
             source = {
                 "encoder_token_ids": prompt[row, mask[row]].numpy().astype(np.int32),
-                "encoder_experts": _stack([site[row, mask[row]] for site in outer]),
+                "encoder_experts": stack([site[row, mask[row]] for site in outer]),
             }
         traces.append(
             Trace(
                 header=header,
                 token_ids=tokens.numpy().astype(np.int32),
-                experts=_stack([site[row, keep[:-1]][: len(tokens) - 1] for site in inner]),
+                experts=stack([site[row, keep[:-1]][: len(tokens) - 1] for site in inner]),
                 prompt_length=int(keep[:prompt_length].sum()),
                 **source,
             )
@@ -144,7 +144,7 @@ def _pairs(recorded: list[list[Tensor]], header: TraceHeader) -> Any:
     return zip(recorded, header.sites, strict=True)
 
 
-def _columns(calls: list[Tensor], batch: int, length: int) -> Tensor:
+def columns(calls: list[Tensor], batch: int, length: int) -> Tensor:
     """The experts of one site over ``length`` positions, int16 [batch, length, k] on the CPU.
 
     With a cache the calls follow each other; without one the last call saw everything.
@@ -161,7 +161,7 @@ def _columns(calls: list[Tensor], batch: int, length: int) -> Tensor:
     )
 
 
-def _stack(sites: list[Tensor]) -> np.ndarray:
+def stack(sites: list[Tensor]) -> np.ndarray:
     """[tokens, k] per site -> int16 [tokens, sites, largest k], filled up with NOT_RECORDED."""
     if not sites:
         return np.zeros((0, 0, 0), np.int16)

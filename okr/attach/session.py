@@ -11,6 +11,7 @@ from torch import nn
 from okr.attach.engine import attached, keyable_sites
 from okr.attach.generation import Generation, generate
 from okr.attach.journal import Journals
+from okr.attach.recording import Recording
 from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
@@ -38,10 +39,25 @@ class Recorder:
         """
         if inputs is not None:
             arguments = {"inputs": inputs, **arguments}
+        return generate(self.model, self.journals, self.header(), arguments)
+
+    @contextmanager
+    def recording(self) -> Iterator[Recording]:
+        """Record what calls of the model run in a block, for a decode loop of one's own or a model without
+        ``generate``; ``Recording.traces`` then cuts it into traces.
+
+        Other threads' calls, and generations within the block, are not part of it.
+        """
+        header = self.header()
+        with self.journals.opened() as journal:
+            yield Recording(journal, header)
+
+    def header(self) -> TraceHeader:
+        """What every trace of this session says of itself."""
         if self._header is None:
             setting = asdict(self.setting) if self.setting else {}
             self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)
-        return generate(self.model, self.journals, self._header, arguments)
+        return self._header
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__}, {len(self.sites)} sites, key_id={self.key_id})"

@@ -1,0 +1,73 @@
+"""Traces of decode loops of one's own: the same as those that generate makes."""
+
+import numpy as np
+import pytest
+import torch
+
+import okr
+from okr import UnsupportedGeneration, UnsupportedRouter
+
+SETTING = {"epsilon": 1.0, "zone": "boundary"}
+IDS = torch.arange(3, 13).view(2, 5)
+
+
+def greedy(model, ids, new, *, cache):
+    """A plain loop: ids [B, L] with ``new`` tokens more, with or without a cache."""
+    past = None
+    for _ in range(new):
+        given = ids[:, -1:] if past is not None else ids
+        output = model(input_ids=given, past_key_values=past, use_cache=cache)
+        past = output.past_key_values if cache else None
+        ids = torch.cat([ids, output.logits[:, -1:].argmax(-1)], 1)
+    return ids
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_loop_of_ones_own_gives_the_traces_of_generate(deepseek, key, cache):
+    deepseek.generation_config.eos_token_id = None
+    with okr.watermark(deepseek, key, **SETTING) as wm, torch.no_grad():
+        made = wm.generate(IDS, max_new_tokens=6, do_sample=False)
+        with wm.recording() as recording:
+            sequences = greedy(deepseek, IDS, 6, cache=cache)
+            wm.generate(IDS[:1], max_new_tokens=2)  # a recording of its own
+        deepseek(IDS)  # after it
+        traces = recording.traces(sequences, prompt_length=5)
+    for found, wanted in zip(traces, made.traces, strict=True):
+        assert found.header == wanted.header
+        assert found.prompt_length == wanted.prompt_length
+        assert found.token_ids.tolist() == wanted.token_ids.tolist()
+        assert np.array_equal(found.experts, wanted.experts)
+        assert okr.verify(deepseek, found, key).hit_rate == 1.0
+
+
+def test_one_forward_of_a_text_is_a_trace(deepseek, key):
+    """A loop that shows the model the last token, too, as scoring a text does; padding is left out."""
+    ids = torch.randint(3, 256, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    with okr.watermark(deepseek, key, **SETTING) as wm, torch.no_grad():
+        with wm.recording() as recording:
+            deepseek(input_ids=ids, attention_mask=mask)
+        traces = recording.traces(ids, attention_mask=mask)
+    assert [len(trace.token_ids) for trace in traces] == [9, 6]
+    assert all(okr.verify(deepseek, trace, key, decoys=99, alpha=0.05).hit_rate == 1.0 for trace in traces)
+
+
+def test_what_does_not_fit_is_refused(deepseek, switch, key):
+    with okr.watermark(deepseek, key, **SETTING) as wm, torch.no_grad():
+        with wm.recording() as recording:
+            deepseek(input_ids=IDS)
+        for bad in (IDS[0], IDS.float(), IDS[:0], [[3, 4]]):
+            with pytest.raises(UnsupportedGeneration, match="sequences must be"):
+                recording.traces(bad)
+        with pytest.raises(UnsupportedGeneration, match="shape of sequences"):
+            recording.traces(IDS, attention_mask=IDS[:, 1:])
+        with pytest.raises(UnsupportedGeneration, match="prompt_length"):
+            recording.traces(IDS, prompt_length=6)
+        with pytest.raises(UnsupportedRouter, match="does not cover"):
+            recording.traces(torch.cat([IDS, IDS], 1))
+    with okr.record(switch) as recorder:
+        with recorder.recording() as recording, torch.no_grad():
+            switch(input_ids=IDS, decoder_input_ids=IDS)
+        with pytest.raises(UnsupportedGeneration, match="decoders alone"):
+            recording.traces(IDS)
