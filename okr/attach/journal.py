@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from okr.attach.routings import Report
+from okr.errors import UnsupportedGeneration
 from okr.routing.precision import lowered
 
 
@@ -45,6 +46,7 @@ class Journals:
 
     def __init__(self, sites: int) -> None:
         self.sites = sites
+        self.ended = False
         self.number = next(_numbers)
         self.clock = torch.zeros(1)
         _sources[self.number] = self
@@ -65,13 +67,27 @@ class Journals:
 
     @contextmanager
     def opened(self) -> Iterator[Journal]:
-        """A new journal, which what runs in this thread (or task) is written to for the length of the block."""
+        """A new journal, which what runs in this thread (or task) is written to for the length of the block.
+
+        Raises UnsupportedGeneration where the recorder's own block ended before this one: what ran was not all routed
+        alike.
+        """
+        self._check("has ended: generate inside it")
         journal = Journal(self)
         token = _current.set(journal)
         try:
             yield journal
         finally:
             _current.reset(token)
+        self._check("ended while this was running: wait for every generation before leaving it")
+
+    def end(self) -> None:
+        """The routers are about to be taken out: what is recorded now is not whole."""
+        self.ended = True
+
+    def _check(self, what: str) -> None:
+        if self.ended:
+            raise UnsupportedGeneration(f"the block of this watermark or recorder {what}")
 
 
 @torch.library.custom_op(

@@ -92,7 +92,10 @@ def watermark(
     session = Watermark(model, sites, setting, key.id)
     routings = [Keyed(site, key, setting, session.journals.reporter(i)) for i, site in enumerate(sites)]
     with attached(model, sites, routings):
-        yield session
+        try:
+            yield session
+        finally:
+            session.journals.end()
 
 
 @contextmanager
@@ -102,4 +105,7 @@ def record(model: nn.Module) -> Iterator[Recorder]:
     session = Recorder(model, sites)
     routings = [Native(session.journals.reporter(i)) for i in range(len(sites))]
     with attached(model, sites, routings):
-        yield session
+        try:
+            yield session
+        finally:
+            session.journals.end()
