@@ -20,6 +20,7 @@ from spec.verdicts import BadImplementation, UsageError, words
 SHIPPED = {
     "numpy": "spec.implementations.numpy_router:router",
     "torch": "spec.implementations.torch_router:eager",
+    "autocast": "spec.implementations.torch_router:autocast",
     "compile": "spec.implementations.torch_compiled:compiled",
     "numba": "spec.implementations.torch_router:loops",
     "triton": "spec.implementations.triton_router:router",
