@@ -21,6 +21,7 @@ from okr.discovery import RouterSite
 from okr.errors import InvalidText
 from okr.routing import Key
 from okr.routing.compiled import Selector, in_memory
+from okr.routing.precision import autocast, lowered
 from okr.routing.selection import route
 
 
@@ -168,7 +169,8 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
     arguments: dict[str, Any] = {"input_ids": inputs}
     if text.source is not None:
         arguments = {"input_ids": text.source.to(device).expand(rows, -1), "decoder_input_ids": inputs}
-    logits = model(**arguments, use_cache=False).logits[:, text.prompt_length - 1 :]
+    with autocast(device.type, lowered(tokens)):  # as the caller has it, its cache of lowered weights left alone
+        logits = model(**arguments, use_cache=False).logits[:, text.prompt_length - 1 :]
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

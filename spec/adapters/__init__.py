@@ -20,6 +20,7 @@ from .process import ProcessAdapter
 SHIPPED = {
     "numpy": "okr.spec.implementations.numpy_router:router",
     "torch": "okr.spec.implementations.torch_router:eager",
+    "autocast": "okr.spec.implementations.torch_router:autocast",
     "compile": "okr.spec.implementations.torch_compiled:compiled",
     "numba": "okr.spec.implementations.torch_router:loops",
     "triton": "okr.spec.implementations.triton_router:router",

@@ -36,6 +36,28 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
 
 
 @check("OKR-REPLAY-001")
+def replay_is_under_the_autocast_of_the_trace(subject: Subject) -> None:
+    """What the routers see does not depend on the caller's autocast, and does on the trace's."""
+    from dataclasses import replace
+
+    import torch
+
+    from spec import system
+
+    for index, model in enumerate(system.models()):
+        plain = system.traces(index)[0]
+        lowered = replace(plain, header=plain.header.model_copy(update={"autocast": "bfloat16"}))
+        alone = [_replayed(model, trace) for trace in (plain, lowered)]
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = [_replayed(model, trace) for trace in (plain, lowered)]
+        for path in alone[0]:
+            states = [[shown[path][1] for shown in way] for way in (alone, inside)]
+            require(all(map(torch.equal, *states)), f"{path}: the caller's autocast changed what a replay shows")
+        changed = [not torch.equal(alone[0][path][1], alone[1][path][1]) for path in alone[0]]
+        require(any(changed), "the trace's autocast was not that of its replay")
+
+
+@check("OKR-REPLAY-001")
 def replay_drops_what_was_dropped(subject: Subject) -> None:
     """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity."""
     from .. import system

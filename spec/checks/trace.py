@@ -167,10 +167,27 @@ def headers_say_how_they_were_made(subject: Subject) -> None:
         require(got == expected, "header of a keyed trace", expected=expected, got=got)
         none = (native.key_id, native.zone, native.epsilon, native.strength)
         require(none == (None,) * 4, "header of a native trace", expected="no key, no setting", got=none)
+        require(_autocast_named(model) == ("bfloat16", None), "the autocast that a trace was made under")
         require(keyed.model == native.model and keyed.model is not None, "the model's identity")
         sites = [(s.path, s.num_experts, s.top_k) for s in keyed.sites]
         expected_sites = [(s.path, s.num_experts, s.top_k) for s, _ in system.routers(model)]
         require(sites == expected_sites, "the recorded sites", expected=expected_sites, got=sites)
+
+
+def _autocast_named(model: Any) -> tuple[str | None, ...]:
+    """What headers say of generations under autocast and without it, in one block."""
+    import torch
+
+    from spec import system
+    from spec.system import okr
+
+    names = []
+    with okr.watermark(model, system.key(), epsilon=system.epsilon_of(model)) as wm:
+        for on in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=on):
+                made = wm.generate(input_ids=system.tokens(1), max_new_tokens=2, **system.GREEDY)
+            names.append(made.traces[0].header.autocast)
+    return tuple(names)
 
 
 @check("OKR-TRACE-004")

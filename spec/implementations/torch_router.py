@@ -38,6 +38,22 @@ class TorchRouter:
         return selection.select(choice, key, top_k=top_k, epsilon=epsilon, zone=zone, strength=strength)
 
 
+class LoweredRouter(TorchRouter):
+    """The same within torch's autocast, which would multiply in bfloat16."""
+
+    name = "autocast"
+
+    def key_scores(self, hidden: Array, projection: Array) -> Array:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().key_scores(hidden, projection)
+
+    def selected(
+        self, choice: torch.Tensor, key: torch.Tensor, top_k: int, epsilon: float, zone: str, strength: float
+    ) -> selection.Selection:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().selected(choice, key, top_k, epsilon, zone, strength)
+
+
 class CompiledRouter(TorchRouter):
     """Selects by the compiled loops, as attached routers do on a CPU."""
 
@@ -55,4 +71,5 @@ class CompiledRouter(TorchRouter):
 
 
 eager = TorchRouter()
+autocast = LoweredRouter()
 loops = CompiledRouter()

@@ -17,8 +17,10 @@ model = random_deepseek(num_hidden_layers=2).to(device)
 with okr.watermark(model, bodies.KEY, epsilon=2.0), torch.no_grad():
     once = bodies.RoutersAlone(model, device, 7)
     fast = torch.compile(once, backend=backend, fullgraph=True)
-    eager, compiled = once(), fast()
-    assert all(map(torch.equal, eager, compiled)), "routers choose otherwise when compiled"
+    for lowered in (False, True, False):
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=lowered):
+            eager, compiled = once(), fast()
+        assert all(map(torch.equal, eager, compiled)), f"routers choose otherwise when compiled (autocast {lowered})"
     step = bodies.DecodeStep(model, device)
     expected = step()
     step.cache.reset()

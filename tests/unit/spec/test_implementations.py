@@ -14,7 +14,7 @@ from okr.spec.subject import Subject
 SOME = Profile("some", 10, shrink=False)  # docs/adequacy.md has 10,000 cases of each
 
 
-@pytest.mark.parametrize("name", ["numpy", "reordered", "float64", "torch", "numba"])
+@pytest.mark.parametrize("name", ["numpy", "reordered", "float64", "torch", "autocast", "numba"])
 def test_correct_implementations_conform(name):
     subject = Subject(load(name))
     smoke(subject)

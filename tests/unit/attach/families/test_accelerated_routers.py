@@ -98,6 +98,42 @@ def test_kernels_route_every_hot_family_as_torch_does(name, setting, dtype, seed
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=3)
+@given(
+    weights=st.sampled_from([torch.float32, torch.bfloat16]),
+    states=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    lower=st.sampled_from([torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 999),
+)
+def test_kernels_route_as_torch_does_under_autocast(name, weights, states, lower, seed):
+    """Whatever dtype the states come in: the kernels are proven for one. Tolerance as above: one token of 13."""
+    model = make(name).to(DEVICE, weights)
+    site = next(site for site in discover(model) if site.keyable)
+    router, ran = model.get_submodule(site.path), []
+    hidden = torch.randn(1, 13, site.hidden_size, generator=torch.Generator().manual_seed(seed)).to(DEVICE, states)
+    for served in (None, triton_kernels):
+        with pytest.MonkeyPatch.context() as patch, torch.autocast(DEVICE, lower), torch.no_grad():
+            patch.setattr(accelerated, "kernels_on", lambda device, served=served: served)
+            patch.setattr(Keyed, "prepare", prepare_anywhere)
+            routing = Keyed(site, KEY, Setting(INF, "boundary"), lambda experts: ran.append(experts()))
+            attachment = engine.Attachment(site, routing, family_of(router), engine.Guard())
+            attachment = engine._proven(router, attachment)
+            engine._answered(router, attachment, hidden)
+    assert (routing.card is not None) == (served is not None)
+    assert (ran[0] != ran[1]).any(-1).sum() <= 1
+
+
+def test_a_proof_inside_autocast_is_the_proof_outside(kernels):
+    rule = accelerated.Rule(top_k=2, epsilon=1.0, zone="max", strength=INF, log=False)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        card = accelerated.accelerate(torch.ones(4, 8, dtype=torch.int8), rule, torch.device(DEVICE), torch.float32)
+        states = torch.randn(3, 4, device=DEVICE)
+        keys = card.key_scores(states.bfloat16())
+    assert keys.dtype == torch.float32
+    assert torch.equal(keys, card.key_scores(states.bfloat16().float()))
+
+
 def test_a_keyed_model_runs_on_kernels_and_its_trace_verifies(kernels):
     model = build("deepseek_v2").to(DEVICE)
     prompt = PROMPT.to(DEVICE)
