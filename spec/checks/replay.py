@@ -42,7 +42,7 @@ def replay_is_under_the_autocast_of_the_trace(subject: Subject) -> None:
 
     import torch
 
-    from spec import system
+    from .. import system
 
     for index, model in enumerate(system.models()):
         plain = system.traces(index)[0]

@@ -178,8 +178,8 @@ def _autocast_named(model: Any) -> tuple[str | None, ...]:
     """What headers say of generations under autocast and without it, in one block."""
     import torch
 
-    from spec import system
-    from spec.system import okr
+    from .. import system
+    from ..system import okr
 
     names = []
     with okr.watermark(model, system.key(), epsilon=system.epsilon_of(model)) as wm:

@@ -122,4 +122,3 @@ def test_two_models_at_a_time_in_one_thread(key, other_key):
             same(second.generate(IDS[:1], **HOW).traces[0], second.generate(IDS[:1], **HOW).traces[0])
         traces = outer.traces(IDS)
     assert {okr.verify(one, trace, key, decoys=99, alpha=0.05).hit_rate for trace in traces} == {1.0}
-
