@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from okr import collector
+from okr import __version__, collector
 from okr.calibrate_cli import calibrate_command
 from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
@@ -45,6 +45,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"okr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whatever_the_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print okr's version and leave.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
