@@ -31,12 +31,13 @@ EVERY = slice(None)
 class Choosing(Protocol):
     """What a forward leaves to the site's routing."""
 
-    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The gate's logits [T, E]: the router's input [T, d] times its weight [E, d], both cast to ``dtype`` first."""
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """The gate's logits [T, E]: the router's input [T, d] times its weight [E, d], both cast to ``dtype`` first;
+        and the key scores [T, E] where the same product made them on the way."""
 
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        """The experts to run [T, k] and their scores, given what the family ranks [T, E], the router's input [T, d]
-        and the family's own choice."""
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The experts to run [T, k] and their scores, given what the family ranks [T, E], the router's input [T, d],
+        the family's own choice, and the key scores that ``gate`` gave."""
 
 
 Forward = Callable[[Any, Tensor, Choosing], tuple[Any, Tensor]]
@@ -82,10 +83,10 @@ def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, T
     hidden = states.view(-1, router.hidden_dim)
     if hidden.is_cpu:
         hidden = hidden.type(torch.float32)  # once for both products; on a card the key's is made from 16 bits
-    logits = routing.gate(hidden, router.weight, torch.float32)
+    logits, keys = routing.gate(hidden, router.weight, torch.float32)
     scores = logits.softmax(dim=-1, dtype=torch.float32)
     chosen, weights = routing.weigh(
-        scores, hidden, lambda rows: torch.topk(scores[rows], k=router.top_k, dim=-1, sorted=False).indices
+        scores, hidden, lambda rows: torch.topk(scores[rows], k=router.top_k, dim=-1, sorted=False).indices, keys
     )
     if router.routed_scaling_factor != 1:
         weights = weights * router.routed_scaling_factor
@@ -94,17 +95,17 @@ def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, T
 
 def _mixtral(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
-    logits = routing.gate(hidden, router.weight)
+    logits, keys = routing.gate(hidden, router.weight)
     scores = functional.softmax(logits.float(), dim=-1)
-    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices)
+    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices, keys)
     return (logits, weights / weights.sum(dim=-1, keepdim=True), chosen), chosen
 
 
 def _qwen(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.reshape(-1, router.hidden_dim)
-    logits = routing.gate(hidden, router.weight)
+    logits, keys = routing.gate(hidden, router.weight)
     scores = functional.softmax(logits, dtype=torch.float, dim=-1)
-    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices)
+    chosen, weights = routing.weigh(scores, hidden, lambda rows: scores[rows].topk(router.top_k, dim=-1).indices, keys)
     if router.norm_topk_prob:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return (logits, weights.to(logits.dtype), chosen), chosen
@@ -127,8 +128,9 @@ def _switch_scores(router: Any, states: Tensor, routing: Choosing) -> tuple[Tens
 
 def _kept(router: Any, experts: Tensor) -> Tensor:
     """The one-hot mask of ``experts``, an integer [..., S]: [..., S, E], without what an expert cannot take of S."""
-    mask = functional.one_hot(experts, num_classes=router.num_experts)
-    return mask * (torch.cumsum(mask, dim=-2) <= router.expert_capacity)
+    mask: Tensor = functional.one_hot(experts, num_classes=router.num_experts)
+    mask *= torch.cumsum(mask, dim=-2) <= router.expert_capacity
+    return mask
 
 
 def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:

@@ -1,7 +1,6 @@
 """The three things an attached site may do: route by a key, route natively, or route as a trace says."""
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,13 +79,13 @@ class Native:
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         pass
 
-    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        return linear(hidden, weight) if dtype is None else linear(hidden.type(dtype), weight.type(dtype))
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        return (linear(hidden, weight) if dtype is None else linear(hidden.type(dtype), weight.type(dtype))), None
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY)
 
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         chosen = self.choose(scores, hidden, native)
         return chosen, scores.gather(-1, chosen)
 
@@ -102,7 +101,6 @@ class Keyed(Native):
         self.log = site.ranks == "probabilities"
         self.select = Selector(**self.rule)
         self.card: Accelerated | None = None
-        self._here = threading.local()  # .scored: key scores that the gate's product made on the way, in this thread
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         if device.type != "cpu":
@@ -111,16 +109,14 @@ class Keyed(Native):
             if self.card is None:
                 self.project.on(device)
 
-    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         if self.card is None or not self.card.serves_gate(hidden, weight, dtype or weight.dtype):
             return super().gate(hidden, weight, dtype)
-        logits, self._here.scored = self.card.gate(hidden, weight, dtype or weight.dtype)
-        return logits
+        return self.card.gate(hidden, weight, dtype or weight.dtype)
 
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.card is not None and not scores.requires_grad and self.card.serves(scores):
-            scored, self._here.scored = getattr(self._here, "scored", None), None
-            return self.card.choose(scores, hidden, native(EVERY), scored)
+            return self.card.choose(scores, hidden, native(EVERY), keys)
         chosen = self.choose(scores, hidden, native)
         return chosen, scores.gather(-1, chosen)
 

@@ -143,8 +143,8 @@ def sorts_in_place(change: Change) -> None:
 
 
 class _Rounds(Native):
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        chosen, weights = super().weigh(scores, hidden, native)
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.half().float()
 
 
@@ -225,4 +225,4 @@ def counts_nothing(change: Change) -> None:
 
 @broken("a replaced forward is not looked at", fails=("ATTACH-008",), passes=("ATTACH-001", *RIGHT))
 def trusts_its_own_forward(change: Change) -> None:
-    change(fused.Fused, "stands_for", lambda self, native: True)
+    change(fused.Fused, "stands_for", lambda self, native, states: True)

@@ -17,28 +17,28 @@ RIGHT = ("WEIGHT-003", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-004", "
 
 @keyed("the native experts' weights for the keyed ones", fails=("WEIGHT-002",), passes=("WEIGHT-001", *RIGHT))
 class NativeWeights(Keyed):
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
         return self.choose(scores, hidden, native), scores.gather(-1, native(EVERY))
 
 
 @keyed("weights handed out in ascending order", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
 class Ascending(Keyed):
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        chosen, weights = super().weigh(scores, hidden, native)
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.sort(-1).values
 
 
 @keyed("equal weights", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
 class EqualWeights(Keyed):
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        chosen, weights = super().weigh(scores, hidden, native)
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.mean(-1, keepdim=True).expand_as(weights)
 
 
 @keyed("weights rounded to bfloat16", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
 class RoughWeights(Keyed):
-    def weigh(self, scores: Tensor, hidden: Tensor, native: Own) -> tuple[Tensor, Tensor]:
-        chosen, weights = super().weigh(scores, hidden, native)
+    def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
+        chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.bfloat16().float()
 
 
