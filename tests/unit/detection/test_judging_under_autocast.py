@@ -1,6 +1,7 @@
 """Traces made under autocast, and judging inside an autocast block."""
 
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -95,6 +96,43 @@ def test_text_judged_inside_autocast_is_scored_as_the_keyed_model_scores_it(deep
     expected = logits.double().log_softmax(-1).gather(-1, text[1:, None]).sum()
     assert verdict.log_likelihood == pytest.approx(float(expected), rel=1e-5)
     assert verdict.opportunities == 2 * 5
+
+
+def test_judging_within_a_training_step_takes_no_gradient_from_it(deepseek, key):
+    """torch keeps lowered weights for the whole autocast block; 2.9 keeps those made without gradients, too."""
+    with watermark(deepseek, key, **EVERYTHING) as wm:
+        trace = wm.generate(**inputs(deepseek, 1), **SAMPLED).traces[0]
+    trained = []
+    for judged in (False, True):
+        deepseek.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            if judged:
+                verify(deepseek, trace, key)
+                detect(deepseek, tokens(1)[0], key, **EVERYTHING, decoys=19)
+            loss = deepseek(tokens()).logits.float().square().sum()
+        loss.backward()
+        trained.append({name for name, p in deepseek.named_parameters() if p.grad is not None and p.grad.any()})
+    assert trained[0] == trained[1] != set()
+
+
+@pytest.mark.parametrize("dtype", LOWER, ids=str)
+def test_weights_of_16_bits_under_autocast(moe, key, dtype):
+    lowered = moe.to(torch.bfloat16)
+    with watermark(lowered, key, **EVERYTHING) as wm, torch.autocast("cpu", dtype):
+        trace = wm.generate(**inputs(moe, 1), use_cache=False, **SAMPLED).traces[0]
+    verdict = verify(lowered, trace, key)
+    assert verdict.hit_rate == 1.0
+    assert verdict.dtypes[1] == f"bfloat16, autocast {trace.header.autocast}"
+
+
+def test_autocast_belongs_to_the_thread_that_entered_it(deepseek, key):
+    made = []
+    with torch.autocast("cpu", torch.bfloat16), watermark(deepseek, key, **EVERYTHING) as wm:
+        worker = Thread(target=lambda: made.append(wm.generate(**inputs(deepseek, 1), **SAMPLED).traces[0]))
+        worker.start()
+        worker.join()
+    assert made[0].header.autocast is None
+    assert verify(deepseek, made[0], key).hit_rate >= 0.99
 
 
 @pytest.fixture
