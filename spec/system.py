@@ -135,10 +135,24 @@ def capacity_traces() -> Any:
     return capacity_generation()[0].traces
 
 
-def ran(output: Any) -> Tensor:
-    """Which expert a router of the capacity model ran [B, S, 1], from its output; -2 where it dropped the token."""
-    mask = output[0]
-    return torch.where(mask.any(-1), mask.long().argmax(-1), -2)[..., None]
+def ran(output: Any, rows: int) -> Tensor:
+    """Which expert a router of the capacity model ran [rows, S, 1], from its output; -2 where it dropped the token.
+
+    Its one-hot mask alone holds integers; which place it has, and whether it is by sequence, differs between releases
+    of transformers.
+    """
+    mask = next(part for part in output if not part.is_floating_point()).flatten(0, -2)
+    return torch.where(mask.any(-1), mask.argmax(-1), -2).view(rows, -1, 1)
+
+
+@made
+def capacity_binds() -> bool:
+    """Whether this release of transformers drops tokens at all: some count each token's capacity alone."""
+    model, (ids, _) = capacity_model(), padded_source()
+    same = ids[:1, :1].expand(1, 12)
+    with outputs_of(model) as seen:
+        model(input_ids=same, decoder_input_ids=same)
+    return any(bool((ran(output, 1) == -2).any()) for calls in seen.values() for _, output in calls)
 
 
 @made

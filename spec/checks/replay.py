@@ -1,5 +1,6 @@
 """Chapter REPLAY."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..subject import Subject
@@ -59,17 +60,25 @@ def replay_is_under_the_autocast_of_the_trace(subject: Subject) -> None:
 
 @check("OKR-REPLAY-001")
 def replay_drops_what_was_dropped(subject: Subject) -> None:
-    """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity."""
+    """A capacity dropped tokens when the trace was made; now the trace says which, not the capacity. Also a trace from
+    elsewhere, in which every third token was dropped."""
     from .. import system
 
-    model = system.capacity_model()
-    for trace in system.capacity_traces():
+    model, traces = system.capacity_model(), system.capacity_traces()
+    for trace in [*traces, *map(_dropping, traces)]:
         with system.outputs_of(model) as seen:
             _replayed(model, trace)
         for position, (site, _) in enumerate(system.routers(model)):
-            ran = system.ran(seen[site.path][-1][1]).flatten(0, 1).tolist()
+            ran = system.ran(seen[site.path][-1][1], 1)[0].tolist()
             expected = trace.site_experts(position).tolist()
             require(ran == expected, f"{site.path}: other experts ran", expected=expected, got=ran)
+
+
+def _dropping(trace: Any) -> Any:
+    """The trace as if every third token of it, and of its source, had been dropped everywhere."""
+    experts, source = trace.experts.copy(), trace.encoder_experts.copy()
+    experts[::3], source[::3] = -2, -2
+    return replace(trace, experts=experts, encoder_experts=source)
 
 
 @check("OKR-REPLAY-002")

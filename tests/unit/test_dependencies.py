@@ -33,3 +33,16 @@ def test_every_import_is_a_dependency():
     strangers = set(found) - sys.stdlib_module_names - {"okr"} - OPTIONAL
     missing = {name: found[name] for name in strangers if not declared & {d.lower() for d in owners.get(name, ())}}
     assert not missing
+
+
+def bounds(project):
+    """Package -> its lower bound, as written, of every dependency but those of the documentation."""
+    extras = {**project["optional-dependencies"], "docs": []}
+    entries = [*project["dependencies"], *(entry for entries in extras.values() for entry in entries)]
+    return dict(re.match(r"([\w-]+)>=([\d.]+)", entry).groups() for entry in entries)
+
+
+def test_the_oldest_versions_that_are_tried_are_the_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = (ROOT / "constraints-oldest.txt").read_text("utf-8").splitlines()
+    assert dict(line.split("==") for line in lines if not line.startswith("#")) == bounds(project)

@@ -12,6 +12,7 @@ from okr.spec.runner import run_clause
 from okr.spec.zoo.systems import systems
 
 CI = Profile("ci", PROFILES["ci"].cases, shrink=False)
+OF_A_CAPACITY = {"BeforeTheCapacity", "CapacityInForce"}
 SYSTEM = {clause.id for clause in load().values() if clause.level == "system"}
 
 
@@ -32,6 +33,8 @@ def test_every_system_clause_is_broken_by_some_member():
 
 @pytest.mark.parametrize("member", systems(), ids=lambda member: member.name)
 def test_every_member_is_caught(member):
+    if member.name in OF_A_CAPACITY and not system.capacity_binds():
+        pytest.skip("this release of transformers never drops a token, so this bug changes nothing")
     with member.at_large() as subject:
         for clause, must_fail in member.clauses().items():
             if must_fail:
