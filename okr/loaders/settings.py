@@ -14,7 +14,8 @@ from okr.errors import InvalidSetting
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Routers decide which experts run, and the last projection which token: neither is worth the memory it would save.
-UNQUANTISED = [r".*\.gate", r".*\.router", "lm_head"]
+# (Older releases of transformers match from the start of a name to anywhere in it: `gate` must end there.)
+UNQUANTISED = [r".*\.gate(?=\.|$)", r".*\.router(?=\.|$)", "lm_head"]
 
 
 def as_dtype(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -28,7 +28,7 @@ def serve(folder: Path | None, status: int = 404, error_code: str = "RepoNotFoun
                     {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"} for f in folder.iterdir()
                 ]
                 return self.answer(200, json.dumps(tree if path.endswith(("/main", COMMIT)) else []).encode())
-            if path == "/api/models/owner/name":
+            if path == "/api/models/owner/name" or path.startswith("/api/models/owner/name/revision/"):
                 files = [{"rfilename": f.name} for f in folder.iterdir()]
                 return self.answer(200, json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": files}).encode())
             file = folder / self.path.rsplit("/", 1)[-1]
