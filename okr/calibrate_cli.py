@@ -76,7 +76,8 @@ def calibrate_command(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidConfig(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        name = str(first["loc"][0]).replace("tokens", "length")
+        raise InvalidConfig(f"--{name}: {first['msg']}") from None
     path = output_dir / "calibration.json"
     done = _begin(path, sweep, resume)
     with resumable(path, "calibrate"), writable_folder(output_dir):
