@@ -18,7 +18,7 @@ from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
 from okr.entry import INTERRUPTED, NO_RESULT
-from okr.errors import OKRError, RouterNotFound
+from okr.errors import InvalidConfig, OKRError, RouterNotFound
 from okr.suite_cli import (
     SUITE_OPTIONS,
     Choices,
@@ -161,11 +161,23 @@ def validate(
     results: Annotated[Path, typer.Argument(help="A results.json.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a results.json: its form, and that its figures agree with each other."""
+    """Check a results.json: its form, that its figures follow from its samples, and the traces beside it."""
     from okr.experiment.results import Results
 
     found = Results.load(results)
-    say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
+    from okr.experiment.agreement import check_figures, check_traces
+
+    try:
+        check_figures(found)
+        beside = check_traces(found, results.parent)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{results} is not valid: {error}") from None
+    said = {"valid": True, "schema_version": found.schema_version, "traces": "agree" if beside else "not there"}
+    say(
+        said,
+        as_json,
+        f"{results} is valid" + ("" if beside else "; its traces are not beside it and were not looked at"),
+    )
 
 
 app.command("report")(report_command)
