@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import stat
 import struct
 from collections.abc import Callable
@@ -102,6 +103,10 @@ class Key:
         Refuses a file that others may use, that its group may write, or that its group may read beside an owner other
         than root who reads it. A file named like ``env:NAME`` is read by its absolute path.
         """
+        if os.fspath(path).lstrip().startswith("{"):  # not quoted, like all that may be a key
+            raise InvalidKey(
+                "the content of a key file was given where its name belongs: name the file, env:NAME or fd:N"
+            )
         path = Path(path)
         kind, colon, rest = str(path).partition(":")
         if colon and kind in _SOURCES:
@@ -114,7 +119,7 @@ class Key:
             raise InvalidKey(f"cannot read key file {path}: {_reason(error)}") from None
         secret = _parse(content)
         if secret is None:
-            raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
+            raise InvalidKey(f"{path} is not an OKR key file, or is damaged (okr keygen makes one)") from None
         if os.name == "posix":
             _check_access(path, status)
         return cls(secret)
@@ -182,7 +187,11 @@ def _check_access(path: Path, status: os.stat_result) -> None:
     mode, reader = stat.S_IMODE(status.st_mode), os.geteuid()
     own = status.st_uid == reader
     if mode & 0o037 or (mode & 0o040 and own and reader != 0):
-        raise InvalidKey(f"key file {path} can be read by others; run: chmod {600 if own else 440} {path}")
+        name = shlex.quote(str(path))
+        raise InvalidKey(
+            f"key file {path} can be read by others; run: chmod {600 if own else 440} {name}; where you cannot (a "
+            f"mounted secret), hand it over open: --key fd:3 3<{name}"
+        )
 
 
 def _from_environment(name: str) -> bytes:
