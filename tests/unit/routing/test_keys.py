@@ -222,7 +222,7 @@ def test_sources_that_are_not_there(monkeypatch):
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_key_in_place_of_its_file_is_not_shown(kind):
     for misplaced in (content(), " " + content(), content()[:-9]):
-        with pytest.raises(InvalidKey, match="name it, env:NAME or fd:N") as caught:
+        with pytest.raises(InvalidKey, match="name the file, env:NAME or fd:N") as caught:
             Key.load(kind(misplaced))
         shown = "".join(traceback.format_exception(caught.value))
         assert ENCODED not in shown
