@@ -55,8 +55,9 @@ def calibrate_command(
     from pydantic import ValidationError
 
     from okr.experiment import calibrate as work
+    from okr.experiment.command import resumable
     from okr.experiment.display import counting
-    from okr.experiment.folder import write_atomically
+    from okr.experiment.folder import writable_folder, write_atomically
     from okr.experiment.plots import calibration_plot
     from okr.loaders import load
 
@@ -75,17 +76,20 @@ def calibrate_command(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidConfig(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        name = str(first["loc"][0]).replace("tokens", "length")
+        raise InvalidConfig(f"--{name}: {first['msg']}") from None
     path = output_dir / "calibration.json"
     done = _begin(path, sweep, resume)
-    loaded = load(model, trust_remote_code=trust_remote_code)
-    with counting("settings measured", 2 * keys * (len(settings) - len(done.measured))) as advance:
-        unkeyed = work.unkeyed_losses(loaded, held_out)
-        for index in range(len(done.measured), len(settings)):
-            line = work.measure(loaded, sweep, index, held_out, unkeyed, advance)
-            done = work.Calibration(sweep=sweep, measured=(*done.measured, line))
-            write_atomically(path, done.model_dump_json(indent=2) + "\n")
-    write_atomically(output_dir / "calibration.svg", calibration_plot(done))
+    with resumable(path, "calibrate"), writable_folder(output_dir):
+        loaded = load(model, trust_remote_code=trust_remote_code)
+        work.check_length(loaded, sweep, held_out)
+        with counting("settings measured", 2 * keys * (len(settings) - len(done.measured))) as advance:
+            unkeyed = work.unkeyed_losses(loaded, held_out)
+            for index in range(len(done.measured), len(settings)):
+                line = work.measure(loaded, sweep, index, held_out, unkeyed, advance)
+                done = work.Calibration(sweep=sweep, measured=(*done.measured, line))
+                write_atomically(path, done.model_dump_json(indent=2) + "\n")
+        write_atomically(output_dir / "calibration.svg", calibration_plot(done))
     best = done.cheapest(evidence, tokens, fpr)
     document = done.model_dump(mode="json") | {"recommended": best.model_dump(mode="json") if best else None}
     say(document, as_json, _summary(done, evidence, tokens, fpr, output_dir))
@@ -129,10 +133,6 @@ def _begin(path: Path, sweep: object, resume: bool) -> "Calibration":
         if found.sweep != sweep:
             raise InvalidConfig(f"{path} was made with other options, another model or other text: it cannot go on")
         return found
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidConfig(f"cannot write to {path.parent}: {error.strerror}") from None
     return Calibration(sweep=sweep, measured=())  # type: ignore[arg-type]
 
 

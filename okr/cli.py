@@ -1,6 +1,8 @@
 """The ``okr`` command. Nothing heavy is imported until a command has something to do (``--help`` stays instant)."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import sys
@@ -15,7 +17,8 @@ from okr.calibrate_cli import calibrate_command
 from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
-from okr.errors import OKRError, RouterNotFound
+from okr.entry import INTERRUPTED, NO_RESULT
+from okr.errors import InvalidConfig, OKRError, RouterNotFound
 from okr.suite_cli import (
     SUITE_OPTIONS,
     Choices,
@@ -33,7 +36,8 @@ from okr.suite_cli import (
     run_with_suites,
 )
 
-DONE, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 2, 3, 130
+DONE, BAD_INPUT, INTERNAL = 0, 2, 3
+_FULL = {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}  # what a write fails with on a sound system
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, whichever click typer is built on
 
@@ -172,11 +176,23 @@ def validate(
     results: Annotated[Path, typer.Argument(help="A results.json.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a results.json: its form, and that its figures agree with each other."""
+    """Check a results.json: its form, that its figures follow from its samples, and the traces beside it."""
     from okr.experiment.results import Results
 
     found = Results.load(results)
-    say({"valid": True, "schema_version": found.schema_version}, as_json, f"{results} is valid")
+    from okr.experiment.agreement import check_figures, check_traces
+
+    try:
+        check_figures(found)
+        beside = check_traces(found, results.parent)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{results} is not valid: {error}") from None
+    said = {"valid": True, "schema_version": found.schema_version, "traces": "agree" if beside else "not there"}
+    say(
+        said,
+        as_json,
+        f"{results} is valid" + ("" if beside else "; its traces are not beside it and were not looked at"),
+    )
 
 
 app.command("report")(report_command)
@@ -192,9 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def execute(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; messages go to stderr, results to stdout."""
     try:
-        outcome = typer.main.get_command(app).main(list(arguments), prog_name="okr", standalone_mode=False)
-    except typer.Exit as stop:
-        return stop.exit_code
+        return _invoke(arguments)
     except _USAGE as error:
         message = error.format_message()  # type: ignore[attr-defined]
         if not arguments:  # then it is the help
@@ -207,27 +221,54 @@ def execute(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except OKRError as error:
         return _fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _tell(str(stop) or NO_RESULT)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None  # type: ignore[assignment]  # whoever read it is gone: nothing left to flush
         return DONE
     except Exception as error:
-        from okr.loaders import is_out_of_memory, out_of_memory
+        return _unforeseen(error)
 
-        if is_out_of_memory(error):
-            return _fail(f"{out_of_memory(error, doing='running this command')}; use fewer --decoys or --rows")
-        import traceback
 
-        traceback.print_exc()
-        _fail("internal error: this is a bug in okr, please report the lines above")
-        return INTERNAL
+def _invoke(arguments: Sequence[str]) -> int:
+    """What typer's own ``main`` does, but for Ctrl-C, which it answers differently in every version."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("okr", list(arguments)) as context:
+            outcome = command.invoke(context)
+    except typer.Exit as stop:
+        outcome = stop.exit_code
+    if sys.stdout is not None:
+        sys.stdout.flush()  # where it cannot be written, this is the place to say so
     return outcome if isinstance(outcome, int) else DONE
 
 
+def _unforeseen(error: Exception) -> int:
+    """Say what no command expects: a full disk or a full memory on one line, anything else with its traceback."""
+    if isinstance(error, OSError) and error.errno in _FULL:  # every file of ours is named by the error
+        if error.filename is None:
+            sys.stdout = None  # type: ignore[assignment]  # what could not be written is not tried again on leaving
+        return _fail(f"cannot write to {error.filename or 'standard output'}: {error.strerror}")
+    from okr.loaders import is_out_of_memory, out_of_memory
+
+    if is_out_of_memory(error):
+        return _fail(f"{out_of_memory(error, doing='running this command')}; use fewer --decoys or --rows")
+    import traceback
+
+    traceback.print_exc()
+    _fail("internal error: this is a bug in okr, please report the lines above")
+    return INTERNAL
+
+
 def _fail(message: str) -> int:
-    print(f"okr: {' '.join(message.split())}", file=sys.stderr)
+    _tell(" ".join(message.split()))
     return BAD_INPUT
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody can be told where standard error is full: the exit code still tells
+        print(f"okr: {line}", file=sys.stderr)
 
 
 def _warnings_to_stderr() -> logging.Handler:

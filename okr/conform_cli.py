@@ -1,5 +1,6 @@
 """``okr conform``: judge an implementation of the routing algorithm by the specification."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,10 +49,7 @@ def conform(
     raise typer.Exit(run(request))
 
 
-def main() -> None:
-    """The command on its own."""
-    typer.run(conform)
-
-
 if __name__ == "__main__":
-    main()
+    from okr.entry import main
+
+    main(["conform", *sys.argv[1:]])

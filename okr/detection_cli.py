@@ -192,12 +192,14 @@ def attribute_command(
     """Say which of several keys traces were made under, if any. Exit code 0: one was found, 1: none."""
     check_setting(epsilon, zone, strength)
     from okr.detection import attribute
+    from okr.detection.attribution import images_needed
     from okr.experiment.display import counting
     from okr.loaders import load
     from okr.routing import Key
     from okr.traces import Trace
 
     files = [file for path in key for file in (_key_files(path) if path.is_dir() else [path])]
+    images_needed(len(files), alpha)
     keys = [Key.load(file) for file in files]
     items = [Trace.load(path) for path in traces]
     loaded = load(model, quantization=quantization, trust_remote_code=trust_remote_code)

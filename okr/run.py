@@ -2,7 +2,7 @@
 
 import sys
 
-from okr.cli import main
+from okr.entry import main
 
 if __name__ == "__main__":
     main(["run", *sys.argv[1:]])

@@ -56,20 +56,17 @@ def run_with_suites(
     from okr.evidence.report import write_reports
     from okr.evidence.suites import run_suites
     from okr.evidence.watching import watching
-    from okr.experiment.command import resume_command, run_command
-    from okr.experiment.folder import RESULTS
+    from okr.experiment.command import resumable, resume_options, run_command
+    from okr.experiment.folder import JOURNAL, RESULTS
     from okr.experiment.results import Results
 
     with contextlib.redirect_stdout(io.StringIO() if as_json else sys.stdout):
         run_command(resolved, resume=resume, as_json=as_json)
     folder = Path(resolved.config.output_dir)
-    try:
+    with resumable(folder / JOURNAL, "run", resume_options(resolved)):
         with watching() as watcher:
             found = run_suites(resolved, options, suites, watcher)
-    except KeyboardInterrupt:
-        print(f"okr: stopped; to continue: {resume_command(resolved)}", file=sys.stderr)
-        raise
-    write_reports(folder)
+        write_reports(folder)
     if as_json:
         summary = Results.load(folder / RESULTS).summary.model_dump(mode="json")
         print(json.dumps({"summary": summary, "suites": found.model_dump(mode="json")}, indent=2))

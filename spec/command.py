@@ -54,8 +54,7 @@ def run(request: Request) -> int:
         print(f"okr conform: the adapter is broken: {error}", file=sys.stderr)
         return BROKEN
     except KeyboardInterrupt:
-        print("okr conform: interrupted; no report is written and nothing is said about the rest", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt("conform stopped; no report is written and nothing is said about the rest") from None
     except Exception:
         traceback.print_exc()
         print("okr conform: the suite itself failed; this says nothing about the implementation", file=sys.stderr)

@@ -21,7 +21,7 @@ from okr.attach.routings import Projector
 from okr.detection.decoys import Decoys, matches
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import at_least_as_good, blocks, site_seed
-from okr.detection.verification import as_traces
+from okr.detection.verification import MOST_DECOYS, as_traces
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
 from okr.routing.keys import check_key
@@ -77,27 +77,31 @@ def attribute(
     strength: float | None = None,
     alpha: float = 0.01,
     skip_prompt: bool = False,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[float], None] = lambda share: None,
 ) -> Attribution:
     """Which of ``keys`` decided the routing that traces recorded, if any: one replay for all keys.
 
-    Arguments as in :func:`okr.verify`; ``advance`` hears of every key that is done. Deterministic. Raises InvalidKey
-    for no or equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
+    Arguments as in :func:`okr.verify`; ``advance`` hears which share of a key was done, 1 in all for each. A key that
+    was there takes len(keys) / alpha images, of which a million are allowed. Deterministic. Raises InvalidKey for no or
+    equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
     """
     items = as_traces(evidence)
     keys = [check_key(key) for key in (keys if isinstance(keys, Iterable) else [keys])]
     if not keys or len({key.id for key in keys}) < len(keys):
         raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
-    if not isinstance(alpha, int | float) or not 0 < alpha < 1:
-        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha}")
+    largest = images_needed(len(keys), alpha)
     found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     sites = [site for trace in found for site in trace if len(site.choice)]
     content = b"".join(trace.digest() for trace in items)
-    largest = math.ceil(len(keys) / alpha - 1e-9) - 1
     results = []
     for key in keys:
-        results.append(sequential_p_value(sites, key, hashlib.sha256(key.id.encode() + content).digest(), largest))
-        advance(1)
+        seed, told = hashlib.sha256(key.id.encode() + content).digest(), 0.0
+        for p, images in _sequential(sites, key, seed, largest):
+            done = images / largest if p is None else 1.0
+            advance(done - told)
+            told = done
+        assert p is not None
+        results.append((p, images))
     adjusted = holm([p for p, _ in results])
     candidates = tuple(
         Candidate(key.id, p, corrected, images)
@@ -110,6 +114,21 @@ def attribute(
         opportunities=sum(len(site.choice) for site in sites),
         candidates=candidates,
     )
+
+
+def images_needed(keys: int, alpha: float) -> int:
+    """How many images of a key can make its p-value as small as Holm's correction over ``keys`` asks for.
+
+    Raises InvalidSetting for an alpha that is none, and for one that would take more than MOST_DECOYS.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
+        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha}")
+    if keys / alpha > MOST_DECOYS + 1 + 1e-6:
+        raise InvalidSetting(
+            f"alpha = {alpha:g} takes more than {MOST_DECOYS:,} images of a key: the smallest alpha that "
+            f"{keys:,} key{'s' * (keys != 1)} can reach is {keys / MOST_DECOYS:g}"
+        )
+    return math.ceil(keys / alpha - 1e-9) - 1
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -127,8 +146,18 @@ def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, lar
 
     Where it is at most ``_ENOUGH`` / (largest + 1) it is the p-value of a test with exactly ``largest`` decoys.
     """
+    *_, (p, images) = _sequential(sites, key, seed, largest)
+    assert p is not None
+    return p, images
+
+
+def _sequential(
+    sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int
+) -> Iterator[tuple[float | None, int]]:
+    """After every block of images: the p-value, None until it is known, and how many were drawn."""
     if not sites:
-        return 1.0, 0
+        yield 1.0, 0
+        return
     claimed = [Projector(site.site, key)(site.hidden) for site in sites]
     matched, support = _count(sites, claimed, 0, seed, 0)
     own = (float(matched[0]), float(support[0]))
@@ -138,9 +167,11 @@ def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, lar
         better = at_least_as_good(matched[1:], support[1:], own).cumsum(0) + as_good
         if int(better[-1]) >= _ENOUGH:
             drawn += int((better < _ENOUGH).sum()) + 1
-            return _ENOUGH / drawn, drawn
+            yield _ENOUGH / drawn, drawn
+            return
         drawn, as_good = drawn + size, int(better[-1])
-    return (1 + as_good) / (drawn + 1), drawn
+        yield None, drawn
+    yield (1 + as_good) / (drawn + 1), drawn
 
 
 def _sizes(largest: int) -> Iterator[int]:

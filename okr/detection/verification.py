@@ -87,6 +87,8 @@ def check_decoys(decoys: int, alpha: float) -> None:
         raise InvalidSetting(f"decoys must be a whole number and alpha a number, got {decoys!r} and {alpha!r}")
     if not 0 < alpha < 1:
         raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha:g}")
+    if (MOST_DECOYS + 1) * alpha < 1 - 1e-9:
+        raise InvalidSetting(f"alpha = {alpha:g} is out of reach: the smallest is {1 / MOST_DECOYS:g}")
     if not 1 <= decoys <= MOST_DECOYS:
         raise InvalidSetting(f"decoys must lie between 1 and {MOST_DECOYS:,}, got {decoys}")
     if (decoys + 1) * alpha < 1 - 1e-9:

@@ -140,7 +140,7 @@ def _begin(folder: Path, options: SuiteOptions, seed: int, suites: Sequence[str]
                 raise InvalidConfig(f"the suites in {folder} were begun with other options: {', '.join(changed)}")
             plan["suites"] = old["suites"]
     except OSError as error:
-        raise InvalidConfig(f"cannot write {folder}: {error.strerror}") from None
+        raise InvalidConfig(f"cannot write {folder}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InvalidConfig(f"{path} is damaged: remove the folder {folder} to begin its suites again") from None
     plan["suites"] = [suite for suite in SUITES if suite in plan["suites"] or suite in suites]

@@ -21,9 +21,9 @@ UNRELATED = (
 
 
 def assemble(
-    folder: Path, header: dict[str, Any], batches: Sequence[dict[str, Any]], quality: dict[str, Any]
+    folder: Path, header: dict[str, Any], batches: Sequence[dict[str, Any]], measured: dict[str, Any]
 ) -> Results:
-    """The results of a run whose ``batches`` (both groups, in order) and ``quality`` are all there."""
+    """The results of a run whose ``batches`` (both groups, in order) and ``measured`` losses are all there."""
     groups = {
         group: [sample for batch in batches if batch["group"] == group for sample in batch["samples"]]
         for group in ("watermarked", "control")
@@ -33,7 +33,7 @@ def assemble(
         {
             "spec_version": SPEC_VERSION,
             "experiment_name": f"okr-{header['config']['preset']}",
-            "summary": _summary(watermarked, control, header["config"]["alpha"]),
+            "summary": summary(watermarked, control, header["config"]["alpha"]),
             "detailed_results": [
                 _sample(w) | {"original_text": c["text"], "watermarked_text": w["text"]}
                 for w, c in zip(watermarked, control, strict=True)
@@ -41,28 +41,23 @@ def assemble(
             "control_results": [
                 _sample(c) | {"text": c["text"], "unrelated_p_value": c["unrelated_p_value"]} for c in control
             ],
-            "control_uniformity": _uniformity([c["unrelated_p_value"] for c in control]),
-            "quality": _quality(quality),
+            "control_uniformity": uniformity([c["unrelated_p_value"] for c in control]),
+            "quality": quality(measured),
             "router_sites": _sites(folder, header["sites"], watermarked, control),
             "seeds": {
                 "run": header["config"]["seed"],
                 "batches": [batch["seed"] for batch in batches if batch["group"] == "watermarked"],
             },
-            "timings": _timings(header, batches, quality),
+            "timings": _timings(header, batches, measured),
             **{name: header[name] for name in ("key_id", "config", "config_sources", "model", "environment", "notes")},
         }
     )
 
 
-def _verdict(sample: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in sample["verdict"].items() if name != "sites"}
-
-
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
-    verdict = _verdict(sample)
-    copied = {name: verdict[name] for name in ("hit_rate", "p_value", "opportunities")}
-    own = {name: sample[name] for name in ("sample_id", "prompt", "new_tokens", "trace")}
-    return own | copied | {"verdict": verdict}
+    copied = {name: sample["verdict"][name] for name in ("hit_rate", "p_value", "opportunities")}
+    own = {name: sample[name] for name in ("sample_id", "prompt", "new_tokens", "trace", "verdict")}
+    return own | copied | {"trace_digest": sample["digest"]}
 
 
 def _mean(samples: Sequence[dict[str, Any]], rate: str) -> float | None:
@@ -70,7 +65,8 @@ def _mean(samples: Sequence[dict[str, Any]], rate: str) -> float | None:
     return math.fsum(rates) / len(rates) if rates else None
 
 
-def _summary(watermarked: Sequence[dict[str, Any]], control: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
+def summary(watermarked: Sequence[dict[str, Any]], control: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
+    """The outcome of both groups of samples, each with its verdict."""
     return {
         "total_samples": len(watermarked),
         "watermarked_samples": sum(s["verdict"]["watermarked"] for s in watermarked),
@@ -85,7 +81,8 @@ def _summary(watermarked: Sequence[dict[str, Any]], control: Sequence[dict[str, 
     }
 
 
-def _uniformity(p_values: Sequence[float]) -> dict[str, Any]:
+def uniformity(p_values: Sequence[float]) -> dict[str, Any]:
+    """The test of the control group's unrelated p-values against the uniform law."""
     from scipy import stats  # takes a second to import
 
     outcome = stats.kstest(p_values, "uniform")
@@ -98,7 +95,8 @@ def _uniformity(p_values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _quality(record: dict[str, Any]) -> dict[str, Any]:
+def quality(record: dict[str, Any]) -> dict[str, Any]:
+    """What the losses of every passage, ``keyed`` and ``unkeyed``, say of the cost."""
     cost, low, high = paired_interval(record["keyed"], record["unkeyed"])
     return {
         "passages": len(record["keyed"]),
@@ -108,6 +106,8 @@ def _quality(record: dict[str, Any]) -> dict[str, Any]:
         "cost": cost,
         "cost_low": low,
         "cost_high": high,
+        "losses_unkeyed": record["unkeyed"],
+        "losses_keyed": record["keyed"],
     }
 
 
@@ -118,23 +118,24 @@ def _sites(
     control: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Hit rates pooled over samples and expert loads counted from the traces, for every site."""
-    loads = [_loads(folder, sites, group) for group in (watermarked, control)]
+    counted = [loads(folder, sites, group) for group in (watermarked, control)]
     described = []
     for index, site in enumerate(sites):
-        keyed, native = (_pooled(site["path"], group) for group in (watermarked, control))
-        described.append(
-            site
-            | {
-                "hit_rate": keyed[0],
-                "chance_rate": keyed[1],
-                "opportunities": keyed[2],
-                "control_hit_rate": native[0],
-                "control_chance_rate": native[1],
-                "load": loads[0][index],
-                "control_load": loads[1][index],
-            }
-        )
+        rates = site_rates(site["path"], watermarked, control)
+        described.append(site | rates | {"load": counted[0][index], "control_load": counted[1][index]})
     return described
+
+
+def site_rates(path: str, watermarked: Sequence[dict[str, Any]], control: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What both groups of samples say of one site."""
+    keyed, native = (_pooled(path, group) for group in (watermarked, control))
+    return {
+        "hit_rate": keyed[0],
+        "chance_rate": keyed[1],
+        "opportunities": keyed[2],
+        "control_hit_rate": native[0],
+        "control_chance_rate": native[1],
+    }
 
 
 def _pooled(path: str, samples: Sequence[dict[str, Any]]) -> tuple[float | None, float | None, int]:
@@ -151,7 +152,8 @@ def _pooled(path: str, samples: Sequence[dict[str, Any]]) -> tuple[float | None,
     return hit, chance, sum(score["opportunities"] for score in scores)
 
 
-def _loads(folder: Path, sites: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> list[list[int]]:
+def loads(folder: Path, sites: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """How often each expert of every site ran in the traces of ``samples``. Raises KeyError for a site not there."""
     counts = {site["path"]: np.zeros(site["num_experts"], np.int64) for site in sites}
     for sample in samples:
         trace = Trace.load(folder / sample["trace"])

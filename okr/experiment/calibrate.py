@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.stats import norm
+from torch import Tensor
 
 from okr.attach import Setting, record, watermark
 from okr.attach.engine import keyable_sites
@@ -44,12 +45,12 @@ class Sweep(_Record):
     )
     passages: int = Field(ge=2, description="held-out texts that the cost is measured on")
     text_digest: str = Field(description="SHA-256 of those texts")
-    samples: int = Field(ge=2, description="texts generated under each setting")
-    keys: int = Field(ge=1, description="keys they are made under, and that the cost is a mean of")
-    tokens: int = Field(ge=8, description="new tokens of each")
+    samples: int = Field(ge=2, le=100_000, description="texts generated under each setting")
+    keys: int = Field(ge=1, le=100_000, description="keys they are made under, and that the cost is a mean of")
+    tokens: int = Field(ge=8, le=100_000, description="new tokens of each")
     decoys: int = Field(ge=7, description="decoy keys of each text's z")
     temperature: float = Field(gt=0)
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
 
 
 class TokensNeeded(_Record):
@@ -106,6 +107,19 @@ class Calibration(_Record):
 def digest(texts: Sequence[str]) -> str:
     """What identifies the held-out texts of a sweep."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def check_length(loaded: Loaded, sweep: Sweep, texts: Sequence[str]) -> None:
+    """InvalidConfig where the new tokens of a sweep and the longest prompt before them do not fit the model."""
+    room = getattr(loaded.model.config, "max_position_embeddings", None)
+    if room is None or loaded.model.config.is_encoder_decoder:
+        return
+    given = _prompts(loaded, texts[: sweep.samples])["input_ids"].shape[1]
+    if given + sweep.tokens > room:
+        raise InvalidConfig(
+            f"--length {sweep.tokens} after prompts of up to {given} tokens does not fit the model's {room} positions: "
+            f"at most {max(room - given, 0)}"
+        )
 
 
 def unkeyed_losses(loaded: Loaded, texts: Sequence[str]) -> list[float]:
@@ -171,18 +185,23 @@ def _generate(
     """Samples under ``key``, from the first words of the held-out texts."""
     if not samples:
         return []
+    inputs = _prompts(loaded, [texts[number % len(texts)] for number in samples])
+    options = {"do_sample": True, "temperature": sweep.temperature, "top_k": 0, "top_p": 1.0, "max_length": None}
+    length = {"max_new_tokens": sweep.tokens, "min_new_tokens": sweep.tokens}
+    torch.manual_seed((sweep.seed * 1_000_003 + samples.start) % 2**63)
+    with watermark(loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength) as session:
+        return session.generate(**inputs, **(generation_defaults(loaded.model) | options | length)).traces
+
+
+def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
+    """The first words of ``texts`` as padded ``input_ids`` and ``attention_mask`` on the model's device."""
     tokenizer = loaded.tokenizer
     tokenizer.padding_side = "right" if loaded.model.config.is_encoder_decoder else "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    prompts = [" ".join(texts[number % len(texts)].split()[:24]) for number in samples]
+    prompts = [" ".join(text.split()[:24]) for text in texts]
     encoded = tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
-    inputs = {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
-    options = {"do_sample": True, "temperature": sweep.temperature, "top_k": 0, "top_p": 1.0, "max_length": None}
-    length = {"max_new_tokens": sweep.tokens, "min_new_tokens": sweep.tokens}
-    torch.manual_seed(sweep.seed * 1_000_003 + samples.start)
-    with watermark(loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength) as session:
-        return session.generate(**inputs, **(generation_defaults(loaded.model) | options | length)).traces
+    return {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
 
 
 def _z_scores(loaded: Loaded, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:

@@ -2,10 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
+from okr.errors import OKRError
 from okr.experiment.config import Resolved
 from okr.experiment.display import bars, summary_table
 from okr.experiment.folder import JOURNAL, KEY, REPORT
@@ -36,22 +39,34 @@ def run_command(resolved: Resolved, *, resume: bool, as_json: bool) -> None:
 
 
 def _lead(resolved: Resolved, resume: bool, processes: Processes) -> Results:
+    kept = Path(resolved.config.output_dir) / JOURNAL
+    with resumable(kept, "run", resume_options(resolved)), bars() as progress:
+        return run(resolved, resume=resume, progress=progress, processes=processes)
+
+
+def resume_options(resolved: Resolved) -> list[str]:
+    """What the command that continues a run needs beside --resume: the folder, where the user named none."""
+    return ["--output-dir", resolved.config.output_dir] if resolved.sources["output_dir"] == "default" else []
+
+
+@contextmanager
+def resumable(kept: Path, name: str, options: Sequence[str] = ()) -> Iterator[None]:
+    """Name the command that goes on, where ``okr NAME`` is interrupted or cannot write once ``kept`` is there.
+
+    Ctrl-C then is a KeyboardInterrupt that says so.
+    """
     try:
-        with bars() as progress:
-            return run(resolved, resume=resume, progress=progress, processes=processes)
+        yield
     except KeyboardInterrupt:
-        if (Path(resolved.config.output_dir) / JOURNAL).exists():
-            print(f"okr: stopped; to continue: {resume_command(resolved)}", file=sys.stderr)
+        raise KeyboardInterrupt(*([f"stopped; to continue: {_again(name, options)}"] * kept.exists())) from None
+    except OKRError as error:
+        if isinstance(error.__cause__, OSError) and kept.exists():
+            error.args = (f"{error}; what is finished is kept, to continue: {_again(name, options)}",)
         raise
 
 
-def resume_command(resolved: Resolved) -> str:
-    """The command that continues this run."""
+def _again(name: str, options: Sequence[str]) -> str:
     words = sys.argv[1:]
-    if "run" not in words[:1]:
-        words = ["run", *words]
-    if resolved.sources["output_dir"] == "default":
-        words += ["--output-dir", resolved.config.output_dir]
-    if "--resume" not in words:
-        words += ["--resume"]
-    return shlex.join(["okr", *words])
+    if name not in words[:1]:  # python -m okr.run
+        words = [name, *words]
+    return shlex.join(["okr", *words, *options, *(() if "--resume" in words else ("--resume",))])

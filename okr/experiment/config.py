@@ -78,6 +78,8 @@ class RunConfig(BaseModel):
 
     @validator(mode="after")
     def _alpha_within_reach(self) -> Self:
+        if self.alpha < 1e-6:
+            raise ValueError(f"alpha {self.alpha:g} is out of reach: the smallest is 1e-06")
         if (self.decoys + 1) * self.alpha < 1 - 1e-9:
             raise ValueError(f"alpha {self.alpha:g} needs at least {math.ceil(1 / self.alpha - 1e-9) - 1} decoys")
         return self

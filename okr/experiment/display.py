@@ -60,7 +60,7 @@ def bars() -> Iterator[Bars]:
 
 
 @contextmanager
-def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[float], None]]:
     """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

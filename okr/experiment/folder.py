@@ -10,27 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from okr import files
 from okr.errors import InvalidConfig
 
 JOURNAL, RESULTS, REPORT, KEY, TRACES = "journal.jsonl", "results.json", "report.html", "key.json", "traces"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) so that it is whole at every moment. Raises InvalidConfig."""
+    """Replace ``path`` by ``text`` (UTF-8) so that it is whole at every moment. Raises InvalidConfig, from OSError."""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        files.replace(path, text.encode())
     except OSError as error:
-        raise InvalidConfig(f"cannot write {path}: {error.strerror}") from None
+        raise InvalidConfig(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager
@@ -39,25 +30,34 @@ def output_folder(path: Path, *, resume: bool) -> Iterator[Path]:
 
     Raises InvalidConfig when the folder cannot be written, or holds something and ``resume`` is False.
     """
+    with writable_folder(path):
+        occupied = any(path.iterdir())
+        if occupied and not resume:
+            raise InvalidConfig(
+                f"the output folder {path} is not empty: add --resume to continue the run in it, or choose another one"
+            )
+        if occupied and not (path / JOURNAL).exists() and not (path / KEY).exists():
+            raise InvalidConfig(f"there is no run to resume in {path}: it has no {JOURNAL}")
+        yield path
+
+
+@contextmanager
+def writable_folder(path: Path) -> Iterator[None]:
+    """Create ``path`` if need be, for the length of a block; folders made here vanish again if they are left empty.
+
+    Raises InvalidConfig when the folder cannot be written.
+    """
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
-            pass
-        occupied = any(path.iterdir())
-    except OSError as error:
-        _remove_empty(made)
-        raise InvalidConfig(
-            f"cannot write to the output folder {path} ({error.strerror}): choose another with --output-dir"
-        ) from None
-    if occupied and not resume:
-        raise InvalidConfig(
-            f"the output folder {path} is not empty: add --resume to continue the run in it, or choose another folder"
-        )
-    if occupied and not (path / JOURNAL).exists() and not (path / KEY).exists():
-        raise InvalidConfig(f"there is no run to resume in {path}: it has no {JOURNAL}")
-    try:
-        yield path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
+                pass
+        except OSError as error:
+            raise InvalidConfig(
+                f"cannot write to the output folder {path} ({error.strerror}): choose another with --output-dir"
+            ) from None
+        yield
     finally:
         _remove_empty(made)
 
@@ -78,7 +78,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)  # what a full disk refused is not written later, on closing
         except OSError as error:
             raise InvalidConfig(f"cannot write {path}: {error.strerror}") from None
         try:
@@ -122,22 +122,22 @@ class Journal:
     def begin(self, header: dict[str, Any]) -> None:
         """Write the first line."""
         assert self.header is None
-        self.header = header
         self._write(header)
+        self.header = header
 
     def add(self, record: dict[str, Any]) -> None:
         """Append one record; it is on disk when this returns."""
-        self.records.append(record)
         self._write(record)
+        self.records.append(record)
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        left = memoryview((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
         try:
-            self._file.write(line.encode())
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from None
+            raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from error
 
     def discard(self) -> None:
         """Forget everything; closing then removes the file."""

@@ -1,5 +1,6 @@
 """The log of a run: kept in memory until the run's folder holds something, then written to its file."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -8,6 +9,18 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from okr.errors import InvalidConfig
+
+
+class _Modest(logging.FileHandler):
+    """A log file that says nothing where it cannot be written: on a full disk it is the results that matter."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Drop the record."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines can be written."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class LogFile:
@@ -19,9 +32,9 @@ class LogFile:
     def open(self) -> None:
         """Append what was logged so far to the file, and everything from now on. Raises InvalidConfig."""
         try:
-            target = logging.FileHandler(self._path, encoding="utf-8")
+            target = _Modest(self._path, encoding="utf-8")
         except OSError as error:
-            raise InvalidConfig(f"cannot write {self._path}: {error.strerror}") from None
+            raise InvalidConfig(f"cannot write {self._path}: {error.strerror}") from error
         formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
         formatter.converter = time.gmtime
         target.setFormatter(formatter)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
 from okr.errors import InvalidConfig
@@ -21,8 +21,32 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
+def _inside(path: str) -> str:
+    """``path`` if it is a relative one that stays in its folder on every system."""
+    parts = path.split("/")
+    if not path or "\\" in path or ":" in path or "\0" in path or not all(parts) or {".", ".."} & set(parts):
+        raise ValueError("must be a relative path inside the folder of results.json")
+    return path
+
+
+class SiteShare(_Record):
+    """One router's share of a sample's verdict."""
+
+    path: str
+    opportunities: Count
+    free_slots: Count
+    hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without any")
+    chance_rate: Rate | None
+
+    @validator(mode="after")
+    def _rates_where_slots_are(self) -> Self:
+        if {self.hit_rate is None, self.chance_rate is None, not self.free_slots, not self.opportunities} == {0, 1}:
+            raise ValueError("rates go with opportunities and free slots")
+        return self
+
+
 class SampleVerdict(_Record):
-    """The verdict on one sample, as okr.verify gives it, without its share by site."""
+    """The verdict on one sample, as okr.verify gives it, without its share by token."""
 
     key_id: KeyId
     watermarked: bool = Field(description="p_value <= alpha")
@@ -39,6 +63,7 @@ class SampleVerdict(_Record):
     outside_zone: Count = Field(description="expert slots there that the setting does not allow")
     routed: Count = Field(description="(token, site) pairs with recorded routing")
     tokens_needed: Count | None = Field(description="decoder tokens until p was first at most alpha; null: never")
+    sites: list[SiteShare] = Field(description="the counts by router, which those above add up")
 
 
 class _Sample(_Record):
@@ -48,7 +73,12 @@ class _Sample(_Record):
     p_value: PValue
     opportunities: Count
     new_tokens: Count
-    trace: str = Field(description="path of the trace, relative to the folder of results.json")
+    trace: Annotated[str, AfterValidator(_inside)] = Field(
+        description="path of the trace, relative to the folder of results.json and inside it"
+    )
+    trace_digest: str = Field(
+        pattern="^[0-9a-f]{64}$", description="SHA-256 over all of the trace that a verification depends on"
+    )
     verdict: SampleVerdict
 
 
@@ -104,6 +134,8 @@ class Quality(_Record):
     cost: float = Field(description="mean over passages of keyed - unkeyed")
     cost_low: float = Field(description="lower end of its 95% interval")
     cost_high: float = Field(description="upper end of its 95% interval")
+    losses_unkeyed: list[float] = Field(description="of every passage")
+    losses_keyed: list[float]
 
 
 class SiteResult(_Record):
@@ -162,7 +194,7 @@ class GroupSpeed(_Record):
     """Generation of one group, prompts included, verification not; the seconds of several processes add up."""
 
     tokens: Count = Field(description="new tokens")
-    seconds: float
+    seconds: float = Field(gt=0)
     tokens_per_second: float
 
 
@@ -181,7 +213,7 @@ class Timings(_Record):
 class Results(_Record):
     """The outcome of one experiment."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.1"] = "1.1"
     spec_version: str
     experiment_name: str
     key_id: KeyId

@@ -199,7 +199,7 @@ def _begin(folder: Path, journal: Journal, header: dict[str, Any], subject: Subj
     try:
         (folder / TRACES).mkdir(exist_ok=True)
     except OSError as error:
-        raise InvalidConfig(f"cannot write {folder / TRACES}: {error.strerror}") from None
+        raise InvalidConfig(f"cannot write {folder / TRACES}: {error.strerror}") from error
     for note in header["notes"]:
         log.info("note: %s", note)
     journal.begin(header)

@@ -6,6 +6,7 @@ No content of a key file, and nothing that could be one, is put into an error.
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ Parse = Callable[[bytes], bytes | None]
 
 def read(path: Path, parse: Parse) -> bytes:
     """The secret in a key file, or in what ``env:NAME`` or ``fd:N`` names; InvalidKey where there is none."""
+    if str(path).lstrip().startswith("{"):  # not quoted, like all that may be a key
+        raise InvalidKey("the content of a key file was given where its name belongs: name the file, env:NAME or fd:N")
     kind, colon, rest = str(path).partition(":")
     if colon and kind in _SOURCES:
         return _SOURCES[kind](rest, parse)
@@ -29,7 +32,7 @@ def read(path: Path, parse: Parse) -> bytes:
         raise InvalidKey(f"cannot read key file {path}: {_reason(error)}") from None
     secret = parse(content)
     if secret is None:
-        raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
+        raise InvalidKey(f"{path} is not an OKR key file, or is damaged (okr keygen makes one)") from None
     if os.name == "posix":
         _check_access(path, status)
     return secret
@@ -44,7 +47,11 @@ def _check_access(path: Path, status: os.stat_result) -> None:
     mode, reader = stat.S_IMODE(status.st_mode), os.geteuid()
     own = status.st_uid == reader
     if mode & 0o037 or (mode & 0o040 and own and reader != 0):
-        raise InvalidKey(f"key file {path} can be read by others; run: chmod {600 if own else 440} {path}")
+        name = shlex.quote(str(path))
+        raise InvalidKey(
+            f"key file {path} can be read by others; run: chmod {600 if own else 440} {name}; where you cannot (a "
+            f"mounted secret), hand it over open: --key fd:3 3<{name}"
+        )
 
 
 def _from_environment(name: str, parse: Parse) -> bytes:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
+from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
 from okr.traces.engines import NOT_RECORDED, arrange, depth_of
@@ -132,17 +132,14 @@ class Trace:
         return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace; the file appears whole or not at all."""
+        """Write the trace; the file appears whole or not at all. Raises InvalidTrace, from OSError where it cannot."""
         described = self.header.model_dump(mode="json") | {"sha256": self.digest().hex()}
         content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # one entry: several have no order
         path = Path(path)
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(temporary).replace(path)
+            files.replace(path, content)
         except (OSError, ValueError) as error:
-            raise InvalidTrace(f"cannot write trace {path}: {getattr(error, 'strerror', error)}") from None
+            raise InvalidTrace(f"cannot write trace {path}: {getattr(error, 'strerror', error)}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":

@@ -1,6 +1,7 @@
 """Every entry of docs/troubleshooting.md happens as it says, and its remedy is in the message or works."""
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def trace_of(model):
         return recorder.generate(input_ids=ids, max_new_tokens=4, do_sample=False).traces[0]
 
 
+def disk_is_full(model, tmp_path):
+    """The whole story, with the command that goes on, is experiment/test_full_disk.py."""
+    trace, file = trace_of(model), tmp_path / "one.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(okr.InvalidTrace, match=re.escape(f"cannot write trace {file}: ")):
+            trace.save(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def trace_is_refused(model, tmp_path):
     file = tmp_path / "one.safetensors"
     trace_of(model).save(file)
@@ -77,6 +91,7 @@ ENTRIES = {
     "Out of memory (显存不足)": out_of_memory,
     "The model does not load (模型加载失败)": model_does_not_load,
     "The key file is refused": key_file_is_refused,
+    "The disk is full": disk_is_full,
     "A trace is refused": trace_is_refused,
     '"cannot tell: no opportunities"': cannot_tell,
 }

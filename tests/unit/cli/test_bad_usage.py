@@ -52,6 +52,18 @@ def test_a_key_that_is_no_file_reaches_every_command(
         assert f"{'environment variable' if kind == 'env' else 'file descriptor'} {name}" in said
 
 
+def test_a_key_in_the_variable_that_names_its_file_is_not_shown(
+    files: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = Path(files["key"]).read_text()
+    monkeypatch.setenv("OKR_KEY", content)
+    for words in (["run", "tiny", "--output-dir", str(tmp_path / "out")], ["verify", "tiny", "x", "--key", content]):
+        said = refused(words, capfd)
+        assert "the content of a key file was given where its name belongs" in said
+        assert "secret" not in said.replace("mounted secret", "")
+    assert not (tmp_path / "out").exists()
+
+
 def test_verify_with_a_key_from_the_environment(
     files: dict[str, str], capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

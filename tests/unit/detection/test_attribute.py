@@ -86,3 +86,29 @@ def test_bad_input_is_refused(deepseek, key):
     for alpha in (0.0, 1.0, math.nan):
         with pytest.raises(InvalidSetting):
             okr.attribute(deepseek, trace, [key], alpha=alpha)
+
+
+def test_progress_within_a_key_adds_up_to_one_for_each(deepseek, key):
+    """Keys that are given up early, and one that is followed through several blocks of images."""
+    told, keys = [], [numbered(0), key, numbered(1)]
+    found = okr.attribute(deepseek, generated(deepseek, key, 40), keys, alpha=0.001, advance=told.append)
+    assert found.candidates[1].images == 2999
+    assert len(told) > len(keys)
+    assert all(0 <= share <= 1 for share in told)
+    assert sum(told) == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(1e-9, "3e-06"), (2.9e-6, "3e-06"), (5e-324, "3e-06")])
+def test_more_images_than_a_million_are_refused(deepseek, key, alpha, least):
+    trace = generated(deepseek, key)
+    with pytest.raises(InvalidSetting, match=f"smallest alpha that 3 keys can reach is {least}"):
+        okr.attribute(deepseek, trace, [numbered(i) for i in range(3)], alpha=alpha)
+
+
+@given(st.integers(1, 10**6 - 1))
+def test_the_smallest_alpha_that_is_named_is_accepted(keys):
+    from okr.detection.attribution import images_needed
+
+    with pytest.raises(InvalidSetting) as caught:
+        images_needed(keys, keys / 2e6)
+    assert images_needed(keys, float(str(caught.value).rpartition(" ")[2])) <= 10**6

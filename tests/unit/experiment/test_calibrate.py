@@ -122,3 +122,25 @@ def test_text_must_hold_passages(deepseek_folder: Path, tmp_path: Path, capfd: p
     (tmp_path / "calibration.json").write_text("{}")
     assert run(deepseek_folder, tmp_path, "--resume") == 2
     assert "not a calibration" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("length", ["480", "512", "100000", "100001"])
+def test_more_new_tokens_than_the_model_has_positions(
+    length: str, deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompts of 24 words take more than 32 of the 512 positions: nothing is measured, nothing is left."""
+
+    def measured(*arguments: object) -> None:
+        raise AssertionError("measured before the length was looked at")
+
+    monkeypatch.setattr("okr.experiment.calibrate.passage_loss", measured)
+    assert run(deepseek_folder, tmp_path / "deep" / "out", "--setting", "max:1", "--length", length) == 2
+    said = capfd.readouterr().err
+    assert ("512 positions: at most" if length != "100001" else "--length: Input should be less") in said
+    assert said.count("okr: ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_seed_works(deepseek_folder: Path, tmp_path: Path) -> None:
+    words = ("--setting", "max:1", "--samples", "2", "--keys", "2", "--length", "8", "--passages", "2")
+    assert run(deepseek_folder, tmp_path, *words, "--seed", str(2**63 - 1)) in (0, 1)

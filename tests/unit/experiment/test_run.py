@@ -47,6 +47,7 @@ def test_each_verdict_is_what_verify_says_of_the_saved_trace(
     for sample in (results.detailed_results[3], results.control_results[4]):
         trace = Trace.load(finished / sample.trace)
         verdict = verify(model, trace, Key.load(key_file), **options).as_dict()
+        verdict["sites"] = list(verdict["sites"])
         assert sample.verdict.model_dump() == {name: verdict[name] for name in sample.verdict.model_dump()}
     control = results.control_results[4]
     unrelated = verify(model, Trace.load(finished / control.trace), unrelated_key(0, 4), **options)

@@ -219,6 +219,29 @@ def test_sources_that_are_not_there(monkeypatch):
         refused(f"fd:{misused}", "^fd: takes the number")
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_key_in_place_of_its_file_is_not_shown(kind):
+    for misplaced in (content(), " " + content(), content()[:-9]):
+        with pytest.raises(InvalidKey, match="name the file, env:NAME or fd:N") as caught:
+            Key.load(kind(misplaced))
+        shown = "".join(traceback.format_exception(caught.value))
+        assert ENCODED not in shown
+
+
+def test_a_pipe_by_its_path_as_a_shell_substitutes_it(pipe):
+    assert Key.load(f"/dev/fd/{pipe(content())}") == Key(SECRET)
+
+
+def test_the_way_round_that_is_named_works(tmp_path):
+    path = tmp_path / "my key.json"
+    Key(SECRET).save(path)
+    path.chmod(0o444)
+    with pytest.raises(InvalidKey, match=r"--key fd:3 3<'.*my key\.json'"):
+        Key.load(path)
+    with path.open("rb") as file:
+        assert Key.load(f"fd:{file.fileno()}") == Key(SECRET)
+
+
 def test_a_file_named_like_a_source_is_read_by_its_absolute_path(tmp_path):
     Key(SECRET).save(tmp_path / "env:A_KEY")
     assert Key.load(tmp_path / "env:A_KEY") == Key(SECRET)
