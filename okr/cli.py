@@ -100,7 +100,7 @@ def run(
     zone: Zone = None,
     strength: Strength = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
-    key: Annotated[str | None, typer.Option(help="Key file; without it a fresh key is made.")] = None,
+    key: Annotated[str | None, typer.Option(help="Key file, env:NAME or fd:N; without it a fresh key is made.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedded name, preset, folder or hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,

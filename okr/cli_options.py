@@ -10,7 +10,7 @@ import typer
 from okr.errors import InvalidConfig
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen).")]
+KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen), env:NAME or fd:N.")]
 Epsilon = Annotated[float | None, typer.Option(help="Width of the zone, in the unit of each site; inf is allowed.")]
 Zone = Annotated[str | None, typer.Option(help="Which experts may change places: max or boundary.")]
 Strength = Annotated[float | None, typer.Option(help="Weight of the key score; inf: the key alone decides.")]

@@ -177,7 +177,9 @@ def _tokens(
 def attribute_command(
     model: Model,
     traces: Traces,
-    key: Annotated[list[Path], typer.Option("--key", help="Key file; repeat it, or name a folder of key files.")],
+    key: Annotated[
+        list[Path], typer.Option("--key", help="Key file, env:NAME or fd:N; repeat it, or name a folder of key files.")
+    ],
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
 from types import MethodType
 from typing import Any, Protocol
 
@@ -218,8 +217,8 @@ def attached(
 
 def _around(model: nn.Module, sites: Sequence[RouterSite]) -> list[nn.Module]:
     """The modules within ``model`` that hold every site: a forward may begin at any of them."""
-    shared = [set(accumulate(site.path.split("."), "{}.{}".format)) - {site.path} for site in sites]
-    return [model.get_submodule(path) for path in sorted(set.intersection(*shared))]
+    parts = ((f"{path}.", part) for path, part in model.named_modules() if path)
+    return [part for path, part in parts if all(site.path.startswith(path) for site in sites)]
 
 
 class _Next(Native):

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import struct
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from okr.errors import InvalidKey
+from okr.routing.key_files import read, write_new
 
 MIN_SECRET_BYTES = 16
 MIN_PASSPHRASE_CHARACTERS = 12
@@ -95,33 +95,17 @@ class Key:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Key":
-        """Read a key file. Refuses one that group or others may read."""
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                    raise InvalidKey(f"key file {path} can be read by others; run: chmod 600 {path}")
-                content = file.read(1 << 18)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise InvalidKey(f"cannot read key file {path}: {getattr(error, 'strerror', error)}") from None
-        secret = _parse(content)
-        if secret is None:
-            raise InvalidKey(f"{path} is not an OKR key file; make one with: okr keygen {path}") from None
-        return cls(secret)
+        """Read a key file, or its content from the environment variable NAME (``env:NAME``) or descriptor N (``fd:N``).
+
+        Refuses a file that others may use, that its group may write, or that its group may read beside an owner other
+        than root who reads it. A file named like ``env:NAME`` is read by its absolute path.
+        """
+        return cls(read(Path(path), _parse))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a key file that only its owner may read. Never overwrites."""
-        path = Path(path)
+        """Write a key file that only its owner may read. Never overwrites; a failure leaves no file behind."""
         document = {"format": _FILE_FORMAT, "key_id": self.id, "secret": base64.b64encode(self.__secret).decode()}
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise InvalidKey(f"{path} exists; a key file is never overwritten") from None
-        except (OSError, ValueError) as error:
-            raise InvalidKey(f"cannot write key file {path}: {getattr(error, 'strerror', error)}") from None
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-            file.write("\n")
+        write_new(Path(path), json.dumps(document).encode() + b"\n")
 
     def projection(
         self, *, stack: str, layer: int, hidden_size: int, num_experts: int
@@ -162,5 +146,5 @@ def _parse(content: bytes) -> bytes | None:
             return None
         secret = base64.b64decode(document["secret"], validate=True)
         return secret if key_id(secret) == document["key_id"] else None
-    except (ValueError, KeyError, TypeError, InvalidKey):
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidKey):
         return None

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -10,8 +11,10 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import strategies as st
@@ -160,9 +163,15 @@ def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
         _accepted(path)
         require("exists" in _error(lambda: Key(secret).save(path)), "overwriting is refused, but not for that reason")
         require(path.read_bytes() == content, "a key file was overwritten")
-        for mode in (0o640, 0o604, 0o620, 0o602, 0o610, 0o601):
+        owner = path.stat().st_uid
+        for mode, reader in product((0o640, 0o440, 0o604, 0o620, 0o602, 0o610, 0o601), {owner, owner + 1, 0}):
             path.chmod(mode)
-            require("chmod" in _error(lambda: Key.load(path)), f"mode {mode:o} is not named as the reason")
+            with patch.object(os, "geteuid", return_value=reader):
+                if mode in (0o640, 0o440) and (reader != owner or reader == 0):
+                    _accepted(path)
+                else:
+                    said = _error(lambda: Key.load(path))
+                    require("chmod" in said, f"mode {mode:o} is not named as the reason", got=said)
         path.chmod(0o600)
         for bad in _damaged(json.loads(content)):
             path.write_bytes(bad)
@@ -172,6 +181,9 @@ def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
             require(not quoted, "the error quotes the key")
         _error(lambda: Key.load(Path(folder) / "absent.key"))
         _error(lambda: Key(secret).save(Path(folder) / "no" / "such" / "folder.key"))
+        with patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+            _error(lambda: Key(secret).save(Path(folder) / "full.key"))
+        require([*Path(folder).iterdir()] == [path], "a key that could not be saved left a file behind")
 
 
 def _accepted(path: Path) -> Any:

@@ -35,6 +35,34 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {"key": str(tmp_path / "key.json"), "trace": str(tmp_path / "trace.safetensors")}
 
 
+@pytest.mark.parametrize("source", ["env:OKR_TEST_KEY", "fd:999999"])
+def test_a_key_that_is_no_file_reaches_every_command(
+    source: str, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OKR_TEST_KEY", raising=False)
+    (tmp_path / "text.txt").write_text("a text")
+    kind, _, name = source.partition(":")
+    for words in (
+        ["verify", "tiny", str(tmp_path / "t.safetensors")],
+        ["detect", "tiny", str(tmp_path / "text.txt"), "--epsilon", "1"],
+        ["attribute", "tiny", str(tmp_path / "t.safetensors"), "--key", source],
+        ["run", "tiny", "--output-dir", str(tmp_path / "out")],
+    ):
+        said = refused([*words, "--key", source], capfd)
+        assert f"{'environment variable' if kind == 'env' else 'file descriptor'} {name}" in said
+
+
+def test_verify_with_a_key_from_the_environment(
+    files: dict[str, str], capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OKR_TEST_KEY", Path(files["key"]).read_text())
+    words = ["verify", "tiny", files["trace"], "--epsilon", "2", "--json"]
+    assert execute([*words, "--key", files["key"]]) in (0, 1)
+    from_file = capfd.readouterr().out
+    assert execute([*words, "--key", "env:OKR_TEST_KEY"]) in (0, 1), capfd.readouterr().err
+    assert capfd.readouterr().out == from_file
+
+
 def test_without_arguments_it_says_what_there_is(capfd: pytest.CaptureFixture) -> None:
     assert execute([]) == 2
     printed = capfd.readouterr().err

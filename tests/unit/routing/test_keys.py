@@ -2,10 +2,14 @@
 
 import base64
 import copy
+import errno
 import hashlib
 import json
+import os
 import pickle
+import stat
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,12 +54,174 @@ def test_file_round_trip(tmp_path):
         key.save(tmp_path / "key.json")
 
 
-def test_file_that_others_may_read_is_refused(tmp_path):
+@pytest.mark.parametrize("at", ["write", "fsync"])
+@pytest.mark.parametrize("links", [True, False])
+def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, at, links):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "key.json"
+    with monkeypatch.context() as patched:
+        if not links:
+            without_links(patched)
+        patched.setattr(os, at, full)
+        with pytest.raises(InvalidKey, match=r"cannot write key file .*key\.json: No space left") as caught:
+            Key(SECRET).save(path)
+    assert ENCODED not in "".join(traceback.format_exception(caught.value))
+    assert [*tmp_path.iterdir()] == []
+    Key(SECRET).save(path)
+    assert Key.load(path) == Key(SECRET)
+
+
+def test_disk_full_in_the_fallback_leaves_nothing_behind(tmp_path, monkeypatch):
+    calls = []
+
+    def full_later(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    without_links(monkeypatch)
+    monkeypatch.setattr(os, "fsync", full_later)
+    with pytest.raises(InvalidKey, match="No space left"):
+        Key(SECRET).save(tmp_path / "key.json")
+    assert [*tmp_path.iterdir()] == []
+
+
+def without_links(monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_save_in_parts_is_whole_and_private(tmp_path, monkeypatch, links):
+    if not links:
+        without_links(monkeypatch)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
+    path = tmp_path / ("k" * 255)
+    Key(SECRET).save(path)
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert Key.load(path) == Key(SECRET)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_save_never_overwrites_what_came_meanwhile(tmp_path, monkeypatch, links):
+    if not links:
+        without_links(monkeypatch)
+    path = tmp_path / "key.json"
+    path.write_text("precious")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    with pytest.raises(InvalidKey, match="never overwritten"):
+        Key(SECRET).save(path)
+    assert path.read_text() == "precious"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+OTHERS = (0o604, 0o602, 0o601, 0o620, 0o610, 0o660, 0o644, 0o444)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "reader", "taken"),
+    [
+        *((mode, owner, reader, False) for mode in OTHERS for owner, reader in ((0, 0), (0, 7), (7, 7))),
+        *((mode, owner, reader, True) for mode in (0o600, 0o400) for owner, reader in ((0, 0), (7, 7))),
+        *((mode, owner, reader, True) for mode in (0o440, 0o640) for owner, reader in ((0, 0), (0, 7), (8, 7))),
+        *((mode, 7, 7, False) for mode in (0o440, 0o640)),
+    ],
+)
+def test_who_may_read_a_key_file(tmp_path, monkeypatch, mode, owner, reader, taken):
     path = tmp_path / "key.json"
     Key(SECRET).save(path)
-    path.chmod(0o640)
-    with pytest.raises(InvalidKey, match="chmod 600"):
+    path.chmod(mode)
+    true_status = os.fstat
+
+    def status(descriptor):
+        found = list(true_status(descriptor))
+        found[0], found[4] = stat.S_IFREG | mode, owner
+        return os.stat_result(found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", status)
+        patched.setattr(os, "geteuid", lambda: reader)
+        if taken:
+            assert Key.load(path) == Key(SECRET)
+        else:
+            with pytest.raises(InvalidKey, match="chmod 600" if owner == reader else "chmod 440"):
+                Key.load(path)
+
+
+def test_what_is_no_key_file_gets_no_advice_on_permissions(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no key")
+    path.chmod(0o644)
+    with pytest.raises(InvalidKey, match="not an OKR key file") as caught:
         Key.load(path)
+    assert "chmod" not in str(caught.value)
+
+
+def content(**change):
+    return json.dumps({"format": "okr-key-1", "secret": ENCODED, "key_id": key_id(SECRET)} | change)
+
+
+@pytest.fixture
+def pipe():
+    """What to write, to the number of a descriptor that gives it."""
+    opened = []
+
+    def given(text):
+        reading, writing = os.pipe()
+        opened.append(reading)
+        os.write(writing, text.encode())
+        os.close(writing)
+        return reading
+
+    yield given
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_key_from_the_environment_or_a_descriptor(monkeypatch, pipe, kind):
+    monkeypatch.setenv("A_KEY", content())
+    assert Key.load(kind("env:A_KEY")) == Key(SECRET)
+    assert Key.load(kind(f"fd:{pipe(content())}")) == Key(SECRET)
+
+
+@pytest.mark.parametrize("bad", ["", content(key_id="0" * 16), content()[:-3], "[" * 100_000], ids=range(4))
+def test_bad_content_is_not_shown_but_its_source_is(monkeypatch, pipe, bad):
+    if len(bad) < 60_000:
+        monkeypatch.setenv("A_KEY", bad)
+        refused("env:A_KEY", "environment variable A_KEY does not hold")
+    descriptor = pipe(bad[:60_000])
+    refused(f"fd:{descriptor}", f"file descriptor {descriptor} does not give")
+
+
+def refused(source, match):
+    with pytest.raises(InvalidKey, match=match) as caught:
+        Key.load(source)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert ENCODED not in shown
+    assert ENCODED[:-3] not in shown
+
+
+def test_sources_that_are_not_there(monkeypatch):
+    monkeypatch.delenv("A_KEY", raising=False)
+    refused("env:A_KEY", "environment variable A_KEY is not set")
+    refused("fd:999999", "file descriptor 999999: Bad file descriptor")
+    refused("fd:999999999", "file descriptor 999999999: Bad file descriptor")
+    for misused in ("", content(), ENCODED + "=", "A=B", "A\0", "\udcff"):
+        refused(f"env:{misused}", "^env: takes the name")
+    for misused in ("", "-1", "three", "9" * 30, content()):
+        refused(f"fd:{misused}", "^fd: takes the number")
+
+
+def test_a_file_named_like_a_source_is_read_by_its_absolute_path(tmp_path):
+    Key(SECRET).save(tmp_path / "env:A_KEY")
+    assert Key.load(tmp_path / "env:A_KEY") == Key(SECRET)
 
 
 @pytest.mark.parametrize(
