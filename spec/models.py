@@ -112,6 +112,15 @@ def capacity_model() -> Any:
     return model.eval()
 
 
+@made
+def growing_model() -> Any:
+    """Mixtral-like, with rotary embeddings that every token past the twelfth scales further (dynamic NTK)."""
+    torch.manual_seed(7)
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    size = SIZE | {"max_position_embeddings": 12, "head_dim": 16, "rope_parameters": rope}
+    return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
+
+
 def models() -> list[Any]:
     """Those with a decoder alone, whose routers give logits, weights and experts."""
     return [softmax_model(), sigmoid_model(), scaled_model()]

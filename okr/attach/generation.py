@@ -1,5 +1,6 @@
 """Generating with traces: one trace a returned sequence, under batching, padding, caching and early ends."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from okr.attach.columns import columns, passes_of, stack, standing
 from okr.attach.journal import Journals
-from okr.errors import UnsupportedGeneration, UnsupportedRouter
-from okr.traces import NOT_RECORDED, Trace, TraceHeader
+from okr.attach.rotary import Scaling
+from okr.errors import UnsupportedGeneration
+from okr.traces import Trace, TraceHeader, folded
 
 _FORBIDDEN = {
     "assistant_model": "assisted decoding",
@@ -41,6 +44,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
     if arguments.get("attention_mask") is None:
         pad = arguments.get("pad_token_id", config.pad_token_id)
         arguments = arguments | {"attention_mask": _mask(prompt, pad)}
+    before = Before.of(model, arguments, prompt.shape[1])
     with journals.opened() as journal:
         output = model.generate(**arguments)  # type: ignore[operator]
     sequences: Tensor = output if isinstance(output, Tensor) else output.sequences
@@ -51,7 +55,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
     ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
     header = header.under(journal.autocast)
     return Generation(
-        sequences, _traces(model, header, journal.calls, sequences.cpu(), prompt.cpu(), mask, ends, arguments)
+        sequences, _traces(model, header, journal.calls, sequences.cpu(), prompt.cpu(), mask, ends, before, arguments)
     )
 
 
@@ -94,6 +98,28 @@ class _Ends:
         return len(row)
 
 
+@dataclass(frozen=True)
+class Before:
+    """What held before a generation: how many positions a given cache has, and how far its scaling had gone."""
+
+    cached: int
+    scaling: Scaling
+    reached: int
+
+    @classmethod
+    def of(cls, model: nn.Module, arguments: dict[str, Any], prompt_length: int) -> "Before":
+        cache: Any = arguments.get("past_key_values")
+        known = hasattr(cache, "get_seq_length") and not getattr(model.config, "is_encoder_decoder", False)
+        cached = int(cache.get_seq_length()) if known else 0
+        if cached >= prompt_length:
+            raise UnsupportedGeneration(
+                f"past_key_values holds {cached} tokens, input_ids {prompt_length}: give input_ids whole, the tokens "
+                f"in the cache and at least one more"
+            )
+        scaling = Scaling(model)
+        return cls(cached, scaling, scaling.reached())
+
+
 def _traces(
     model: nn.Module,
     header: TraceHeader,
@@ -102,6 +128,7 @@ def _traces(
     prompt: Tensor,
     mask: Tensor,
     ends: _Ends,
+    before: Before,
     arguments: dict[str, Any],
 ) -> list[Trace]:
     batch, length = sequences.shape
@@ -110,19 +137,25 @@ def _traces(
     encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
     given = arguments.get("decoder_input_ids")
     prompt_length = (1 if given is None else given.shape[1]) if encoder_decoder else prompt.shape[1]
-    inner = [columns(calls, batch, length - 1) for calls, site in _pairs(recorded, header) if not site.in_encoder]
+    decoder = [calls for calls, site in _pairs(recorded, header) if not site.in_encoder]
+    inner = [columns(calls, batch, length - 1, before.cached) for calls in decoder]
     outer = [
         columns(calls, batch // repeats, prompt.shape[1]).repeat_interleave(repeats, 0)
         for calls, site in _pairs(recorded, header)
         if site.in_encoder
     ]
+    keep = torch.ones(batch, length, dtype=torch.bool)
+    if not encoder_decoder:
+        keep[:, :prompt_length] = mask
+    for row in range(batch):
+        keep[row, ends.length(sequences[row], prompt_length) :] = False
+    routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # the last token was never an input
+    passes: list[np.ndarray | None] = [None] * batch
+    if before.scaling and not encoder_decoder:
+        passes = passes_by_row(model, decoder[0], routed, mask, before)
     traces = []
     for row in range(batch):
-        keep = torch.zeros(length, dtype=torch.bool)
-        keep[:prompt_length] = True if encoder_decoder else mask[row]
-        keep[prompt_length : ends.length(sequences[row], prompt_length)] = True
-        tokens = sequences[row, keep]
-        source = {}
+        source: dict[str, Any] = {}
         if outer:
             source = {
                 "encoder_token_ids": prompt[row, mask[row]].numpy().astype(np.int32),
@@ -131,40 +164,33 @@ def _traces(
         traces.append(
             Trace(
                 header=header,
-                token_ids=tokens.numpy().astype(np.int32),
-                experts=stack([site[row, keep[:-1]][: len(tokens) - 1] for site in inner]),
-                prompt_length=int(keep[:prompt_length].sum()),
+                token_ids=sequences[row, keep[row]].numpy().astype(np.int32),
+                experts=stack([site[row, routed[row]] for site in inner]),
+                prompt_length=int(keep[row, :prompt_length].sum()),
+                passes=passes[row],
                 **source,
             )
         )
     return traces
 
 
+def passes_by_row(
+    model: nn.Module, calls: list[Tensor], routed: Tensor, mask: Tensor, before: Before
+) -> list[np.ndarray | None]:
+    """By which passes the model saw each sequence, for ``routed`` [batch, positions], tokens that were inputs."""
+    batch, length = routed.shape
+    counts = [len(call) // batch for call in calls]
+    lengths = torch.arange(1, length + 1)
+    if "position_ids" in inspect.signature(model.forward).parameters:  # padding has no position then
+        lengths = torch.cat([mask.long(), torch.ones(batch, length).long()], 1)[:, :length].cumsum(1).amax(0)
+    first = before.cached + counts[0]
+    reached = before.scaling.outlasting(before.reached, int(lengths[first - 1]))
+    start = standing(counts, length, before.cached)
+    if start == 0 and before.cached:
+        counts = [before.cached, *counts]  # nobody knows by which passes the given cache was made
+    earlier = [(0, reached)] if reached else []
+    return [folded(earlier + passes_of(row, counts[start:], lengths)) for row in routed]
+
+
 def _pairs(recorded: list[list[Tensor]], header: TraceHeader) -> Any:
     return zip(recorded, header.sites, strict=True)
-
-
-def columns(calls: list[Tensor], batch: int, length: int) -> Tensor:
-    """The experts of one site over ``length`` positions, int16 [batch, length, k] on the CPU.
-
-    With a cache the calls follow each other; without one the last call saw everything.
-    """
-    parts = [call.view(batch, -1, call.shape[-1]) for call in calls if len(call) % batch == 0]
-    if len(parts) == len(calls):
-        if sum(part.shape[1] for part in parts) == length:
-            return torch.cat(parts, 1).cpu()
-        if parts and parts[-1].shape[1] == length:
-            return parts[-1].cpu()
-    raise UnsupportedRouter(
-        f"the recorded routing ({[len(call) for call in calls][:4]} ... tokens a call) does not cover the "
-        f"{batch} x {length} tokens generated; this way of generating cannot be traced"
-    )
-
-
-def stack(sites: list[Tensor]) -> np.ndarray:
-    """[tokens, k] per site -> int16 [tokens, sites, largest k], filled up with NOT_RECORDED."""
-    if not sites:
-        return np.zeros((0, 0, 0), np.int16)
-    widest = max(site.shape[-1] for site in sites)
-    padded = [torch.nn.functional.pad(site, (0, widest - site.shape[-1]), value=NOT_RECORDED) for site in sites]
-    return torch.stack(padded, 1).numpy()

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from okr.attach.generation import columns, stack
+from okr.attach.columns import columns, stack
+from okr.attach.generation import Before, passes_by_row
 from okr.attach.journal import Journal
 from okr.errors import UnsupportedGeneration
 from okr.traces import Trace, TraceHeader
@@ -19,8 +20,9 @@ class Recording:
     call before; without one each call sees everything again.
     """
 
-    def __init__(self, journal: Journal, header: TraceHeader) -> None:
-        self._journal, self._header = journal, header
+    def __init__(self, model: nn.Module, journal: Journal, header: TraceHeader) -> None:
+        self._model, self._journal, self._header = model, journal, header
+        self._before = Before.of(model, {}, 1)
 
     def traces(self, sequences: Tensor, *, prompt_length: int = 0, attention_mask: Tensor | None = None) -> list[Trace]:
         """One trace a row of ``sequences``, int64 [batch, tokens]: the tokens that the model saw, in order, and the one
@@ -45,14 +47,21 @@ class Recording:
         calls = self._journal.calls
         shown = length if sum(map(len, calls[0])) == batch * length else length - 1
         sites = [columns(site, batch, shown)[:, : length - 1] for site in calls]
+        keep = mask.bool()
+        routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # nothing is kept of the last token
+        passes: list[np.ndarray | None] = [None] * batch
+        if self._before.scaling:
+            whole = torch.nn.functional.pad(routed, (0, shown - length + 1))
+            passes = passes_by_row(self._model, calls[0], whole, keep[:, :shown], self._before)
         return [
             Trace(
                 header=header,
-                token_ids=rows[row, keep].numpy().astype(np.int32),
-                experts=stack([site[row, keep[:-1]][: int(keep.sum()) - 1] for site in sites]),
-                prompt_length=int(keep[:prompt_length].sum()),
+                token_ids=rows[row, keep[row]].numpy().astype(np.int32),
+                experts=stack([site[row, routed[row]] for site in sites]),
+                prompt_length=int(keep[row, :prompt_length].sum()),
+                passes=passes[row],
             )
-            for row, keep in enumerate(mask.bool())
+            for row in range(batch)
         ]
 
 

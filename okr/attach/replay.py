@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.engine import attached, keyable_sites
+from okr.attach.rotary import Ahead, Scaling
 from okr.attach.routings import Forced
 from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
 from okr.routing.precision import autocast
-from okr.traces import NOTHING_RAN, ModelIdentity, Trace
+from okr.traces import NOTHING_RAN, ModelIdentity, Trace, unfolded
 
 Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
 """Called per site with the site, its choice scores [T, E], its input [T, d] and the trace's experts [T, k]."""
@@ -26,23 +27,85 @@ Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
 def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
     """Run ``trace`` through ``model`` with its own routing, showing every site's scores and states to ``observe``.
 
-    Under the autocast that the trace was made under, or under none, whatever holds around the call.
-    Raises InvalidTrace when the trace was made by another model.
+    All at once, except where the model's rotary scaling changes with the length and the trace says by which passes its
+    tokens were seen: then by these, as far as they differ. Under the autocast that the trace was made under, or under
+    none, whatever holds around the call. Raises InvalidTrace when the trace was made by another model.
     """
     sites = matching_sites(model, trace)
     device = input_device(model)
+    scaling = Scaling(model)
+    passes = _passes(trace, scaling)
+    shown = observe if len(passes) < 2 else _Gathered(observe, len(trace.token_ids) - 1)
     routings = [
-        _forced(site, torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long(), observe)
+        _forced(site, torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long(), shown)
         for index, site in enumerate(sites)
     ]
     training = model.training
     model.eval()
     try:
         lower = None if trace.header.autocast is None else getattr(torch, trace.header.autocast)
-        with attached(model, sites, routings, replay=True), autocast(device.type, lower):
-            model(**_inputs(model, trace, device))
+        with (
+            scaling.afresh() as ahead,
+            attached(model, sites, routings, replay=True),
+            autocast(device.type, lower),
+        ):
+            _run(model, _inputs(model, trace, device), routings, passes, ahead)
     finally:
         model.train(training)
+
+
+class _Gathered:
+    """An observer of passes that hands each site on when all ``tokens`` were seen."""
+
+    def __init__(self, observe: Observer, tokens: int) -> None:
+        self.observe, self.tokens = observe, tokens
+        self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def __call__(self, site: RouterSite, choice: Tensor, hidden: Tensor, experts: Tensor) -> None:
+        parts = self.parts.setdefault(site.path, [])
+        parts.append((choice, hidden))
+        if sum(len(part[0]) for part in parts) == self.tokens:
+            choice, hidden = (torch.cat(kind) for kind in zip(*self.parts.pop(site.path), strict=True))
+            self.observe(site, choice, hidden, experts)
+
+
+def _passes(trace: Trace, scaling: Scaling) -> list[tuple[int, int]]:
+    """The passes to replay: how many tokens each, and the length to scale to; those that scale alike are one."""
+    if trace.passes is None or not scaling:
+        return []
+    reached = 0
+    found: list[tuple[int, int]] = []
+    for tokens, length in unfolded(trace.passes):
+        reached = max(reached, length) if not tokens else reached
+        length = max(reached, length)
+        if found and tokens and scaling.stage(length) == scaling.stage(found[-1][1]):
+            found[-1] = (found[-1][0] + tokens, length)
+        elif tokens:
+            found.append((tokens, length))
+    return found
+
+
+def _run(
+    model: nn.Module, arguments: dict[str, Any], routings: list[Forced], passes: list[tuple[int, int]], ahead: Ahead
+) -> None:
+    """The forward passes of a replay; one for all there is where ``passes`` names none."""
+    if not passes:
+        model(**arguments)
+        return
+    whole: list[tuple[Tensor, Any]] = [(routing.experts, routing.dropped) for routing in routings]
+    cache, start = None, 0
+    for tokens, length in passes:
+        end = start + tokens
+        ahead.tokens = length - end
+        given = {**arguments, "input_ids": arguments["input_ids"][:, start:end]}
+        if len(passes) > 1:
+            given |= {"use_cache": True, "past_key_values": cache}
+        for routing, (experts, dropped) in zip(routings, whole, strict=True):
+            routing.experts, routing.dropped = experts[start:end], dropped[start:end]
+        cache = getattr(model(**given), "past_key_values", None)
+        if cache is None and end < len(whole[0][0]):
+            raise InvalidTrace("this trace was made with a cache, and this model returns none to replay it with")
+        start = end
 
 
 def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:

@@ -50,7 +50,7 @@ class Recorder:
         """
         header = self.header()
         with self.journals.opened() as journal:
-            yield Recording(journal, header)
+            yield Recording(self.model, journal, header)
 
     def header(self) -> TraceHeader:
         """What every trace of this session says of itself."""

@@ -24,6 +24,7 @@ from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
 from okr.traces.engines import NOT_RECORDED, arrange, depth_of
 from okr.traces.header import TraceHeader
+from okr.traces.passes import check_passes
 
 NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
 MAX_FILE_BYTES = 2**30
@@ -38,7 +39,8 @@ class Trace:
     token was never an input; NOT_RECORDED (-1) where nothing is known, NOTHING_RAN (-2) where a capacity dropped the
     token; sites with fewer than the largest k are filled up with -1. encoder_token_ids int32 [m] and
     encoder_experts int16 [m, encoder sites, k] for encoder-decoders, else None. prompt_length: decoder tokens that
-    were given, not generated.
+    were given, not generated. passes: int32 [runs, 3], by which forward passes the model saw the routed tokens
+    (:mod:`okr.traces.passes`), where its rotary scaling changes with the length, else None.
     """
 
     header: TraceHeader
@@ -47,6 +49,7 @@ class Trace:
     prompt_length: int
     encoder_token_ids: Int32[np.ndarray, " source"] | None = None
     encoder_experts: Int16[np.ndarray, "source encoder_sites top_k"] | None = None
+    passes: Int32[np.ndarray, "runs 3"] | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -128,6 +131,7 @@ class Trace:
             "prompt_length": np.array([self.prompt_length], np.int32),
             "encoder_token_ids": self.encoder_token_ids,
             "encoder_experts": self.encoder_experts,
+            "passes": self.passes,
         }
         return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
 
@@ -170,7 +174,7 @@ class Trace:
             raise InvalidTrace(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             raise InvalidTrace("not a safetensors file with an OKR header") from None
-        names = {"token_ids", "experts", "prompt_length", "encoder_token_ids", "encoder_experts"}
+        names = {"token_ids", "experts", "prompt_length", "encoder_token_ids", "encoder_experts", "passes"}
         if not names >= set(arrays) >= {"token_ids", "experts", "prompt_length"}:
             raise InvalidTrace(f"holds {sorted(arrays)[:8]} instead of the arrays of a trace")
         prompt = arrays.pop("prompt_length")
@@ -200,6 +204,10 @@ def _check(trace: Trace) -> None:
         raise InvalidTrace("encoder sites and encoder tokens with their experts must come together")
     if needed:
         _check_stack(trace, "encoder_token_ids", trace.encoder_token_ids, trace.encoder_experts, encoder=True)
+    if trace.passes is not None:
+        if needed:
+            raise InvalidTrace("passes are kept of decoders alone, not beside an encoder")
+        check_passes(trace.passes, len(trace.token_ids) - 1)
 
 
 def _check_stack(trace: Trace, name: str, tokens: Any, experts: Any, *, encoder: bool) -> None:

@@ -106,6 +106,11 @@ def compares_shapes(change: Change) -> None:
     change(ModelIdentity, "same_model", lambda self, other: self.structure == other.structure)
 
 
+@broken("everything seen at once", fails=("REPLAY-002",), passes=(*RIGHT, "REPLAY-001", "REPLAY-003"))
+def sees_everything_at_once(change: Change) -> None:
+    change(module, "_passes", lambda trace, scaling: [])
+
+
 def _after(change: Change, then: Callable[[nn.Module], Any]) -> None:
     replay = okr.attach.replay
 

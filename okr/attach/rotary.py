@@ -1,0 +1,158 @@
+"""Rotary embeddings whose scaling changes with the length: dynamic NTK and longrope.
+
+Their frequencies follow from the longest sequence that a forward pass sees, so a token's states depend on the pass that
+made them: the same sequence seen at once has others. A replay therefore goes by the passes that a trace recorded.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Limit = tuple[str, int | None]
+"""``dynamic`` or ``longrope``, and the length from which it scales; None where that is not known."""
+
+
+class Scaling:
+    """What of a model's rotary embeddings changes with the length; false where nothing does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        found = ((module, _limits(module)) for module in model.modules() if hasattr(module, "rope_type"))
+        self.rotaries = [(module, limits) for module, limits in found if limits]
+        self.limits = sorted({limit for _, limits in self.rotaries for limit in limits}, key=str)
+        if not self.rotaries:  # perhaps code of the model's own, of which only the configuration is known
+            self.limits = _configured(getattr(model, "config", None))
+            self.rotaries = [(module, self.limits) for module in model.modules() if self.limits and _turns(module)]
+
+    def __bool__(self) -> bool:
+        return bool(self.limits)
+
+    def stage(self, length: int) -> tuple[int, ...]:
+        """What decides the frequencies at ``length``: passes of one stage may be replayed as one."""
+        return tuple(
+            length if limit is None else int(length > limit) if kind == "longrope" else max(length, limit)
+            for kind, limit in self.limits
+        )
+
+    def reached(self) -> int:
+        """The length that earlier use has scaled the model to; 0 where that is none."""
+        found = (
+            (int(value), limit)
+            for module, limits in self.rotaries
+            for kind, limit in limits
+            if kind == "dynamic" and limit is not None
+            for value in _lengths(module).values()
+        )
+        return max((value for value, limit in found if value > limit), default=0)
+
+    def outlasting(self, reached: int, length: int) -> int:
+        """``reached`` where a pass of ``length`` leaves the model scaled to that, else 0."""
+        held = (kind == "dynamic" and limit is not None and limit <= length < reached for kind, limit in self.limits)
+        return reached if any(held) else 0
+
+    @contextmanager
+    def afresh(self) -> Iterator["Ahead"]:
+        """Scaled to no length yet, as after loading, for the length of the block, and ahead by what the answer is set
+        to; then as before."""
+        ahead, undo = Ahead(), []
+        try:
+            for module, _ in self.rotaries:
+                undo.append(_kept(module))
+                _reset(module)
+                undo += [
+                    module.register_forward_pre_hook(ahead.before, with_kwargs=True).remove,
+                    module.register_forward_hook(ahead.after).remove,
+                ]
+            yield ahead
+        finally:
+            for restore in undo:
+                restore()
+
+
+class Ahead:
+    """Hooks by which rotary embeddings see, behind the positions of a sequence, one that lies ``tokens`` further on:
+    that of the longest sequence in the batch."""
+
+    tokens = 0
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not self.tokens:
+            return None
+        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        positions = torch.cat([positions, positions.amax(-1, keepdim=True) + self.tokens], -1)
+        if "position_ids" in kwargs:
+            return args, {**kwargs, "position_ids": positions}
+        return (args[0], positions, *args[2:]), kwargs
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self.tokens:
+            return None
+        if isinstance(output, Tensor):
+            return output[..., :-1, :]
+        return tuple(part[..., :-1, :] for part in output)
+
+
+def _limits(module: nn.Module) -> list[Limit]:
+    kinds: Any = module.rope_type
+    found: list[Limit] = []
+    for layer_type, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
+        if "dynamic" in str(kind):
+            found.append(("dynamic", getattr(module, "original_max_seq_len", None)))
+        elif kind == "longrope":
+            parameters = getattr(getattr(module, "config", None), "rope_parameters", None) or {}
+            parameters = parameters if layer_type is None else parameters.get(layer_type) or {}
+            found.append(("longrope", parameters.get("original_max_position_embeddings")))
+    return found
+
+
+def _turns(module: nn.Module) -> bool:
+    """Whether ``module`` looks like a rotary embedding: its name says so, and it takes positions."""
+    named = "rotary" in type(module).__name__.lower()
+    return named and "position_ids" in inspect.signature(module.forward).parameters
+
+
+def _configured(config: Any) -> list[Limit]:
+    """What a configuration says of scaling by length, in its text part too, by layer type or not."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found: list[Limit] = []
+    for part in (config, text):
+        for name in ("rope_parameters", "rope_scaling"):
+            given = getattr(part, name, None)
+            for parameters in (given, *given.values()) if isinstance(given, dict) else ():
+                kind = str(parameters.get("rope_type", parameters.get("type"))) if isinstance(parameters, dict) else ""
+                if "dynamic" in kind or kind in ("longrope", "su"):
+                    found.append((kind, None))
+    return found[:1]
+
+
+def _lengths(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a dynamic NTK embedding that hold the length it is scaled to, one a layer type."""
+    return {name: value for name, value in vars(module).items() if name.endswith("max_seq_len_cached")}
+
+
+def _reset(module: Any) -> None:
+    """Scale a dynamic NTK embedding back; longrope keeps no state between passes."""
+    for name in _lengths(module):
+        prefix = name.removesuffix("max_seq_len_cached")
+        original = getattr(module, f"{prefix}original_inv_freq", None)
+        if original is not None and hasattr(module, "original_max_seq_len"):
+            setattr(module, name, module.original_max_seq_len)
+            module.register_buffer(f"{prefix}inv_freq", original.clone(), persistent=False)
+
+
+def _kept(module: nn.Module) -> Callable[[], None]:
+    """What brings back the attributes and buffers that ``module`` has now; buffers in place."""
+    state = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    buffers = {name: (buffer, buffer.clone()) for name, buffer in module._buffers.items() if buffer is not None}
+
+    def restore() -> None:
+        for name in [name for name in vars(module) if not name.startswith("_") and name not in state]:
+            del module.__dict__[name]
+        module.__dict__.update(state)
+        for name, (buffer, value) in buffers.items():
+            module._buffers[name] = buffer.copy_(value)
+
+    return restore
