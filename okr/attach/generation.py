@@ -19,6 +19,7 @@ _FORBIDDEN = {
     "penalty_alpha": "contrastive search",
     "dola_layers": "DoLa decoding",
     "custom_generate": "custom generation code",
+    "adapter_names": "a batch of several adapters",
 }
 
 

@@ -15,6 +15,7 @@ from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
 from okr.traces import TraceHeader
+from okr.traces.weights import revision
 
 
 class Recorder:
@@ -28,15 +29,18 @@ class Recorder:
         self.setting = setting
         self.journal = Journal(len(self.sites))
         self._header: TraceHeader | None = None
+        self._described: object = None  # the model as the header describes it
 
     def generate(self, **arguments: Any) -> Generation:
         """``model.generate(**arguments)``, greedy or sampled, with one trace a returned sequence.
 
         Raises UnsupportedGeneration for beam search, assisted decoding and ``inputs_embeds``.
         """
-        if self._header is None:
+        now = revision(self.model)
+        if self._header is None or now != self._described:
             setting = asdict(self.setting) if self.setting else {}
             self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)
+            self._described = now
         return generate(self.model, self.journal, self._header, arguments)
 
     def __repr__(self) -> str:

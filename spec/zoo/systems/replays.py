@@ -102,7 +102,7 @@ def shows_probabilities(change: Change) -> None:
 
 @broken("models compared by shape alone", fails=("REPLAY-003",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
 def compares_shapes(change: Change) -> None:
-    change(ModelIdentity, "same_model", lambda self, other: self.structure == other.structure)
+    change(ModelIdentity, "difference", lambda self, other: "" if self.structure == other.structure else "shape")
 
 
 def _after(change: Change, then: Callable[[nn.Module], Any]) -> None:
