@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from okr.attach.engine import attached, keyable_sites
 from okr.attach.routings import Forced
 from okr.discovery import RouterSite
-from okr.discovery.adapters import places
+from okr.discovery.adapters import plain_path
 from okr.errors import InvalidTrace
 from okr.traces import NOTHING_RAN, ModelIdentity, Trace
 
@@ -60,8 +60,7 @@ def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:
             f"this trace was made by {_ANOTHER[difference]}: {trace.header.model.class_name} with "
             f"{len(trace.header.sites)} sites; verify it with the model that made it"
         )
-    plain = {place.path: place.plain for place in places(model)}
-    by_path = {plain[site.path]: site for site in sites}
+    by_path = {plain_path(model, site.path): site for site in sites}
     for recorded in trace.header.sites:
         site = by_path.get(recorded.path)
         if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):

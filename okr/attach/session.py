@@ -15,7 +15,7 @@ from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
 from okr.traces import TraceHeader
-from okr.traces.weights import revision
+from okr.traces.weights import WeightSample, revision
 
 
 class Recorder:
@@ -36,7 +36,7 @@ class Recorder:
 
         Raises UnsupportedGeneration for beam search, assisted decoding and ``inputs_embeds``.
         """
-        now = revision(self.model)
+        now = revision(self.model), WeightSample.of(self.model)  # the second: some write past the first (.data)
         if self._header is None or now != self._described:
             setting = asdict(self.setting) if self.setting else {}
             self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)

@@ -99,6 +99,19 @@ def _stand_ins(module: nn.Module, parts: list[str]) -> Iterator[nn.Module]:
         yield from _stand_ins(child, parts[1:])
 
 
+def plain_path(model: nn.Module, path: str) -> str:
+    """``path`` as it would be in ``model`` without wrappers, whichever of their copies it names."""
+    parts, plain, module = path.split("."), list[str](), model
+    while parts:
+        inside, used = _inside(module), 1
+        if has_copies(module):
+            inside, used = "original_module", 1 if parts[0] == "original_module" else 2
+        elif not inside:
+            plain.append(parts[0])
+        module, parts = module.get_submodule(inside or parts[0]), parts[used:]
+    return ".".join(plain)
+
+
 def prompt_adapter(model: nn.Module) -> Any:
     """The configuration of the adapter by which ``model`` puts virtual tokens in front (prompt or prefix tuning), or
     of one that adds to its attention; None where there is none, or it is disabled."""

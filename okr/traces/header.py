@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from okr import SPEC_VERSION
 from okr.discovery import RouterSite
-from okr.discovery.adapters import Place, joined, places, prompt_adapter
+from okr.discovery.adapters import Place, joined, places, plain_path, prompt_adapter
 from okr.errors import UnsupportedGeneration
 from okr.traces.weights import WeightSample, acts, stored
 
@@ -68,9 +68,10 @@ class ModelIdentity(_Strict):
     @classmethod
     def of(cls, model: nn.Module, sites: Sequence[RouterSite]) -> "ModelIdentity":
         """The identity of ``model``; the same in float32 and bfloat16, but for rounding in the sample."""
-        held = {place.path: place for place in places(model)}
-        name = type(next(iter(held.values())).module).__name__
-        routers = [held[site.path] for site in sites]
+        held = {place.plain: place for place in places(model)}
+        kind = type(held[""].module)
+        name = getattr(kind, "_okr_name", kind.__name__)
+        routers = [held[plain_path(model, site.path)] for site in sites]
         shape: list[Any] = [
             [place.plain, site.stack, site.layer, site.num_experts, site.top_k, site.hidden_size]
             for place, site in zip(routers, sites, strict=True)
@@ -169,11 +170,11 @@ class TraceHeader(_Strict):
             raise UnsupportedGeneration(
                 f"an adapter of type {kind} is active: it adds what is no token, which no trace can hold; switch it off"
             )
-        plain = {place.path: place.plain for place in places(model)}
         return cls(
             model=ModelIdentity.of(model, sites),
             sites=tuple(
-                TraceSite(**{n: getattr(s, n) for n in TraceSite.model_fields} | {"path": plain[s.path]}) for s in sites
+                TraceSite(**{n: getattr(s, n) for n in TraceSite.model_fields} | {"path": plain_path(model, s.path)})
+                for s in sites
             ),
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             key_id=key_id,

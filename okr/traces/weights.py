@@ -6,22 +6,24 @@ A digest would not do: a copy in bfloat16, or one with an adapter merged, is the
 import base64
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from okr.discovery.adapters import Place, places, switches
 from okr.discovery.sites import pattern
 
-ROW = 4  # entries of one kind of weight that are compared together: their largest says what is small
-ROWS = 128
-TOLERANCE = 2.0**-7  # of a row's largest: twice what bfloat16 and a merged adapter round
+ROW = 8  # entries of one kind of weight that are compared together: their largest says what is small
+ROWS = 64
+TOLERANCE = 0.01  # of a row's largest; a copy in bfloat16 is off by 2^-9, an adapter merged in bfloat16 by some more
 NEGLIGIBLE = 2.0**-20
-UNKNOWN_EFFECT = np.float16(np.inf)  # an adapter acts here, and what it does cannot be computed
+UNKNOWN_EFFECT = math.inf  # in place of a value: an adapter acts here, and what it does cannot be computed
 _READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -31,23 +33,16 @@ class WeightSample(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    places: str
-    values: str
+    places: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    values: Annotated[str, Field(max_length=4 * ROW * ROWS)]
 
     @field_validator("values")
     @classmethod
     def _whole(cls, values: str) -> str:
-        size = len(base64.b64decode(values, validate=True)) if len(values) <= 4 * ROW * ROWS else 0
-        if not size or size % (2 * ROW):
-            raise ValueError("must be base64 of whole rows")
+        size = len(base64.b64decode(values, validate=True))
+        if not 0 < size <= 2 * ROW * ROWS or size % (2 * ROW):
+            raise ValueError(f"must be base64 of 1 to {ROWS} whole rows")
         return values
-
-    @field_validator("places")
-    @classmethod
-    def _digest(cls, value: str) -> str:
-        if len(value) != 16 or not set(value) <= set("0123456789abcdef"):
-            raise ValueError("must be 16 hexadecimal digits")
-        return value
 
     @classmethod
     @torch.no_grad()
@@ -59,10 +54,10 @@ class WeightSample(BaseModel):
         each = ROW * max(1, ROWS // max(1, len(kinds)))
         chosen = [spot for kind in sorted(kinds)[:ROWS] for spot in _spread(kind, kinds[kind], each)]
         reader = _Reader()
-        values = _gathered([reader.entry(place, name, seed) for place, name, seed in chosen])
+        values = _gathered([reader.entry(*spot) for spot in chosen])
         if not chosen or np.isnan(values).all():
             return None
-        named = hashlib.sha256("\n".join(f"{place.plain}.{name}" for place, name, _ in chosen).encode())
+        named = hashlib.sha256("\n".join(f"{place.plain}.{name}" for place, name, *_ in chosen).encode())
         return cls(places=named.hexdigest()[:16], values=base64.b64encode(values.astype("<f2").tobytes()).decode())
 
     def agrees(self, other: "WeightSample") -> bool:
@@ -70,7 +65,7 @@ class WeightSample(BaseModel):
         ours, theirs = self._rows(), other._rows()
         if self.places != other.places or ours.shape != theirs.shape:
             return True  # stored otherwise (some quantisations do): nothing to compare
-        marked = [np.isposinf(rows) for rows in (ours, theirs)]
+        marked = [rows == UNKNOWN_EFFECT for rows in (ours, theirs)]
         absent = [np.isnan(rows) for rows in (ours, theirs)]
         if (marked[0] & absent[1]).any() or (marked[1] & absent[0]).any():
             return False
@@ -82,9 +77,6 @@ class WeightSample(BaseModel):
     def _rows(self) -> np.ndarray:
         values = np.frombuffer(base64.b64decode(self.values), "<f2")
         return values.reshape(-1, ROW).astype(np.float64)
-
-
-Spot = tuple[Place, str, bytes]
 
 
 def _kinds(model: nn.Module) -> dict[str, list[tuple[Place, str]]]:
@@ -100,19 +92,18 @@ def _kinds(model: nn.Module) -> dict[str, list[tuple[Place, str]]]:
     return kinds
 
 
-def _spread(kind: str, weights: Sequence[tuple[Place, str]], count: int) -> Iterator[Spot]:
-    """``count`` spots in the weights of one kind, as many in each; the seed says where in the weight."""
+def _spread(kind: str, weights: Sequence[tuple[Place, str]], count: int) -> Iterator[tuple[Place, str, str, int]]:
+    """``count`` entries of one kind, as many in each of its weights: whose, which, the kind and their number in it."""
     for number in range(count):
-        place, name = weights[number * len(weights) // count]
-        yield place, name, hashlib.sha256(f"{kind}\0{number}".encode()).digest()
+        yield *weights[number * len(weights) // count], kind, number
 
 
-def _index(shape: torch.Size, seed: bytes) -> tuple[int, ...]:
-    """A place in a tensor; below the largest power of two, so that padding a vocabulary moves none."""
-    return tuple(
-        int.from_bytes(seed[4 * axis : 4 * axis + 4], "big") % (1 << (size.bit_length() - 1))
-        for axis, size in enumerate(shape[:8])
-    )
+@lru_cache(2**14)
+def _index(kind: str, number: int, shape: torch.Size) -> tuple[int, ...]:
+    """Where in a tensor an entry is: below the largest power of two, so that padding a vocabulary moves none."""
+    seed = hashlib.sha256(f"{kind}\0{number}".encode()).digest()
+    draws = (int.from_bytes(seed[4 * axis : 4 * axis + 4], "big") for axis in range(len(shape)))
+    return tuple(draw % (1 << (size.bit_length() - 1)) for draw, size in zip(draws, shape, strict=True))
 
 
 def _gathered(entries: Sequence[Tensor | None]) -> np.ndarray:
@@ -134,15 +125,15 @@ class _Reader:
     def __init__(self) -> None:
         self._states: dict[int, dict[str, Tensor] | None] = {}
 
-    def entry(self, place: Place, name: str, seed: bytes) -> Tensor | None:
+    def entry(self, place: Place, name: str, kind: str, number: int) -> Tensor | None:
         """One entry [], or None where the weight is not at hand."""
         value = place.module._parameters[name]
         assert value is not None  # what _kinds left out
         known = type(value) in (Tensor, nn.Parameter) and value.dtype in _READ and not value.is_meta and value.numel()
         acting = [adapter for adapter in place.adapters if acts(adapter)]
         if not known:
-            return torch.tensor(torch.inf) if acting else None
-        index = _index(value.shape, seed)
+            return torch.tensor(UNKNOWN_EFFECT) if acting else None
+        index = _index(kind, number, value.shape)
         found = value[index]
         for adapter in acting:
             part = _low_rank(adapter, name, index, value)
@@ -156,7 +147,7 @@ class _Reader:
         if id(place.module) not in self._states:
             self._states[id(place.module)] = _merged_state(place)
         state = self._states[id(place.module)]
-        return torch.tensor(torch.inf) if state is None or name not in state else state[name][index]
+        return torch.tensor(UNKNOWN_EFFECT) if state is None or name not in state else state[name][index]
 
 
 def revision(model: nn.Module) -> Any:
