@@ -23,12 +23,15 @@ _FORBIDDEN = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """``sequences`` as ``model.generate`` returns them, int64 [B, L]; ``traces[i]`` belongs to ``sequences[i]``."""
 
     sequences: Tensor
     traces: list[Trace]
+
+    def __repr__(self) -> str:
+        return f"Generation(sequences={list(self.sequences.shape)}, {len(self.traces)} traces)"
 
 
 class Journal:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
+from okr.routing.settings import ZoneName
 from okr.traces import TraceHeader
 from okr.traces.weights import WeightSample, revision
 
@@ -55,34 +56,43 @@ class Watermark(Recorder):
         self.key_id = key_id
 
 
-@contextmanager
 def watermark(
-    model: nn.Module, key: Key, *, epsilon: float, zone: str = "max", strength: float = math.inf
-) -> Iterator[Watermark]:
+    model: nn.Module, key: Key, *, epsilon: float, zone: ZoneName = "max", strength: float = math.inf
+) -> AbstractContextManager[Watermark]:
     """Key every router of ``model`` that can be keyed, for the length of a ``with`` block.
 
     Inside it ``model.generate(...)`` and ``model(...)`` are watermarked; ``Watermark.generate`` also returns traces.
     After it, also after an exception, the model is exactly as before.
 
     Arguments: ``epsilon`` in the unit of each site (logits, or scores), 0 to inf; ``zone`` is ``max`` or ``boundary``;
-    ``strength`` above 0, inf for the key alone to decide. Raises InvalidSetting, RouterNotFound, UnsupportedRouter or
-    AlreadyAttached.
+    ``strength`` above 0, inf for the key alone to decide. Raises InvalidKey, InvalidSetting or RouterNotFound at once,
+    UnsupportedRouter or AlreadyAttached where the block begins.
     """
     check_key(key)
     sites = keyable_sites(model)
     for site in sites:
         check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
-    setting = Setting(float(epsilon), zone, float(strength))
+    return _watermarking(model, key, sites, Setting(float(epsilon), zone, float(strength)))
+
+
+@contextmanager
+def _watermarking(model: nn.Module, key: Key, sites: list[RouterSite], setting: Setting) -> Iterator[Watermark]:
     session = Watermark(model, sites, setting, key.id)
     routings = [Keyed(site, key, setting, session.journal.reporter(i)) for i, site in enumerate(sites)]
     with attached(model, sites, routings):
         yield session
 
 
+def record(model: nn.Module) -> AbstractContextManager[Recorder]:
+    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes.
+
+    Raises RouterNotFound at once, UnsupportedRouter or AlreadyAttached where the block begins.
+    """
+    return _recording(model, keyable_sites(model))
+
+
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recorder]:
-    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes."""
-    sites = keyable_sites(model)
+def _recording(model: nn.Module, sites: list[RouterSite]) -> Iterator[Recorder]:
     session = Recorder(model, sites)
     routings = [Native(session.journal.reporter(i)) for i in range(len(sites))]
     with attached(model, sites, routings):

@@ -22,6 +22,7 @@ from okr import SPEC_VERSION
 from okr.discovery import RouterSite
 from okr.discovery.adapters import Place, joined, places, plain_path, prompt_adapter
 from okr.errors import UnsupportedGeneration
+from okr.routing.settings import ZoneName
 from okr.traces.weights import WeightSample, acts, stored
 
 _IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters whose virtual tokens are in the cache alone: no router sees them
@@ -143,10 +144,10 @@ class TraceHeader(_Strict):
 
     spec_version: Literal["1.0"] = "1.0"
     model: ModelIdentity
-    sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False)]
+    sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False, repr=False)]
     dtype: Name
     key_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
-    zone: Literal["max", "boundary"] | None = None
+    zone: ZoneName | None = None
     epsilon: float | None = None
     strength: float | None = None
 
@@ -157,7 +158,7 @@ class TraceHeader(_Strict):
         sites: Sequence[RouterSite],
         *,
         key_id: str | None = None,
-        zone: str | None = None,
+        zone: ZoneName | None = None,
         epsilon: float | None = None,
         strength: float | None = None,
     ) -> "TraceHeader":
@@ -178,7 +179,7 @@ class TraceHeader(_Strict):
             ),
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             key_id=key_id,
-            zone=zone,  # type: ignore[arg-type]
+            zone=zone,
             epsilon=epsilon,
             strength=strength,
         )

@@ -34,7 +34,7 @@ class WeightSample(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     places: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-    values: Annotated[str, Field(max_length=4 * ROW * ROWS)]
+    values: Annotated[str, Field(max_length=4 * ROW * ROWS, repr=False)]
 
     @field_validator("values")
     @classmethod
