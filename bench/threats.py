@@ -125,7 +125,9 @@ def changes(loaded: Loaded) -> str:
     anonymous = [  # without the weights' digest, or verification would refuse a changed model at once
         dataclasses.replace(
             trace,
-            header=trace.header.model_copy(update={"model": trace.header.model.model_copy(update={"routers": None})}),
+            header=trace.header.model_copy(
+                update={"model": trace.header.model.model_copy(update={"routers": None, "weights": None})}
+            ),
         )
         for trace in traces
     ]

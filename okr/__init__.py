@@ -1,6 +1,8 @@
 """Opportunistic Keyed Routing: a watermark in the router of Mixture-of-Experts language models.
 
-Everything public is here; heavy imports wait until a name is first used, so ``import okr`` is instant.
+What ``okr.__all__`` lists is here; heavy imports wait until a name is first used, so ``import okr`` is instant. Public
+beside it: ``okr.discovery`` (``search``, ``prove``, ``table``, ``discover_config``), ``okr.routing`` (the algorithm)
+and ``okr.errors``.
 """
 
 from importlib import import_module

@@ -53,7 +53,7 @@ def verify_command(
         decoys=decoys,
         alpha=alpha,
         epsilon=epsilon,
-        zone=zone,
+        zone=zone,  # type: ignore[arg-type]  # checked above
         strength=strength,
         skip_prompt=skip_prompt,
     )
@@ -115,7 +115,7 @@ def detect_command(
                 tokens,
                 secret,
                 epsilon=epsilon,
-                zone=zone,
+                zone=zone,  # type: ignore[arg-type]  # checked above
                 strength=strength,
                 prompt_length=lengths,
                 source_ids=given or None,
@@ -209,7 +209,7 @@ def attribute_command(
             items,
             keys,
             epsilon=epsilon,
-            zone=zone,
+            zone=zone,  # type: ignore[arg-type]  # checked above
             strength=strength,
             alpha=alpha,
             skip_prompt=skip_prompt,

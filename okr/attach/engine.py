@@ -24,6 +24,7 @@ from okr.attach.families import Family, family_of
 from okr.attach.fused import EVERY, Choosing, Fused, Own, fused_for, tell_slow
 from okr.attach.routings import Native
 from okr.discovery import RouterSite, discover
+from okr.discovery.adapters import stand_ins
 from okr.discovery.interception import Interception, Record
 from okr.discovery.probe import example_arguments
 from okr.errors import AlreadyAttached, RouterNotFound, UnsupportedRouter
@@ -200,17 +201,18 @@ def attached(
         for module, site, routing in zip(modules, sites, routings, strict=True)
     ]
     attachments = [_proven(module, attachment) for module, attachment in zip(modules, attachments, strict=True)]
+    places = [(m, attachment) for attachment in attachments for m in stand_ins(model, attachment.site.path)]
     undo: list[Callable[[], None]] = [model.register_forward_hook(guard).remove]
     undo += [part.register_forward_hook(guard.watch).remove for part in _around(model, sites)]
     try:
-        for module, attachment in zip(modules, attachments, strict=True):
+        for module, attachment in places:
             if replay:
                 undo.append(attachment.family.prepare_replay(module))
             _swap_in(module, attachment)
         yield
     finally:
         guard.left = True
-        for module in modules:
+        for module, _ in places:
             _swap_out(module)
         for restore in undo:
             restore()

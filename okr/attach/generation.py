@@ -22,16 +22,20 @@ _FORBIDDEN = {
     "penalty_alpha": "contrastive search",
     "dola_layers": "DoLa decoding",
     "custom_generate": "custom generation code",
+    "adapter_names": "a batch of several adapters",
 }
 """Ways of generating that cannot be traced, as an argument or in the generation configuration."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """``sequences`` as ``model.generate`` returns them, int64 [B, L]; ``traces[i]`` belongs to ``sequences[i]``."""
 
     sequences: Tensor
     traces: list[Trace]
+
+    def __repr__(self) -> str:
+        return f"Generation(sequences={list(self.sequences.shape)}, {len(self.traces)} traces)"
 
 
 def generate(model: nn.Module, journals: Journals, header: TraceHeader, arguments: dict[str, Any]) -> Generation:

@@ -5,6 +5,7 @@ Every site then sees the inputs it saw when the trace was made, whatever key mad
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,20 @@ from okr.attach.engine import attached, keyable_sites
 from okr.attach.rotary import Ahead, Scaling
 from okr.attach.routings import Forced
 from okr.discovery import RouterSite
+from okr.discovery.adapters import plain_path
 from okr.errors import InvalidTrace
 from okr.routing.precision import autocast
 from okr.traces import NOTHING_RAN, ModelIdentity, Trace, unfolded
 
 Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
 """Called per site with the site, its choice scores [T, E], its input [T, d] and the trace's experts [T, k]."""
+
+
+_ANOTHER = {
+    "structure": "another model",
+    "routers": "another model, of the same structure with other router weights",
+    "weights": "another model, of the same structure with other weights (an adapter on or off, or fine-tuning)",
+}
 
 
 @torch.no_grad()
@@ -36,10 +45,10 @@ def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
     scaling = Scaling(model)
     passes = _passes(trace, scaling)
     shown = observe if len(passes) < 2 else _Gathered(observe, len(trace.token_ids) - 1)
-    routings = [
-        _forced(site, torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long(), shown)
-        for index, site in enumerate(sites)
-    ]
+    routings = []
+    for index, (site, recorded) in enumerate(zip(sites, trace.header.sites, strict=True)):
+        experts = torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long()
+        routings.append(_forced(replace(site, path=recorded.path), experts, shown))  # wrapped or not, one verdict
     training = model.training
     model.eval()
     try:
@@ -111,12 +120,13 @@ def _run(
 def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:
     """The sites of ``model`` that ``trace`` recorded, in the trace's order; InvalidTrace when they do not match."""
     sites = keyable_sites(model)
-    if not trace.header.model.same_model(ModelIdentity.of(model, sites)):
+    difference = trace.header.model.difference(ModelIdentity.of(model, sites))
+    if difference:
         raise InvalidTrace(
-            f"this trace was made by another model ({trace.header.model.class_name}, "
-            f"{len(trace.header.sites)} sites); verify it with the model that made it"
+            f"this trace was made by {_ANOTHER[difference]}: {trace.header.model.class_name} with "
+            f"{len(trace.header.sites)} sites; verify it with the model that made it"
         )
-    by_path = {site.path: site for site in sites}
+    by_path = {plain_path(model, site.path): site for site in sites}
     for recorded in trace.header.sites:
         site = by_path.get(recorded.path)
         if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):

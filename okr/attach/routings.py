@@ -18,6 +18,7 @@ from okr.routing.accelerated import Accelerated, Rule, accelerate
 from okr.routing.compiled import Selector, in_memory
 from okr.routing.scores import TINY, products
 from okr.routing.selection import route
+from okr.routing.settings import ZoneName
 
 Report = Callable[[Callable[[], Tensor]], None]
 """Called at every call of a router with what says which experts ran [T, k]."""
@@ -28,7 +29,7 @@ class Setting:
     """How the key decides: the zone, its width epsilon (in the site's unit) and the strength."""
 
     epsilon: float
-    zone: str = "max"
+    zone: ZoneName = "max"
     strength: float = math.inf
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,9 @@ from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
+from okr.routing.settings import ZoneName
 from okr.traces import TraceHeader
+from okr.traces.weights import WeightSample, revision
 
 
 class Recorder:
@@ -30,6 +32,7 @@ class Recorder:
         self.setting = setting
         self.journals = Journals(len(self.sites))
         self._header: TraceHeader | None = None
+        self._described: object = None  # the model as the header describes it
 
     def generate(self, inputs: Any = None, **arguments: Any) -> Generation:
         """``model.generate(inputs, **arguments)``, greedy or sampled, with one trace a returned sequence.
@@ -53,10 +56,12 @@ class Recorder:
             yield Recording(self.model, journal, header)
 
     def header(self) -> TraceHeader:
-        """What every trace of this session says of itself."""
-        if self._header is None:
+        """What every trace of this session says of itself; made anew where the model's weights changed."""
+        now = revision(self.model), WeightSample.of(self.model)  # the second: some write past the first (.data)
+        if self._header is None or now != self._described:
             setting = asdict(self.setting) if self.setting else {}
             self._header = TraceHeader.describe(self.model, self.sites, key_id=self.key_id, **setting)
+            self._described = now
         return self._header
 
     def __repr__(self) -> str:
@@ -71,24 +76,27 @@ class Watermark(Recorder):
         self.key_id = key_id
 
 
-@contextmanager
 def watermark(
-    model: nn.Module, key: Key, *, epsilon: float, zone: str = "max", strength: float = math.inf
-) -> Iterator[Watermark]:
+    model: nn.Module, key: Key, *, epsilon: float, zone: ZoneName = "max", strength: float = math.inf
+) -> AbstractContextManager[Watermark]:
     """Key every router of ``model`` that can be keyed, for the length of a ``with`` block.
 
     Inside it ``model.generate(...)`` and ``model(...)`` are watermarked; ``Watermark.generate`` also returns traces.
     After it, also after an exception, the model is exactly as before.
 
     Arguments: ``epsilon`` in the unit of each site (logits, or scores), 0 to inf; ``zone`` is ``max`` or ``boundary``;
-    ``strength`` above 0, inf for the key alone to decide. Raises InvalidSetting, RouterNotFound, UnsupportedRouter or
-    AlreadyAttached.
+    ``strength`` above 0, inf for the key alone to decide. Raises InvalidKey, InvalidSetting or RouterNotFound at once,
+    UnsupportedRouter or AlreadyAttached where the block begins.
     """
     check_key(key)
     sites = keyable_sites(model)
     for site in sites:
         check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
-    setting = Setting(float(epsilon), zone, float(strength))
+    return _watermarking(model, key, sites, Setting(float(epsilon), zone, float(strength)))
+
+
+@contextmanager
+def _watermarking(model: nn.Module, key: Key, sites: list[RouterSite], setting: Setting) -> Iterator[Watermark]:
     session = Watermark(model, sites, setting, key.id)
     routings = [Keyed(site, key, setting, session.journals.reporter(i)) for i, site in enumerate(sites)]
     with attached(model, sites, routings):
@@ -98,10 +106,16 @@ def watermark(
             session.journals.end()
 
 
+def record(model: nn.Module) -> AbstractContextManager[Recorder]:
+    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes.
+
+    Raises RouterNotFound at once, UnsupportedRouter or AlreadyAttached where the block begins.
+    """
+    return _recording(model, keyable_sites(model))
+
+
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recorder]:
-    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes."""
-    sites = keyable_sites(model)
+def _recording(model: nn.Module, sites: list[RouterSite]) -> Iterator[Recorder]:
     session = Recorder(model, sites)
     routings = [Native(session.journals.reporter(i)) for i in range(len(sites))]
     with attached(model, sites, routings):

@@ -21,10 +21,12 @@ from okr.attach.routings import Projector
 from okr.detection.decoys import Decoys, matches
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import at_least_as_good, blocks, site_seed
+from okr.detection.verdict import Bounded
 from okr.detection.verification import MOST_DECOYS, as_traces
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
 from okr.routing.keys import check_key
+from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
 _ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
@@ -41,9 +43,9 @@ class Candidate:
     images: int
 
 
-@dataclass(frozen=True)
-class Attribution:
-    """Which key the evidence was made under.
+@dataclass(frozen=True, repr=False)
+class Attribution(Bounded):
+    """Which key the evidence was made under. It is true, as in ``if attribution``, where a key is named.
 
     key_id: the candidate with the smallest p-value if its adjusted p-value is at most alpha, else None: none of them,
         or too little evidence. P(key_id names a key that had no part in the evidence) <= alpha.
@@ -59,6 +61,9 @@ class Attribution:
         """The attribution as plain JSON-ready values."""
         return asdict(self)
 
+    def __bool__(self) -> bool:
+        return self.key_id is not None
+
     def __str__(self) -> str:
         if not self.opportunities:
             return "cannot tell: no opportunities"
@@ -73,7 +78,7 @@ def attribute(
     keys: Sequence[Key],
     *,
     epsilon: float | None = None,
-    zone: str | None = None,
+    zone: ZoneName | None = None,
     strength: float | None = None,
     alpha: float = 0.01,
     skip_prompt: bool = False,

@@ -11,6 +11,7 @@ from okr.attach import Setting, replay
 from okr.discovery import RouterSite
 from okr.errors import InvalidSetting
 from okr.routing import check_setting, find_zone
+from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
 
@@ -73,7 +74,7 @@ def _site_evidence(
     )
 
 
-def trace_setting(trace: Trace, epsilon: float | None, zone: str | None, strength: float | None) -> Setting:
+def trace_setting(trace: Trace, epsilon: float | None, zone: ZoneName | None, strength: float | None) -> Setting:
     """What to test for: the arguments, or what the trace's header says where they are None."""
     header = trace.header
     epsilon = header.epsilon if epsilon is None else epsilon
@@ -90,7 +91,7 @@ def all_evidence(
     traces: list[Trace],
     *,
     epsilon: float | None,
-    zone: str | None,
+    zone: ZoneName | None,
     strength: float | None,
     skip_prompt: bool,
 ) -> Iterator[list[SiteEvidence]]:

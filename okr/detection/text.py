@@ -32,6 +32,7 @@ from okr.detection.verification import check_decoys, z_score
 from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key
+from okr.routing.settings import ZoneName
 
 FOREIGN = 0.1  # the share of a text that the statistic takes to be anybody's
 TokenIds = Any  # a sequence of whole numbers, a one-dimensional array or tensor of them
@@ -43,7 +44,7 @@ def detect(
     key: Key,
     *,
     epsilon: float,
-    zone: str = "max",
+    zone: ZoneName = "max",
     strength: float = float("inf"),
     prompt_length: int | Sequence[int] = 0,
     source_ids: TokenIds | Sequence[TokenIds] | None = None,

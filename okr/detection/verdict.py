@@ -1,12 +1,28 @@
 """What a verification or a detection says."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+_SHOWN = 4  # of a tuple, in a repr
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a key was there; what a verdict on a trace and one on a text have in common.
+
+class Bounded:
+    """A dataclass whose repr is short whatever it holds: of a long tuple it tells the length."""
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        shown = (f"{name}={_shortened(value)}" for name, value in values.items())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _shortened(value: Any) -> str:
+    return f"<{len(value)} items>" if isinstance(value, tuple) and len(value) > _SHOWN else repr(value)
+
+
+@dataclass(frozen=True, repr=False)
+class Verdict(Bounded):
+    """Whether a key was there; what a verdict on a trace and one on a text have in common. It is true, as in
+    ``if verdict``, where the key was found: ``watermarked``.
 
     p_value: under the null hypothesis that the evidence was made without knowledge of this key, P(p_value <= x) <= x
         for every x. It is (1 + decoys that do at least as well) / (decoys + 1), so never below 1 / (decoys + 1).
@@ -33,6 +49,9 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """The verdict as plain JSON-ready values."""
         return asdict(self)
+
+    def __bool__(self) -> bool:
+        return self.watermarked
 
     def __str__(self) -> str:
         if not self.opportunities:
@@ -66,7 +85,7 @@ class TokenScore:
     matched: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TraceVerdict(Verdict):
     """The verdict of :func:`okr.verify`.
 
@@ -96,7 +115,7 @@ class TraceVerdict(Verdict):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextVerdict(Verdict):
     """The verdict of :func:`okr.detect`, from text alone.
 

@@ -20,6 +20,7 @@ from okr.detection.verdict import TraceVerdict
 from okr.errors import InvalidSetting, InvalidTrace
 from okr.routing import Key
 from okr.routing.keys import check_key
+from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
 MOST_DECOYS = 1_000_000  # what they match is counted token by token: two bytes a token and decoy
@@ -32,7 +33,7 @@ def verify(
     *,
     decoys: int = 999,
     epsilon: float | None = None,
-    zone: str | None = None,
+    zone: ZoneName | None = None,
     strength: float | None = None,
     alpha: float = 0.001,
     skip_prompt: bool = False,

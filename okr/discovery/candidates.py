@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from okr.discovery.adapters import places
+
 _NAMES = ("router", "gate")
 _CLASSES = re.compile(r"(Router|Gate|Gating|TopK)$")
 _SUSPECTS = re.compile(r"router|gate|gating", re.IGNORECASE)
@@ -25,10 +27,11 @@ class Candidate:
 
 
 class Tree:
-    """A model's modules by path, and which of them hold experts."""
+    """A model's modules by their path without wrappers, and which of them hold experts."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = dict(model.named_modules())
+        self.places = {place.plain: place for place in places(model)}
+        self.modules = {plain: place.module for plain, place in self.places.items()}
         self.recorded = tuple(_recorded_classes(model))
         self.with_experts: set[str] = set()  # paths that have experts somewhere below them
         self.parents_of_experts: set[str] = set()

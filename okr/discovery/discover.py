@@ -67,7 +67,8 @@ class _Searcher:
                 self._note(path, module, "no experts in or beside it")
         order = {path: index for index, path in enumerate(self.tree.modules)}
         sites = sorted(self.sites.values(), key=lambda site: (site.stack != "encoder", order[site.path]))
-        return Search(_named_apart(sites), tuple(self.log))
+        named = [replace(site, path=self.tree.places[site.path].path) for site in _named_apart(sites)]
+        return Search(named, tuple(self.log))
 
     def _note(self, path: str, module: nn.Module, what: str) -> None:
         self.log.append(f"{path or 'model'} ({type(module).__name__}): {what}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from okr.discovery.adapters import places
 from okr.discovery.interception import RankingCall, ranking_call
 from okr.discovery.shadow import twin, weightless
 from okr.discovery.sites import Calls, Ranks
@@ -111,12 +112,14 @@ class Watch(TorchFunctionMode):
 
     @contextmanager
     def attributing(self, module: nn.Module) -> Iterator[None]:
-        """Name the innermost submodule of ``module`` at each ranking for the length of the block."""
+        """Name the innermost submodule of ``module`` at each ranking, by its path without wrappers, for the length of
+        the block."""
         handles = []
-        for name, child in module.named_modules():
-            if child is not module:
-                handles.append(child.register_forward_pre_hook(partial(self._entered, name), with_kwargs=True))
-                handles.append(child.register_forward_hook(self._left))
+        for place in places(module):
+            if place.plain:
+                entered = partial(self._entered, place.plain)
+                handles.append(place.module.register_forward_pre_hook(entered, with_kwargs=True))
+                handles.append(place.module.register_forward_hook(self._left))
         try:
             yield
         finally:

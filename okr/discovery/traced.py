@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from okr.discovery.adapters import places
 from okr.discovery.candidates import is_experts, parent_of
 from okr.discovery.discover import discover, site_of
 from okr.discovery.probe import Finding, Seen, Watch, finding_of
@@ -37,12 +38,12 @@ def prove(model: nn.Module, **inputs: Any) -> list[RouterSite]:
         model.train(training)
     traced = watch.findings()
     known = {site.path for site in sites}
-    held = [_held(site, *traced[site.path]) if site.path in traced else site for site in sites]
-    modules = dict(model.named_modules())
+    names = {place.path: place.plain for place in watch.places.values()}
+    held = [_held(site, *traced[names[site.path]]) if names[site.path] in traced else site for site in sites]
     added = [
-        site_of(path, modules[path], watch.leading[path][1], finding)
+        replace(site_of(path, place.module, watch.leading[path][1], finding), path=place.path)
         for path, (finding, reached) in traced.items()
-        if reached and path not in known
+        if reached and (place := watch.places[path]).path not in known
     ]
     return held + added
 
@@ -78,7 +79,8 @@ class _ModelWatch(Watch):
         self.leading: dict[str, tuple[torch.Size, int]] = {}  # module -> its input's shape, last axis apart
         self.received: dict[str, list[Any]] = {}  # experts -> the arguments of their first call
         self.rows: dict[str, int] = {}  # experts' children -> rows they computed
-        self.experts = {path for path, module in model.named_modules() if path and is_experts(path, module)}
+        self.places = {place.plain: place for place in places(model)}
+        self.experts = {path for path, place in self.places.items() if path and is_experts(path, place.module)}
 
     def _entered(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         super()._entered(name, module, args, kwargs)

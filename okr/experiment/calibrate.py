@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from okr.errors import InvalidConfig
 from okr.experiment.quality import MAX_TOKENS, paired_interval, passage_loss
 from okr.loaders import Loaded, generation_defaults
 from okr.routing import Key, check_setting
+from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
 LEVELS = (1e-2, 1e-3)
@@ -40,7 +41,7 @@ class Sweep(_Record):
     """What is measured, on what."""
 
     model: str
-    settings: tuple[tuple[Literal["max", "boundary"], _Number, _Number], ...] = Field(
+    settings: tuple[tuple[ZoneName, _Number, _Number], ...] = Field(
         min_length=1, description="zone, epsilon and strength of each"
     )
     passages: int = Field(ge=2, description="held-out texts that the cost is measured on")
@@ -66,7 +67,7 @@ class TokensNeeded(_Record):
 class Measured(_Record):
     """One setting's line."""
 
-    zone: str
+    zone: ZoneName
     epsilon: float
     strength: float
     opportunity_rate: float = Field(description="(token, site) pairs of held-out text where the key could decide")

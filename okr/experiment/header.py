@@ -42,7 +42,7 @@ def describe_run(
             "revision": loaded.revision,
             "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            **ModelIdentity.of(loaded.model, keyable).model_dump(),
+            **ModelIdentity.of(loaded.model, keyable).model_dump(exclude={"weights"}),
         },
         "sites": [{name: getattr(site, name) for name in SITE_FIELDS} for site in sites],
         "environment": environment.describe(loaded.model),

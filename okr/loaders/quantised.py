@@ -51,6 +51,8 @@ class DeepseekLinearModel(DeepseekModel):
 class DeepseekLinearForCausalLM(DeepseekForCausalLM):
     """DeepSeek-MoE with every expert matrix an ``nn.Linear`` of its own: slower, but it can be quantised."""
 
+    _okr_name = DeepseekForCausalLM.__name__  # one model, in a trace's header
+
     def __init__(self, config: DeepseekConfig) -> None:
         super().__init__(config)
         self.model = DeepseekLinearModel(config)

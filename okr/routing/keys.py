@@ -84,7 +84,11 @@ class Key:
 
         Equal passphrases give equal keys; anyone who guesses the passphrase has the key.
         """
-        if not isinstance(text, str) or len(text) < MIN_PASSPHRASE_CHARACTERS:
+        if not isinstance(text, str):
+            raise InvalidKey(
+                f"a passphrase must be text (str), got {type(text).__name__}; okr.Key takes a secret's bytes"
+            )
+        if len(text) < MIN_PASSPHRASE_CHARACTERS:
             raise InvalidKey(f"a passphrase must have at least {MIN_PASSPHRASE_CHARACTERS} characters")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidKey("a passphrase must be valid Unicode text (UTF-8 where it is read from a file)")

@@ -1,10 +1,12 @@
 """The range of every setting of a watermark."""
 
 from numbers import Real
+from typing import Literal, get_args
 
 from okr.errors import InvalidSetting
 
-ZONES = ("max", "boundary")
+ZoneName = Literal["max", "boundary"]
+ZONES: tuple[ZoneName, ...] = get_args(ZoneName)
 
 
 def check_setting(top_k: int, num_experts: int, epsilon: float, zone: str, strength: float) -> None:

@@ -16,10 +16,16 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from okr import SPEC_VERSION
 from okr.discovery import RouterSite
+from okr.discovery.adapters import Place, joined, places, plain_path, prompt_adapter
+from okr.errors import UnsupportedGeneration
+from okr.routing.settings import ZoneName
+from okr.traces.weights import WeightSample, acts, stored
+
+_IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters whose virtual tokens are in the cache alone: no router sees them
 
 
 class _Strict(BaseModel):
@@ -29,6 +35,7 @@ class _Strict(BaseModel):
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(ge=1, lt=2**15)]
 Name = Annotated[str, Field(max_length=512)]
+Difference = Literal["", "structure", "routers", "weights"]
 
 
 class TraceSite(_Strict):
@@ -47,31 +54,89 @@ class TraceSite(_Strict):
 
 
 class ModelIdentity(_Strict):
-    """Which model: its class and sites, and its router weights rounded to bfloat16 (None: weights not at hand)."""
+    """Which model: its class and sites, its router weights rounded to bfloat16, and a sample of all its weights.
+
+    What runs counts: a model under wrappers or adapters is the model that they make of it, so that it equals its own
+    merged copy and not the model without them. ``routers`` is None where their weights are not at hand as such
+    (offloaded, quantised, under an adapter), ``weights`` where none is, and in files of older versions.
+    """
 
     class_name: Name
     structure: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     routers: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None
+    weights: WeightSample | None = None
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sequence[RouterSite]) -> "ModelIdentity":
-        """The identity of ``model``; the same in float32 and bfloat16."""
-        shape = [[s.path, s.stack, s.layer, s.num_experts, s.top_k, s.hidden_size] for s in sites]
-        structure = hashlib.sha256(json.dumps([type(model).__name__, shape]).encode())
-        routers: Any = hashlib.sha256()
-        for site in sites:
-            for name, value in sorted(model.get_submodule(site.path).state_dict().items()):
-                if value.is_meta:  # offloaded
-                    return cls(class_name=type(model).__name__, structure=structure.hexdigest()[:16], routers=None)
-                rounded = value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
-                routers.update(f"{site.path}.{name}".encode() + rounded.tobytes())
-        digests = {"structure": structure.hexdigest()[:16], "routers": routers.hexdigest()[:16]}
-        return cls(class_name=type(model).__name__, **digests)
+        """The identity of ``model``; the same in float32 and bfloat16, but for rounding in the sample."""
+        held = {place.plain: place for place in places(model)}
+        kind = type(held[""].module)
+        name = getattr(kind, "_okr_name", kind.__name__)
+        routers = [held[plain_path(model, site.path)] for site in sites]
+        shape: list[Any] = [
+            [place.plain, site.stack, site.layer, site.num_experts, site.top_k, site.hidden_size]
+            for place, site in zip(routers, sites, strict=True)
+        ]
+        structure = json.dumps([name, shape, *_prompt(model)])
+        return cls(
+            class_name=name,
+            structure=hashlib.sha256(structure.encode()).hexdigest()[:16],
+            routers=_routers(routers),
+            weights=WeightSample.of(model),
+        )
 
-    def same_model(self, other: "ModelIdentity") -> bool:
-        """Whether two identities name one model; weights decide where both know them."""
-        known = None not in (self.routers, other.routers)
-        return self.structure == other.structure and (not known or self.routers == other.routers)
+    def difference(self, other: "ModelIdentity") -> Difference:
+        """In what two identities differ, "" where they name one model; weights decide where both know them."""
+        if self.structure != other.structure:
+            return "structure"
+        if None not in (self.routers, other.routers) and self.routers != other.routers:
+            return "routers"
+        known = self.weights is not None and other.weights is not None
+        return "weights" if known and not self.weights.agrees(other.weights) else ""  # type: ignore[union-attr, arg-type]
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        if self.weights is None:  # as files of older versions have it, whose checksum covers what they say
+            del found["weights"]
+        return found
+
+
+def _routers(routers: Sequence[Place]) -> str | None:
+    """A digest of the routers' weights rounded to bfloat16."""
+    digest = hashlib.sha256()
+    for router in routers:
+        parts = list(places(router.module))
+        around = [*router.adapters, *(adapter for part in parts for adapter in part.adapters)]
+        state = sorted((joined(part.plain, name), value) for part in parts for name, value in stored(part.module))
+        if any(acts(adapter) for adapter in around) or not all(_readable(value) for _, value in state):
+            return None
+        for name, value in state:
+            rounded = value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
+            digest.update(f"{router.plain}.{name}".encode() + rounded.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _readable(value: Tensor) -> bool:
+    """Whether a weight is at hand: neither offloaded nor, as parameters of whole numbers are, quantised."""
+    return not value.is_meta and (value.is_floating_point() or not isinstance(value, nn.Parameter))
+
+
+def _prompt(model: nn.Module) -> list[str]:
+    """What an adapter that puts virtual tokens in front adds to the structure: its kind and weights."""
+    config = prompt_adapter(model)
+    if config is None:
+        return []
+    encoder = model._modules.get("prompt_encoder")
+    weights = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()) if encoder is not None else ():
+        weights.update(name.encode() + value.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return [_kind(config), weights.hexdigest()]
+
+
+def _kind(config: Any) -> str:
+    """The name of a prompt adapter's type, "" for None."""
+    return "" if config is None else str(config.peft_type).rpartition(".")[2]
 
 
 class TraceHeader(_Strict):
@@ -82,11 +147,11 @@ class TraceHeader(_Strict):
 
     spec_version: Literal["1.0"] = "1.0"
     model: ModelIdentity
-    sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False)]
+    sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False, repr=False)]
     dtype: Name
     autocast: Literal["bfloat16", "float16"] | None = None
     key_id: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
-    zone: Literal["max", "boundary"] | None = None
+    zone: ZoneName | None = None
     epsilon: float | None = None
     strength: float | None = None
 
@@ -97,17 +162,28 @@ class TraceHeader(_Strict):
         sites: Sequence[RouterSite],
         *,
         key_id: str | None = None,
-        zone: str | None = None,
+        zone: ZoneName | None = None,
         epsilon: float | None = None,
         strength: float | None = None,
     ) -> "TraceHeader":
-        """The header of what ``model`` records at ``sites`` under these settings."""
+        """The header of what ``model`` records at ``sites`` under these settings.
+
+        Raises UnsupportedGeneration where the model puts virtual tokens before the prompt, which no trace can hold.
+        """
+        kind = _kind(prompt_adapter(model))
+        if kind not in ("", *_IN_CACHE):
+            raise UnsupportedGeneration(
+                f"an adapter of type {kind} is active: it adds what is no token, which no trace can hold; switch it off"
+            )
         return cls(
             model=ModelIdentity.of(model, sites),
-            sites=tuple(TraceSite(**{n: getattr(s, n) for n in TraceSite.model_fields}) for s in sites),
+            sites=tuple(
+                TraceSite(**{n: getattr(s, n) for n in TraceSite.model_fields} | {"path": plain_path(model, s.path)})
+                for s in sites
+            ),
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             key_id=key_id,
-            zone=zone,  # type: ignore[arg-type]
+            zone=zone,
             epsilon=epsilon,
             strength=strength,
         )

@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 2**30
 MAX_HEADER_BYTES = 2**21
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """One sequence and the experts that ran for it.
 
@@ -53,6 +53,11 @@ class Trace:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    def __repr__(self) -> str:
+        sites, key = len(self.header.sites), self.header.key_id
+        tokens = f"{len(self.token_ids)} tokens, {self.new_tokens} of them new"
+        return f"Trace({self.header.model.class_name}, {tokens}, {sites} sites, key_id={key})"
 
     @classmethod
     def from_routed_experts(

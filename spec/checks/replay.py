@@ -122,23 +122,57 @@ def replay_recovers_states_scaled_by_the_length(subject: Subject) -> None:
     _require_recovered(0, system.growing_model())
 
 
+def _refused(model: Any, trace: Any) -> bool:
+    from .. import system
+    from ..system import okr
+
+    try:
+        okr.verify(model, trace, system.key(), decoys=9, alpha=0.1)
+    except okr.InvalidTrace:
+        return True
+    return False
+
+
 @check("OKR-REPLAY-003")
 def another_model_is_refused(subject: Subject) -> None:
     import torch
 
     from .. import system
-    from ..system import okr
 
     trace = system.traces(0)[0]
     changed = system.copied(system.softmax_model())
     with torch.no_grad():
         next(system.routers(changed)[0][1].parameters()).mul_(-1)
     for model in (system.sigmoid_model(), changed):
-        try:
-            okr.verify(model, trace, system.key(), decoys=9, alpha=0.1)
-        except okr.InvalidTrace:
-            continue
-        raise Violation(f"a trace of another model was replayed by {type(model).__name__}")
+        if not _refused(model, trace):
+            raise Violation(f"a trace of another model was replayed by {type(model).__name__}")
+
+
+@check("OKR-REPLAY-003")
+def other_weights_are_refused(subject: Subject) -> None:
+    """One matrix of the model's attention moved by a tenth, the routers as they were: what an adapter does."""
+    import torch
+
+    from .. import system
+
+    trace = system.traces(0)[0]
+    changed = system.copied(system.softmax_model())
+    routers = {id(value) for _, module in system.routers(changed) for value in module.parameters()}
+    matrices = [value for name, value in changed.named_parameters() if value.dim() == 2 and "attn" in name]
+    moved = next(value for value in matrices if id(value) not in routers)
+    with torch.no_grad():
+        moved.add_(0.1 * moved.std() * torch.randn(moved.shape, generator=torch.Generator().manual_seed(0)))
+    require(_refused(changed, trace), "a trace was replayed by a model with other weights")
+
+
+@check("OKR-REPLAY-003")
+def the_same_model_in_bfloat16_is_none_other(subject: Subject) -> None:
+    import torch
+
+    from .. import system
+
+    rounded = system.copied(system.softmax_model()).to(torch.bfloat16)
+    require(not _refused(rounded, system.traces(0)[0]), "a copy in bfloat16 was taken for another model")
 
 
 @check("OKR-REPLAY-004")

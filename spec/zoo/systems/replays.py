@@ -12,6 +12,7 @@ from okr.attach import families, routings
 from okr.attach.fused import EVERY, Own
 from okr.attach.routings import Forced
 from okr.traces import ModelIdentity
+from okr.traces.weights import WeightSample
 
 from . import Change, broken
 
@@ -103,7 +104,17 @@ def shows_probabilities(change: Change) -> None:
 
 @broken("models compared by shape alone", fails=("REPLAY-003",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
 def compares_shapes(change: Change) -> None:
-    change(ModelIdentity, "same_model", lambda self, other: self.structure == other.structure)
+    change(ModelIdentity, "difference", lambda self, other: "" if self.structure == other.structure else "structure")
+
+
+@broken("models compared by shape and routers", fails=("REPLAY-003",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
+def compares_routers(change: Change) -> None:
+    change(WeightSample, "agrees", lambda self, other: True)
+
+
+@broken("weights compared to the last bit", fails=("REPLAY-003",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
+def compares_bits(change: Change) -> None:
+    change(WeightSample, "agrees", lambda self, other: self == other)
 
 
 @broken("everything seen at once", fails=("REPLAY-002",), passes=(*RIGHT, "REPLAY-001", "REPLAY-003"))

@@ -77,7 +77,7 @@ def test_ctrl_c_while_a_passphrase_is_read(
 
 
 def test_ctrl_c_in_a_judgement(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spec.command.judge", interrupted)
+    monkeypatch.setattr("okr.spec.command.judge", interrupted)
     assert execute(["conform", "okr", "--profile", "smoke"]) == 130
     assert capfd.readouterr().err == "okr: conform stopped; no report is written and nothing is said about the rest\n"
 

@@ -286,7 +286,7 @@ def test_bad_secrets_are_refused(secret):
 def test_passphrase_is_deterministic_and_not_weak():
     assert Key.from_passphrase("correct horse battery").id == Key.from_passphrase("correct horse battery").id
     assert Key.from_passphrase("correct horse battery") != Key.from_passphrase("correct horse batterz")
-    for weak in ("", "short", None):
+    for weak in ("", "short"):
         with pytest.raises(InvalidKey, match="at least 12 characters"):
             Key.from_passphrase(weak)
 

@@ -1,0 +1,135 @@
+"""Adapters and other wrappers in a model, known by the attributes that peft gives its modules; peft is not imported.
+
+A wrapped model names its modules otherwise (``base_model.model.``, ``.base_layer``, ``.modules_to_save.default``),
+keeps copies of modules that do not run, and computes with weights that no parameter holds. Here is what runs, under
+the name that it has in the model without wrappers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module that runs.
+
+    path: as ``get_submodule`` of the model takes it. plain: its path in the model without wrappers. adapters: the
+    layers around it that change its weights, outermost first.
+    """
+
+    path: str
+    plain: str
+    module: nn.Module
+    adapters: tuple[Any, ...] = ()
+
+
+def places(model: nn.Module) -> Iterator[Place]:
+    """Every module of ``model`` that runs, each once, in the order of ``named_modules``; wrappers, adapters and the
+    copies that they set aside left out. The first is the model that the wrappers hold."""
+    return _below(Place("", "", model), set())
+
+
+def _below(place: Place, seen: set[int]) -> Iterator[Place]:
+    if id(place.module) in seen:
+        return
+    seen.add(id(place.module))
+    inside = _inside(place.module)
+    if inside:
+        adapters = (place.module,) if inside == "base_layer" else ()
+        held = place.module.get_submodule(inside)
+        path = joined(place.path, inside)
+        yield from _below(replace(place, path=path, module=held, adapters=place.adapters + adapters), seen)
+        return
+    yield place
+    for name, child in place.module._modules.items():
+        if child is not None:
+            yield from _below(Place(joined(place.path, name), joined(place.plain, name), child), seen)
+
+
+def _inside(module: nn.Module) -> str:
+    """Where a wrapper keeps what it runs, or "": ``module`` is no wrapper."""
+    parts, kind = module._modules, type(module)
+    if isinstance(module, _PARALLEL):
+        return "module"
+    if "_orig_mod" in parts:  # torch.compile
+        return "_orig_mod"
+    if "base_model" in parts and hasattr(module, "peft_config"):
+        return "base_model"
+    if "model" in parts and hasattr(kind, "inject_adapter"):
+        return "model"
+    if "token_adapter" in parts:
+        return "token_adapter"
+    if has_copies(module):
+        return _active_copy(module)
+    return "base_layer" if "base_layer" in parts and hasattr(module, "merged_adapters") else ""
+
+
+def has_copies(module: nn.Module) -> bool:
+    """Whether ``module`` keeps an original beside the copies that adapters trained (``modules_to_save``)."""
+    return {"original_module", "modules_to_save"} <= module._modules.keys()
+
+
+def _active_copy(module: Any) -> str:
+    names = list(module.active_adapters)
+    if module.disable_adapters or not names or any(name not in module.modules_to_save for name in names):
+        return "original_module"
+    return f"modules_to_save.{names[0]}"
+
+
+def stand_ins(model: nn.Module, path: str) -> list[nn.Module]:
+    """What may run where ``path`` does: the module there, and where adapters keep copies of it, all of them, so that
+    switching adapters leaves none out."""
+    return list(_stand_ins(model, path.split(".")))
+
+
+def _stand_ins(module: nn.Module, parts: list[str]) -> Iterator[nn.Module]:
+    if has_copies(module):
+        rest = parts[1 if parts[0] == "original_module" else 2 :]
+        copies = [module.original_module, *module.modules_to_save.values()]  # type: ignore[union-attr, operator, list-item]
+        for copy in copies:
+            yield from _stand_ins(copy, rest)  # type: ignore[arg-type]
+    elif not parts:
+        yield module
+    elif (child := module._modules.get(parts[0])) is not None:
+        yield from _stand_ins(child, parts[1:])
+
+
+def plain_path(model: nn.Module, path: str) -> str:
+    """``path`` as it would be in ``model`` without wrappers, whichever of their copies it names."""
+    parts, plain, module = path.split("."), list[str](), model
+    while parts:
+        inside, used = _inside(module), 1
+        if has_copies(module):
+            inside, used = "original_module", 1 if parts[0] == "original_module" else 2
+        elif not inside:
+            plain.append(parts[0])
+        module, parts = module.get_submodule(inside or parts[0]), parts[used:]
+    return ".".join(plain)
+
+
+def prompt_adapter(model: nn.Module) -> Any:
+    """The configuration of the adapter by which ``model`` puts virtual tokens in front (prompt or prefix tuning), or
+    of one that adds to its attention; None where there is none, or it is disabled."""
+    parts = model._modules
+    if "base_model" not in parts or not hasattr(model, "peft_config") or getattr(model, "_adapters_disabled", False):
+        return None
+    config = getattr(model, "active_peft_config", None)
+    prompts = getattr(config, "is_prompt_learning", False) or getattr(config, "is_adaption_prompt", False)
+    return config if prompts else None
+
+
+def switches(model: nn.Module) -> list[Any]:
+    """Which adapters of ``model`` are active, merged or switched off, layer by layer."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "merged_adapters")]
+    found: list[Any] = [(la.disable_adapters, tuple(la.active_adapters), tuple(la.merged_adapters)) for la in layers]
+    return [*found, getattr(prompt_adapter(model), "peft_type", None)]
+
+
+def joined(*parts: str) -> str:
+    """Parts of a path as one path."""
+    return ".".join(part for part in parts if part)
