@@ -21,6 +21,7 @@ from okr.attach.routings import Projector
 from okr.detection.decoys import Decoys, matches
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import at_least_as_good, blocks, site_seed
+from okr.detection.verdict import holm
 from okr.detection.verification import as_traces
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
@@ -110,16 +111,6 @@ def attribute(
         opportunities=sum(len(site.choice) for site in sites),
         candidates=candidates,
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, running = [1.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int) -> tuple[float, int]:
