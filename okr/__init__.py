@@ -25,12 +25,14 @@ _HOME = {
     "Recording": "okr.attach",
     "Trace": "okr.traces",
     "verify": "okr.detection",
+    "verify_each": "okr.detection",
     "detect": "okr.detection",
     "attribute": "okr.detection",
     "Attribution": "okr.detection",
     "Verdict": "okr.detection",
     "TraceVerdict": "okr.detection",
     "TextVerdict": "okr.detection",
+    "Verdicts": "okr.detection",
 } | dict.fromkeys(
     (
         "OKRError",
@@ -76,6 +78,7 @@ __all__ = [
     "UnsupportedGeneration",
     "UnsupportedRouter",
     "Verdict",
+    "Verdicts",
     "Watermark",
     "__version__",
     "attribute",
@@ -84,12 +87,23 @@ __all__ = [
     "load",
     "record",
     "verify",
+    "verify_each",
     "watermark",
 ]
 
 if TYPE_CHECKING:
     from okr.attach import Generation, Recorder, Recording, Watermark, record, watermark
-    from okr.detection import Attribution, TextVerdict, TraceVerdict, Verdict, attribute, detect, verify
+    from okr.detection import (
+        Attribution,
+        TextVerdict,
+        TraceVerdict,
+        Verdict,
+        Verdicts,
+        attribute,
+        detect,
+        verify,
+        verify_each,
+    )
     from okr.discovery import RouterSite, discover
     from okr.errors import (
         AlreadyAttached,

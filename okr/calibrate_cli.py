@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from okr.cli_options import AsJson, Remote, say
+from okr.cli_options import AsJson, Device, Dtype, MaxMemory, Quantization, Remote, placement_of, say
 from okr.errors import InvalidConfig, InvalidText
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def calibrate_command(
     temperature: Annotated[float, typer.Option(help="Temperature of sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the output folder.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,12 +62,16 @@ def calibrate_command(
     from okr.experiment.command import resumable
     from okr.experiment.display import counting
     from okr.experiment.folder import writable_folder, write_atomically
+    from okr.experiment.placement import load_placed
     from okr.experiment.plots import calibration_plot
-    from okr.loaders import load
+
+    placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
 
     try:
         sweep = work.Sweep(
             model=model,
+            dtype=placement.dtype,
+            quantization=placement.quantization,
             settings=settings,  # type: ignore[arg-type]
             passages=len(held_out),
             text_digest=work.digest(held_out),
@@ -81,7 +89,7 @@ def calibrate_command(
     path = output_dir / "calibration.json"
     done = _begin(path, sweep, resume)
     with resumable(path, "calibrate"), writable_folder(output_dir):
-        loaded = load(model, trust_remote_code=trust_remote_code)
+        loaded = load_placed(placement)
         work.check_length(loaded, sweep, held_out)
         with counting("settings measured", 2 * keys * (len(settings) - len(done.measured))) as advance:
             unkeyed = work.unkeyed_losses(loaded, held_out)

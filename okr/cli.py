@@ -14,7 +14,7 @@ import typer
 
 from okr import __version__, collector
 from okr.calibrate_cli import calibrate_command
-from okr.cli_options import AsJson, Epsilon, Remote, Strength, Zone, say
+from okr.cli_options import AsJson, Device, Dtype, Epsilon, MaxMemory, Quantization, Remote, Strength, Zone, say
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
 from okr.entry import INTERRUPTED, NO_RESULT
@@ -121,10 +121,10 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     key: Annotated[str | None, typer.Option(help="Key file, env:NAME or fd:N; without it a fresh key is made.")] = None,
     model: Annotated[str | None, typer.Option(help="Embedded name, preset, folder or hub id.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    quantization: Annotated[str | None, typer.Option(help="8bit or 4bit.")] = None,
-    max_memory: Annotated[str | None, typer.Option(help="Most memory used on the card, such as 70GiB.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    max_memory: MaxMemory = None,
     prompts: Annotated[str | None, typer.Option(help="File with a prompt a line (text or .jsonl).")] = None,
     decoys: Annotated[int | None, typer.Option(help="Decoy keys of every verification.")] = None,
     config: Annotated[str | None, typer.Option(help="JSON or TOML file of settings.")] = None,

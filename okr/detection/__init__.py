@@ -2,10 +2,11 @@
 
 from okr.detection.attribution import Attribution, Candidate, attribute
 from okr.detection.text import detect
-from okr.detection.verdict import SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict
-from okr.detection.verification import verify
+from okr.detection.verdict import LEAST_TOKENS, SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict, Verdicts
+from okr.detection.verification import verify, verify_each
 
 __all__ = [
+    "LEAST_TOKENS",
     "Attribution",
     "Candidate",
     "SiteScore",
@@ -13,7 +14,9 @@ __all__ = [
     "TokenScore",
     "TraceVerdict",
     "Verdict",
+    "Verdicts",
     "attribute",
     "detect",
     "verify",
+    "verify_each",
 ]

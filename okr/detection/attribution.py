@@ -21,7 +21,7 @@ from okr.attach.routings import Projector
 from okr.detection.decoys import Decoys, matches
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import at_least_as_good, blocks, site_seed
-from okr.detection.verdict import Bounded
+from okr.detection.verdict import Bounded, holm
 from okr.detection.verification import MOST_DECOYS, as_traces
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
@@ -134,16 +134,6 @@ def images_needed(keys: int, alpha: float) -> int:
             f"{keys:,} key{'s' * (keys != 1)} can reach is {keys / MOST_DECOYS:g}"
         )
     return math.ceil(keys / alpha - 1e-9) - 1
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, running = [1.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int) -> tuple[float, int]:

@@ -81,41 +81,59 @@ def at_least_as_good(
 
 
 class TokenTally:
-    """Counts by decoder token of each trace; ``encoder`` holds what the encoders' tokens matched."""
+    """Counts by decoder token of each trace, for the claimed key (index 0) and every decoy while a trace is open; of
+    those before it only the claimed key's counts and p-values are kept."""
 
     def __init__(self, keys: int) -> None:
-        self.encoder = torch.zeros(keys, dtype=torch.int64)
-        self.traces: list[tuple[Tensor, Tensor, Tensor]] = []
         self.keys = keys
+        self.before = torch.zeros(keys, dtype=torch.int64)  # matched in earlier traces, and by encoders so far
+        self.matched = torch.zeros(0, keys, dtype=torch.int16)
+        self.traces: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.ranks: list[Float[Tensor, " tokens"]] = []
 
     def open_trace(self, tokens: int) -> None:
         """Begin the next trace, which has this many decoder tokens."""
+        self._close()
+        self.matched = torch.zeros(tokens, self.keys, dtype=torch.int16)
         counts = torch.zeros(tokens, dtype=torch.int64)
-        self.traces.append((counts, counts.clone(), torch.zeros(tokens, self.keys, dtype=torch.int16)))
+        self.traces.append((counts, counts.clone(), self.matched[:, 0]))
 
     def add(self, evidence: SiteEvidence, hits: Int[Tensor, "tokens keys"]) -> None:
         """Count one site's matches of the trace that is open."""
         tokens, free = evidence.tokens.cpu(), evidence.free.cpu()
         if len(tokens) and int(tokens[0]) < 0:
-            self.encoder += hits.sum(0)
+            self.before += hits.sum(0)
             return
-        opportunities, slots, matched = self.traces[-1]
+        opportunities, slots, _ = self.traces[-1]
         opportunities.index_add_(0, tokens, torch.ones_like(tokens))
         slots.index_add_(0, tokens, free)
-        matched.index_add_(0, tokens, hits)
+        self.matched.index_add_(0, tokens, hits)
+
+    def _close(self) -> None:
+        """Rank the claimed key after each token of the open trace, and forget what the decoys matched where."""
+        if not self.traces or len(self.ranks) == len(self.traces):
+            return
+        sums = self.matched.cumsum(0, dtype=torch.int64) + self.before
+        self.ranks.append((1 + (sums[:, 1:] >= sums[:, :1]).sum(1)).double() / self.keys)
+        self.before = sums[-1]
+        self.traces[-1] = (*self.traces[-1][:2], self.matched[:, 0].clone())
+        self.matched = torch.zeros(0, self.keys, dtype=torch.int16)
 
     def scores(self) -> tuple[TokenScore, ...]:
         """The claimed key's counts, token by token, where it could decide."""
         return tuple(
-            TokenScore(number, index, int(opportunities[index]), int(slots[index]), int(matched[index, 0]))
+            TokenScore(number, index, int(opportunities[index]), int(slots[index]), int(matched[index]))
             for number, (opportunities, slots, matched) in enumerate(self.traces)
             for index in opportunities.nonzero().flatten().tolist()
         )
 
     def p_values(self) -> Float[Tensor, " tokens"]:
-        """The claimed key's rank over the decoys after each decoder token, as a p-value; equal counts go to decoys."""
-        sums = torch.cat([matched for _, _, matched in self.traces]).cumsum(0, dtype=torch.int64) + self.encoder
-        return (1 + (sums[:, 1:] >= sums[:, :1]).sum(1)).double() / self.keys
+        """The claimed key's rank over the decoys after each decoder token, as a p-value; equal counts go to decoys.
+
+        An encoder's matches count from its trace's first token on.
+        """
+        self._close()
+        return torch.cat(self.ranks)
 
     def needed(self, alpha: float) -> int | None:
         """The smallest number of leading decoder tokens at which the claimed key's p-value is at most alpha."""

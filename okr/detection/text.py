@@ -27,7 +27,7 @@ from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Likelihoods, Text, likelihoods
 from okr.detection.tally import site_seed
-from okr.detection.verdict import TextVerdict
+from okr.detection.verdict import LEAST_TOKENS, TextVerdict
 from okr.detection.verification import check_decoys, z_score
 from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, check_setting
@@ -62,6 +62,8 @@ def detect(
     sampled at, as far as known; a wrong one costs power, never validity. ``rows`` keys run side by side: memory grows
     with it, not with ``decoys``. ``advance`` hears how many keys each pass scored.
 
+    With fewer than LEAST_TOKENS judged tokens over all texts the verdict is "cannot tell": p_value is 1.
+
     Raises InvalidText for text that cannot be judged and InvalidSetting for settings out of range.
     """
     check_key(key)
@@ -81,8 +83,9 @@ def detect(
 def _verdict(found: Likelihoods, key: Key, alpha: float, temperature: float) -> TextVerdict:
     score = statistic(found.keyed)
     claimed, others = float(score[0]), score[1:]
-    p_value = (1 + int((others >= claimed).sum())) / len(score) if found.opportunities else 1.0
-    z = z_score(claimed, others) if found.opportunities else 0.0
+    enough = found.opportunities > 0 and found.keyed.shape[1] >= LEAST_TOKENS
+    p_value = (1 + int((others >= claimed).sum())) / len(score) if enough else 1.0
+    z = z_score(claimed, others) if enough else 0.0
     total = float(found.keyed[0].sum())
     return TextVerdict(
         key_id=key.id,

@@ -1,7 +1,15 @@
 """What a verification or a detection says."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+LEAST_TOKENS = 16
+"""Judged tokens below which a text cannot be told from others. It is the length from which KGW with a hard list, which
+leaves half of the vocabulary out, reaches z = 4 (Kirchenbauer et al. 2023, section 3); soft marks such as this one
+show less a token. The test is exact at any length, but on less than that a p-value below alpha is chance and hardly
+anything else: the share of marked texts that it finds is about alpha, too (docs/detection.md)."""
 
 _SHOWN = 4  # of a tuple, in a repr
 
@@ -54,10 +62,24 @@ class Verdict(Bounded):
         return self.watermarked
 
     def __str__(self) -> str:
-        if not self.opportunities:
-            return f"cannot tell: no opportunities for key {self.key_id} (p = 1)"
+        if self._obstacle():
+            return f"cannot tell: {self._obstacle()} (p = 1)"
         answer = "watermarked" if self.watermarked else "not watermarked"
         return f"{answer} under key {self.key_id}: p = {self.p_value:.3g} (alpha {self.alpha:g}), {self._evidence()}"
+
+    def on_several(self, count: int) -> str:
+        """This verdict as that of one test on ``count`` pieces of evidence, in words that say no more than it does."""
+        test = f"pooled test of all {count}"
+        if self._obstacle():
+            return f"{test}: cannot tell: {self._obstacle()} (p = 1)"
+        answer = "at least one of them was made" if self.watermarked else "nothing shows that any of them was made"
+        return f"{test}: {answer} under key {self.key_id}: p = {self.p_value:.3g} (alpha {self.alpha:g}), " + (
+            self._evidence()
+        )
+
+    def _obstacle(self) -> str:
+        """Why this evidence can say nothing, or ""."""
+        return "" if self.opportunities else f"no opportunities for key {self.key_id}"
 
     def _evidence(self) -> str:
         return f"z = {self.z:.2f}"
@@ -119,7 +141,8 @@ class TraceVerdict(Verdict):
 class TextVerdict(Verdict):
     """The verdict of :func:`okr.detect`, from text alone.
 
-    tokens: how many were scored. log_likelihood: sum of log p under the claimed key, in nats.
+    tokens: how many were scored; below LEAST_TOKENS p_value is 1. log_likelihood: sum of log p under the claimed key,
+        in nats.
     log_likelihood_ratio: that minus the same sum under the unkeyed model, in nats. Its exponential is an e-value (at
         least 1 / a with probability at most a) against one null hypothesis only, ``ratio_null``; against text of any
         other origin it proves nothing, and only ``p_value`` does.
@@ -130,5 +153,59 @@ class TextVerdict(Verdict):
     log_likelihood_ratio: float
     ratio_null: str
 
+    def _obstacle(self) -> str:
+        few = f"{self.tokens} judged token{'s' * (self.tokens != 1)}, at least {LEAST_TOKENS} are needed"
+        return few if self.tokens < LEAST_TOKENS else super()._obstacle()
+
     def _evidence(self) -> str:
         return f"z = {self.z:.2f} over {self.tokens} tokens"
+
+
+Kind = TypeVar("Kind", bound=Verdict)
+
+
+@dataclass(frozen=True)
+class Verdicts(Generic[Kind]):
+    """What several pieces of evidence say of one key, one by one and all together.
+
+    each: every piece as a test of its own. One that was made without the key is found watermarked with probability at
+        most alpha; so is a set that holds such a piece, where "watermarked" asks it of ``every`` piece.
+    adjusted_p: those p-values after Holm's correction: that any piece made without the key has one of at most alpha
+        happens with probability at most alpha. The basis for saying *which* of many pieces are watermarked.
+    pooled: all of them as one test. Its null hypothesis is that none of them was made with knowledge of the key: a
+        single marked piece among many unmarked ones can be enough to reject that.
+    """
+
+    each: tuple[Kind, ...]
+    pooled: Kind
+
+    @property
+    def every(self) -> bool:
+        """Whether each piece by itself was found watermarked."""
+        return all(verdict.watermarked for verdict in self.each)
+
+    @property
+    def adjusted_p(self) -> tuple[float, ...]:
+        """The p-values of ``each`` after Holm's correction."""
+        return tuple(holm([verdict.p_value for verdict in self.each]))
+
+    def __str__(self) -> str:
+        count, alpha, decoys = len(self.each), self.pooled.alpha, self.pooled.decoys
+        found = sum(verdict.watermarked for verdict in self.each)
+        corrected = sum(p <= alpha * (1 + 1e-9) for p in self.adjusted_p)
+        needed = math.ceil(count / alpha - 1e-9) - 1
+        reach = "" if decoys >= needed else f" (for which {decoys} decoys are too few: {needed} are enough)"
+        return (
+            f"{found} of {count} found watermarked, each by a test of its own at alpha {alpha:g}; {corrected} after "
+            f"Holm's correction for {count} tests{reach}\n{self.pooled.on_several(count)}"
+        )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, running = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted

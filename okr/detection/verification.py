@@ -8,7 +8,7 @@ uniform, however dependent the tokens are: a randomisation test (Hemerik and Goe
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from scipy.special import ndtr
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled, site_seed
-from okr.detection.verdict import TraceVerdict
+from okr.detection.verdict import TraceVerdict, Verdicts
 from okr.errors import InvalidSetting, InvalidTrace
 from okr.routing import Key
 from okr.routing.keys import check_key
@@ -40,6 +40,9 @@ def verify(
 ) -> TraceVerdict:
     """Whether ``key`` decided the routing that ``traces`` recorded; several traces are one pooled test.
 
+    The pooled null hypothesis is that *none* of the traces was made with knowledge of the key: one marked trace among
+    many others can be enough to reject it (:func:`verify_each` also judges every trace by itself).
+
     Arguments: settings that are None are what the traces' headers say; ``skip_prompt`` leaves out the tokens that were
     given. The p-value is exact and at least 1 / (decoys + 1). Deterministic: the decoys are drawn from a hash of the
     traces and the key id. Raises InvalidTrace when a trace is another model's, InvalidSetting when a setting is
@@ -50,28 +53,78 @@ def verify(
     check_decoys(decoys, alpha)
     found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     tallies, by_token = count(items, found, key, decoys)
+    return _verdict(tallies, by_token, key, alpha, _dtypes(model, items))
+
+
+def verify_each(
+    model: nn.Module,
+    traces: Sequence[Trace],
+    key: Key,
+    *,
+    decoys: int = 999,
+    epsilon: float | None = None,
+    zone: ZoneName | None = None,
+    strength: float | None = None,
+    alpha: float = 0.001,
+    skip_prompt: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Verdicts[TraceVerdict]:
+    """What :func:`verify` says of every trace by itself, and of all of them pooled, from one replay of each.
+
+    Arguments and errors as there; ``advance`` hears of every trace that is done.
+    """
+    items = as_traces(traces)
+    check_key(key)
+    check_decoys(decoys, alpha)
+    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    together, each = _Count(items, key, decoys), []
+    for trace, sites in zip(items, found, strict=True):
+        alone = _Count([trace], key, decoys)
+        for test in (alone, together):
+            test.add(trace, sites)
+        each.append(_verdict(*alone.parts(), key, alpha, _dtypes(model, [trace])))
+        advance(1)
+    return Verdicts(tuple(each), _verdict(*together.parts(), key, alpha, _dtypes(model, items)))
+
+
+def _dtypes(model: nn.Module, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
+    """Those that traces were made in, and the one they are replayed in."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    made = {header.computed_in(header.dtype) for header in (trace.header for trace in items)}
-    replayed = {trace.header.computed_in(dtype) for trace in items}
-    return _verdict(tallies, by_token, key, alpha, (tuple(sorted(made)), " and ".join(sorted(replayed))))
+    made = {trace.header.computed_in(trace.header.dtype) for trace in traces}
+    replayed = {trace.header.computed_in(dtype) for trace in traces}
+    return tuple(sorted(made)), " and ".join(sorted(replayed))
 
 
 def count(
     items: Sequence[Trace], found: Iterable[Sequence[SiteEvidence]], key: Key, decoys: int
 ) -> tuple[list[SiteTally], TokenTally]:
     """What a claimed key and its decoys match in traces and the evidence in them: by site and by token."""
-    seed = hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in items)).digest()
-    tallies: dict[str, SiteTally] = {}
-    by_token = TokenTally(decoys + 1)
+    test = _Count(items, key, decoys)
     for trace, sites in zip(items, found, strict=True):
-        by_token.open_trace(len(trace.token_ids) - 1)
+        test.add(trace, sites)
+    return test.parts()
+
+
+class _Count:
+    """The counts of one test over ``traces``, whose evidence is added one by one, in their order."""
+
+    def __init__(self, traces: Sequence[Trace], key: Key, decoys: int) -> None:
+        self.key, self.decoys = key, decoys
+        self.seed = hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in traces)).digest()
+        self.tallies: dict[str, SiteTally] = {}
+        self.by_token = TokenTally(decoys + 1)
+
+    def add(self, trace: Trace, sites: Sequence[SiteEvidence]) -> None:
+        self.by_token.open_trace(len(trace.token_ids) - 1)
         for evidence in sites:
             site = evidence.site
-            if site.path not in tallies:
-                images = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
-                tallies[site.path] = SiteTally(key, images, evidence)
-            by_token.add(evidence, tallies[site.path].add(evidence))
-    return list(tallies.values()), by_token
+            if site.path not in self.tallies:
+                images = Decoys.draw(self.decoys, site.num_experts, site_seed(self.seed, site.path))
+                self.tallies[site.path] = SiteTally(self.key, images, evidence)
+            self.by_token.add(evidence, self.tallies[site.path].add(evidence))
+
+    def parts(self) -> tuple[list[SiteTally], TokenTally]:
+        return list(self.tallies.values()), self.by_token
 
 
 def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:

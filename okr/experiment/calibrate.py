@@ -41,6 +41,8 @@ class Sweep(_Record):
     """What is measured, on what."""
 
     model: str
+    dtype: str = Field(default="auto", description="that its weights were asked for in")
+    quantization: str | None = None
     settings: tuple[tuple[ZoneName, _Number, _Number], ...] = Field(
         min_length=1, description="zone, epsilon and strength of each"
     )

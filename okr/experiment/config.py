@@ -41,23 +41,16 @@ Extended = Annotated[
 """A float that may be infinite; "inf" in JSON."""
 
 
-class RunConfig(BaseModel):
-    """Every value that shapes a run. Strict: unknown names and wrong types are errors."""
+class Placement(BaseModel):
+    """Which model, and where and how its weights are held. Strict: unknown names and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    preset: str = Field(default="tiny", description="name of the preset the other values started from")
     model: str = Field(min_length=1, description="embedded name, preset, folder or hub id")
-    samples: int = Field(default=24, ge=1, le=100_000, description="watermarked samples; as many controls are made")
-    max_length: int = Field(default=80, ge=2, le=100_000, description="new tokens per sample")
-    batch_size: int = Field(default=8, ge=1, le=4096, description="samples generated at once")
-    epsilon: Extended = Field(ge=0, description="width of the zone, in the unit of each site")
-    zone: Literal["max", "boundary"] = Field(description="which experts may change places")
-    strength: Extended = Field(default=math.inf, gt=0, description="weight of the key score; inf: it alone decides")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the run; every batch derives its own from it")
-    key: str | None = Field(default=None, description="key file; none: a fresh key is made")
     device: str = Field(
-        default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N; auto fills cards"
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto fills the CUDA cards where there are any, else it is the CPU",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
     quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
@@ -66,6 +59,30 @@ class RunConfig(BaseModel):
         pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
         description="most memory used on the first card, such as 70GiB",
     )
+    trust_remote_code: bool = Field(default=False, description="run Python code from the checkpoint")
+
+    @classmethod
+    def of(cls, model: str, **options: Any) -> "Placement":
+        """The placement that a command's options ask for; None is a default. Raises InvalidConfig with one line."""
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls(model=model, **given)
+        except ValidationError as error:
+            raise InvalidConfig(_complaint(error, dict.fromkeys(given, "flag"))) from None
+
+
+class RunConfig(Placement):
+    """Every value that shapes a run."""
+
+    preset: str = Field(default="tiny", description="name of the preset the other values started from")
+    samples: int = Field(default=24, ge=1, le=100_000, description="watermarked samples; as many controls are made")
+    max_length: int = Field(default=80, ge=2, le=100_000, description="new tokens per sample")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="samples generated at once")
+    epsilon: Extended = Field(ge=0, description="width of the zone, in the unit of each site")
+    zone: Literal["max", "boundary"] = Field(description="which experts may change places")
+    strength: Extended = Field(default=math.inf, gt=0, description="weight of the key score; inf: it alone decides")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the run; every batch derives its own from it")
+    key: str | None = Field(default=None, description="key file; none: a fresh key is made")
     prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
     prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")
     decoys: int = Field(default=999, ge=1, le=1_000_000, description="decoy keys of every verification")
@@ -73,7 +90,6 @@ class RunConfig(BaseModel):
     temperature: float = Field(default=1.0, gt=0, le=100, description="temperature of sampling")
     quality_passages: int = Field(default=64, ge=2, le=200, description="shipped passages that the cost is measured on")
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; none: torch decides")
-    trust_remote_code: bool = Field(default=False, description="run Python code from the checkpoint")
     output_dir: str = Field(min_length=1, description="folder of the results")
 
     @validator(mode="after")

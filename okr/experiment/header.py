@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from okr.discovery import RouterSite
 from okr.errors import InvalidConfig
 from okr.experiment import environment
 from okr.experiment.config import Resolved
 from okr.experiment.folder import KEY
+from okr.experiment.placement import without_effect
 from okr.experiment.sampling import Subject
 from okr.loaders import Loaded, check_declared
 from okr.traces import ModelIdentity
@@ -55,8 +54,7 @@ def _notes(loaded: Loaded, resolved: Resolved, sites: Sequence[RouterSite]) -> l
     config, notes = resolved.config, list(resolved.notes)
     if resolved.sources["model"] == "preset":
         notes += check_declared(loaded.model.config, **resolved.preset.declared)
-    if config.max_memory is not None and not (config.device == "auto" and torch.cuda.is_available()):
-        notes.append(f"max_memory {config.max_memory} has no effect: it caps the first CUDA card under device 'auto'")
+    notes += filter(None, [without_effect(config)])
     notes += [f"router {site.path} is not keyed: {site.reason}" for site in sites if not site.keyable]
     return notes
 

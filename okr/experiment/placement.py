@@ -1,23 +1,31 @@
-"""Where a run's model goes: this process's own share of the cards and of the host's memory."""
+"""Where the model of a command goes: this process's own share of the cards and of the host's memory."""
+
+import logging
 
 import torch
 from accelerate.utils import convert_file_size_to_int, get_max_memory
 
 from okr.errors import InvalidConfig
-from okr.experiment.config import RunConfig
+from okr.experiment.config import Placement
 from okr.experiment.processes import ALONE, Processes
 from okr.loaders import Loaded, load
 
+log = logging.getLogger("okr")
 
-def load_placed(config: RunConfig, processes: Processes = ALONE) -> Loaded:
+
+def load_placed(config: Placement, processes: Processes = ALONE) -> Loaded:
     """Load the model of ``config`` on the device it names; several processes of one machine divide its cards evenly.
 
-    Raises what okr.load raises, and InvalidConfig where there are fewer cards than processes.
+    Device ``auto`` is the CPU on a machine without a CUDA card. Raises what okr.load raises, and InvalidConfig where
+    there are fewer cards than processes.
     """
-    device: str | None = None if config.device == "cpu" else config.device
+    cards = torch.cuda.is_available()
+    device: str | None = None if config.device == "cpu" or (config.device == "auto" and not cards) else config.device
     room: dict[int | str, int] | None = None
-    if device is not None and torch.cuda.is_available():
+    if device is not None and cards:
         device, room = _on_cards(device, config, processes)
+    if ignored := without_effect(config):
+        log.warning("%s", ignored)
     return load(
         config.model,
         dtype=config.dtype,
@@ -28,7 +36,14 @@ def load_placed(config: RunConfig, processes: Processes = ALONE) -> Loaded:
     )
 
 
-def _on_cards(device: str, config: RunConfig, processes: Processes) -> tuple[str, dict[int | str, int] | None]:
+def without_effect(config: Placement) -> str:
+    """What of ``config`` changes nothing on this machine, on one line, or ""."""
+    if config.max_memory is None or (config.device == "auto" and torch.cuda.is_available()):
+        return ""
+    return f"max_memory {config.max_memory} has no effect: it caps the first CUDA card under device 'auto'"
+
+
+def _on_cards(device: str, config: Placement, processes: Processes) -> tuple[str, dict[int | str, int] | None]:
     """The device map and, where it must be bounded, the memory by card and on the host ("cpu"), in bytes."""
     shared = processes.local_count > 1
     if shared and device.startswith("cuda:"):

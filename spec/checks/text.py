@@ -25,7 +25,7 @@ def p_values_are_ranks(subject: Subject, drawn: tuple[int, int]) -> None:
     from ..system import okr
 
     decoys, number = drawn
-    text = system.tokens(1, 12, number)[0].tolist()
+    text = system.tokens(1, 24, number)[0].tolist()
     verdict = _verdict(0, text, okr.Key(number.to_bytes(16, "big")), decoys=decoys, alpha=0.999)
     rank = verdict.p_value * (decoys + 1)
     require(abs(rank - round(rank)) < 1e-9 and 1 <= round(rank) <= decoys + 1, "p is no rank", got=verdict.p_value)
@@ -165,3 +165,18 @@ def detection_leaves_no_mark(subject: Subject) -> None:
             finally:
                 model.eval()
             require(not changed, "a detection changed the model", expected="nothing changed", got=changed)
+
+
+@check("OKR-TEXT-012")
+def few_tokens_cannot_be_told(subject: Subject) -> None:
+    """Under the key that the text was sampled under; p = 1 by chance has a probability below 1/100 there."""
+    from .. import system
+
+    for index in (0, 1):
+        first, second = system.texts(index)
+        for judged in (1, 5, 15):
+            verdict = _verdict(index, first[: 8 + judged], prompt_length=8)
+            fine = verdict.p_value == 1 and not verdict.watermarked
+            require(fine, f"{judged} tokens judged", expected="p = 1", got=verdict)
+        for enough in (first[:24], [first[:16], second[:16]]):
+            require(_verdict(index, enough, prompt_length=8).p_value < 1, "16 tokens not judged")

@@ -139,6 +139,11 @@ def judges_nan(change: Change) -> None:
     change(likelihood, "check_finite", lambda log_p: None)
 
 
+@broken("a handful of tokens judged", fails=("TEXT-012",), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-003"))
+def judges_few_tokens(change: Change) -> None:
+    change(text, "LEAST_TOKENS", 1)
+
+
 @broken("evaluation mode left on", fails=("TEXT-011",), passes=(*OTHER, "TEXT-001", "TEXT-006", "TEXT-008"))
 def text_leaves_evaluation_mode(change: Change) -> None:
     detect = okr.detect

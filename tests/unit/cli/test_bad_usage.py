@@ -115,7 +115,7 @@ def test_running_out_of_memory_in_any_command_is_advice(
     def exhausted(*arguments: object, **options: object) -> None:
         torch.empty(2**48, dtype=torch.uint8)
 
-    monkeypatch.setattr("okr.detection.verification.count", exhausted)
+    monkeypatch.setattr("okr.detection.verification.SiteTally", exhausted)
     line = refused(["verify", "tiny", files["trace"], "--key", files["key"]], capfd)
     for part in ("out of memory", "281474976710656 bytes more were asked for", "fewer --decoys or --rows"):
         assert part in line

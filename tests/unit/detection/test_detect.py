@@ -123,7 +123,9 @@ def test_rounding_that_depends_on_the_place_in_a_batch_favours_no_key(deepseek, 
 
     monkeypatch.setattr(likelihood, "_log_p", rounded)
     options = {"decoys": 9, "alpha": 0.1, "rows": 10, **SOFT}
-    found = [okr.detect(deepseek, [1, 5, 6, 7], Key(bytes([number] * 16)), **options).p_value for number in range(120)]
+    found = [
+        okr.detect(deepseek, [1, *range(5, 21)], Key(bytes([number] * 16)), **options).p_value for number in range(120)
+    ]
     assert sum(p <= 0.1 + 1e-12 for p in found) <= 34
 
 
@@ -139,6 +141,29 @@ def test_no_opportunity_is_no_evidence(deepseek, key):
     verdict = okr.detect(deepseek, [1, 5, 6, 7, 8], key, epsilon=0.0)
     assert (verdict.p_value, verdict.opportunities, verdict.watermarked) == (1.0, 0, False)
     assert str(verdict).startswith("cannot tell")
+
+
+@pytest.mark.parametrize("judged", [1, 2, 15])
+def test_fewer_than_16_judged_tokens_cannot_be_told(deepseek, key, judged):
+    """Whatever the key, and though the key could decide: before, one key in a hundred was found in a single letter."""
+    verdicts = [
+        okr.detect(deepseek, [1, 5, *[6] * (judged - 1)], Key(bytes([number] * 16)), decoys=1, alpha=0.5, **SOFT)
+        for number in range(12)
+    ]
+    for verdict in verdicts:
+        assert (verdict.p_value, verdict.watermarked, verdict.z) == (1.0, False, 0.0)
+        assert verdict.opportunities > 0
+        plural = "s" * (judged != 1)
+        assert str(verdict) == f"cannot tell: {judged} judged token{plural}, at least 16 are needed (p = 1)"
+
+
+def test_the_tokens_of_short_texts_count_together(deepseek, key):
+    """24 texts of 4 judged tokens under one key: as one test there are 96."""
+    texts = [sampled(deepseek, key, 4, seed, **SOFT)[0] for seed in range(24)]
+    together = okr.detect(deepseek, texts, key, prompt_length=5, decoys=99, alpha=0.01, **SOFT)
+    assert together.tokens == 96
+    assert together.p_value < 1
+    assert okr.detect(deepseek, texts[0], key, prompt_length=5, decoys=99, alpha=0.01, **SOFT).p_value == 1
 
 
 def test_the_statistic_is_the_one_documented_and_bounded_below():

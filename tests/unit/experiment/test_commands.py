@@ -29,9 +29,9 @@ def test_verify_tells_the_key_from_another_by_its_exit_code(
     Key.from_passphrase("quite another passphrase").save(tmp_path / "other.json")
     words = ["verify", str(deepseek_folder), trace, "--key", str(tmp_path / "other.json"), *options, "--json"]
     assert execute(words) == 1
-    verdict = json.loads(capfd.readouterr().out)
-    assert verdict["watermarked"] is False
-    assert verdict["p_value"] > SMALL["alpha"]
+    said = json.loads(capfd.readouterr().out)
+    assert (said["watermarked"], said["pooled"]) == (False, None)
+    assert said["files"][0]["p_value"] > SMALL["alpha"]
 
 
 def test_several_traces_are_one_test_and_a_control_needs_a_setting(
@@ -42,7 +42,7 @@ def test_several_traces_are_one_test_and_a_control_needs_a_setting(
     assert execute(words) == 2
     assert "say which epsilon, zone and strength" in capfd.readouterr().err
     assert execute([*words, "--epsilon", "inf", "--zone", "boundary", "--strength", "1", "--json"]) in (0, 1)
-    assert json.loads(capfd.readouterr().out)["opportunities"] > 0
+    assert json.loads(capfd.readouterr().out)["pooled"]["opportunities"] > 0
 
 
 def test_run_prints_its_summary_alone_on_stdout_with_json(

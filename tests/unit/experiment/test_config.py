@@ -92,7 +92,7 @@ def test_a_configuration_survives_json() -> None:
         ({"device": "gpu"}, "--device: expected auto, cpu, cuda or cuda:N.*, got 'gpu'"),
         ({"max_memory": "lots"}, "--max-memory: expected .*70GiB, got 'lots'"),
         ({"decoys": 10}, "alpha 0.001 needs at least 999 decoys"),
-        ({"colour": 1}, "unknown setting 'colour': the settings are preset, model"),
+        ({"colour": 1}, "unknown setting 'colour': the settings are model, device"),
     ],
 )
 def test_a_bad_value_is_refused_on_one_line_that_names_it(flags: dict, complaint: str) -> None:

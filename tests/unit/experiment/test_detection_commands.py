@@ -80,9 +80,11 @@ def test_detect_reads_files_and_standard_input(
     one = json.loads(capfd.readouterr().out)
     monkeypatch.setattr("sys.stdin", io.StringIO(text.read_text()))
     assert execute([*words, "-", "--json"]) in (0, 1)
-    assert json.loads(capfd.readouterr().out) == one
+    assert json.loads(capfd.readouterr().out)["files"] == [one["files"][0] | {"file": "-"}]
     assert execute([*words, str(text), str(text), "--json"]) in (0, 1)
-    assert json.loads(capfd.readouterr().out)["tokens"] == 2 * one["tokens"]
+    both = json.loads(capfd.readouterr().out)
+    assert both["pooled"]["tokens"] == 2 * one["files"][0]["tokens"]
+    assert [file["p_value"] for file in both["files"]] == [one["files"][0]["p_value"]] * 2
 
 
 def test_a_prompt_is_read_and_not_judged(
@@ -95,18 +97,18 @@ def test_a_prompt_is_read_and_not_judged(
     words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--json", "--prompt", str(prompt)]
     words += ["--decoys", "19", "--alpha", "0.05", *SOFT]
     assert execute(words) in (0, 1)
-    said = json.loads(capfd.readouterr().out)
+    said = json.loads(capfd.readouterr().out)["files"][0]
     loaded, given = okr.load(deepseek_folder), {"epsilon": math.inf, "zone": "boundary", "strength": 2.0, "decoys": 19}
     front = loaded.tokenizer(prompt.read_text())["input_ids"]
     ids = front + loaded.tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
     found = okr.detect(loaded.model, ids, Key.load(key_file), prompt_length=len(front), **given)
-    assert said == json.loads(json.dumps(found.as_dict()))
+    assert said == json.loads(json.dumps(found.as_dict())) | {"file": str(text), "adjusted_p": found.p_value}
     assert said["tokens"] == len(ids) - len(front)
     assert execute([*words, str(text)]) == 2
     assert "2 texts, 1 prompts" in capfd.readouterr().err
     text.write_text("")
     assert execute(words) == 2
-    assert "empty" in capfd.readouterr().err
+    assert "holds no text" in capfd.readouterr().err
 
 
 def test_two_processes_share_the_keys(
@@ -121,7 +123,7 @@ def test_two_processes_share_the_keys(
     alone = json.loads(capfd.readouterr().out)
     done = launched(2, "okr.cli", *words)
     assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)
+    (alone,), (together,) = alone["files"], json.loads(done.stdout)["files"]
     assert together.pop("z") == pytest.approx(alone.pop("z"), abs=1e-4)
     assert {n: v for n, v in together.items() if isinstance(v, int | str)} == {
         n: v for n, v in alone.items() if isinstance(v, int | str)
@@ -135,7 +137,7 @@ def test_a_text_longer_than_the_model_is_judged_in_pieces(
     text.write_text("the house of the lord " * 120)
     words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--decoys", "1", "--alpha", "0.5"]
     assert execute([*words, *SOFT, "--json"]) in (0, 1)
-    assert json.loads(capfd.readouterr().out)["tokens"] > 512
+    assert json.loads(capfd.readouterr().out)["files"][0]["tokens"] > 512
 
 
 def test_an_encoder_decoder_is_given_its_source(
@@ -157,7 +159,7 @@ def test_an_encoder_decoder_is_given_its_source(
     [
         (["nothing.txt", *SOFT], "cannot read"),
         (["binary.txt", *SOFT], "not UTF-8"),
-        (["empty.txt", *SOFT], "at least two"),
+        (["empty.txt", *SOFT], "holds no text"),
         (["text.txt"], "epsilon"),
         (["text.txt", *SOFT, "--decoys", "5"], "decoys"),
         (["text.txt", *SOFT, "--rows", "0"], "rows"),
