@@ -14,11 +14,24 @@ import typer
 
 from okr import __version__, collector
 from okr.calibrate_cli import calibrate_command
-from okr.cli_options import AsJson, Device, Dtype, Epsilon, MaxMemory, Quantization, Remote, Strength, Zone, say
+from okr.cli_options import (
+    AsJson,
+    Device,
+    Dtype,
+    Epsilon,
+    MaxMemory,
+    Quantization,
+    Remote,
+    Strength,
+    Zone,
+    placement_of,
+    say,
+)
 from okr.conform_cli import conform
 from okr.detection_cli import attribute_command, detect_command, verify_command
 from okr.entry import INTERRUPTED, NO_RESULT
 from okr.errors import InvalidConfig, OKRError, RouterNotFound
+from okr.generate_cli import generate_command
 from okr.suite_cli import (
     SUITE_OPTIONS,
     Choices,
@@ -91,17 +104,24 @@ def _ask_passphrase() -> str:
 def discover_(
     model: Annotated[str, typer.Argument(help="Embedded name, preset, folder or hub id.")],
     log: Annotated[bool, typer.Option("--log", help="Also say on stderr what was looked at, and why.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the routers of a model, and which of them can be keyed."""
-    from okr.discovery import discover, search, table
-    from okr.loaders import load
+    """List the routers of a model, and which of them can be keyed. A folder with a config.json alone is enough."""
+    from okr.discovery import discover, search, table, without_weights
+    from okr.experiment.placement import load_placed
+    from okr.loaders import config_alone
 
-    loaded = load(model, trust_remote_code=trust_remote_code).model
-    sites = discover(loaded)
+    placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    config = config_alone(model, trust_remote_code=trust_remote_code)
+    found = load_placed(placement).model if config is None else without_weights(config)
+    sites = discover(found)
     if log:
-        print(*search(loaded).log, sep="\n", file=sys.stderr)
+        print(*search(found).log, sep="\n", file=sys.stderr)
     if as_json:
         print(json.dumps([dataclasses.asdict(site) for site in sites], indent=2))
         return
@@ -164,6 +184,7 @@ def run(
     run_command(resolved, resume=again, as_json=machine)
 
 
+app.command("generate")(generate_command)
 app.command("verify")(verify_command)
 app.command("detect")(detect_command)
 app.command("attribute")(attribute_command)

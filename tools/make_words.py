@@ -32,7 +32,9 @@ def written(preset: str) -> list[str]:
     subject = Subject(loaded, okr.Key(bytes(16)), resolved.config)
     prompts = [" ".join(passage.text.split()[:40]) for passage in passages(PROMPTS)]
     torch.manual_seed(0)
-    sequences = loaded.model.generate(**encode(subject, prompts), **generation_arguments(subject, TOKENS))
+    sequences = loaded.model.generate(
+        **encode(subject.loaded, prompts, subject.config.max_length), **generation_arguments(subject, TOKENS)
+    )
     texts = loaded.tokenizer.batch_decode(sequences[:, -TOKENS:], skip_special_tokens=True)
     return [word.lower() for text in texts for word in WORD.findall(text)[1:-1]]
 

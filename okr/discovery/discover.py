@@ -217,11 +217,16 @@ def discover_config(config: Any) -> list[RouterSite]:
     Arguments: ``config``, a ``PretrainedConfig`` of a causal or sequence-to-sequence language model, or of any model
     that ``AutoModel`` knows. Raises RouterNotFound as :func:`discover` does.
     """
+    return discover(without_weights(config))
+
+
+def without_weights(config: Any) -> nn.Module:
+    """The model that a transformers configuration describes, on the ``meta`` device. Raises RouterNotFound."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModel):
         if type(config) in auto._model_mapping:
             with torch.device("meta"):
-                model = auto.from_config(config)
-            return discover(model)
+                model: nn.Module = auto.from_config(config)
+            return model
     raise RouterNotFound(f"transformers has no model for the configuration {type(config).__name__}")

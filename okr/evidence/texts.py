@@ -118,7 +118,9 @@ def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> lis
     """Generate batch ``index`` of ``method``. ``bias`` is KGW's. The seed is the batch's own, for every method."""
     prompts = [bench.prompts[sample] for sample in bench.batch(index)]
     subject = Subject(bench.loaded, bench.key(index), _as_long(bench))
-    arguments = encode(subject, prompts) | generation_arguments(subject, bench.options.tokens)
+    arguments = encode(subject.loaded, prompts, subject.config.max_length) | generation_arguments(
+        subject, bench.options.tokens
+    )
     if method.startswith("kgw"):
         arguments["watermarking_config"] = bench.kgw(index, bias).config()
     if method.startswith("synthid"):

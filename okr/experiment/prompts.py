@@ -18,11 +18,12 @@ def read_prompts(config: RunConfig) -> list[str]:
 
         found = [" ".join(passage.text.split()[: config.prompt_words]) for passage in passages()]
     else:
-        found = _from_file(Path(config.prompts))
+        found = prompts_in(Path(config.prompts))
     return [found[index % len(found)] for index in range(config.samples)]
 
 
-def _from_file(path: Path) -> list[str]:
+def prompts_in(path: Path) -> list[str]:
+    """The prompts of a file, one a line. Raises InvalidConfig."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

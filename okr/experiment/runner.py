@@ -58,7 +58,7 @@ class Ready:
         """What the experiment is done to, and the journal's header as this process sees the run."""
         subject = Subject(self.loaded, key, resolved.config)
         header = describe_run(subject, resolved, self.sites, self.prompts) | {"load_seconds": self.load_seconds}
-        encode(subject, self.prompts[:1])  # a max_length the model cannot hold is found out before anything is written
+        encode(subject.loaded, self.prompts[:1], subject.config.max_length)  # refused before anything is written
         return subject, header
 
 

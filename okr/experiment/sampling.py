@@ -56,19 +56,20 @@ def generation_arguments(subject: Subject, new_tokens: int) -> dict[str, Any]:
     }
 
 
-def encode(subject: Subject, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Prompts as padded ``input_ids`` and ``attention_mask`` on the model's device, cut to what the model can hold."""
-    model, tokenizer = subject.loaded.model, subject.loaded.tokenizer
+def encode(loaded: Loaded, prompts: Sequence[str], new_tokens: int) -> dict[str, Tensor]:
+    """Prompts as padded ``input_ids`` and ``attention_mask`` on the model's device, cut to what the model can hold
+    beside ``new_tokens``."""
+    model, tokenizer = loaded.model, loaded.tokenizer
     encoder_decoder = model.config.is_encoder_decoder
     tokenizer.padding_side = "right" if encoder_decoder else "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and not encoder_decoder:
-        room -= subject.config.max_length
+        room -= new_tokens
         if room < 1:
             raise InvalidConfig(
-                f"max_length {subject.config.max_length} leaves no room for a prompt: the model has "
+                f"a length of {new_tokens} new tokens leaves no room for a prompt: the model has "
                 f"{model.config.max_position_embeddings} positions"
             )
     # Special tokens come first or last; a prompt that is too long loses its beginning only where it must.
@@ -96,7 +97,7 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
     ``prompts`` are those of this batch. Traces are on disk when this returns.
     """
     config = subject.config
-    inputs = encode(subject, prompts)
+    inputs = encode(subject.loaded, prompts, config.max_length)
     with session(subject, group) as recorder:
         assert isinstance(recorder, Recorder)
         torch.manual_seed(batch_seed(config.seed, index))

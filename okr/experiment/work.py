@@ -69,7 +69,7 @@ def work(
 
 def _warm_up(subject: Subject, prompts: Sequence[str]) -> None:
     """One short generation a group, so that the first batch's clock does not count what happens only once."""
-    inputs = encode(subject, prompts[: subject.config.batch_size])
+    inputs = encode(subject.loaded, prompts[: subject.config.batch_size], subject.config.max_length)
     for group in GROUPS:
         with session(subject, group):
             subject.loaded.model.generate(**inputs, **generation_arguments(subject, 2))  # type: ignore[operator]

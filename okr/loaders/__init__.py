@@ -2,7 +2,7 @@
 
 from okr.loaders.facts import ExpertCounts, check_declared, expert_counts, generation_defaults
 from okr.loaders.failures import is_out_of_memory, memory_guard, out_of_memory
-from okr.loaders.loading import Loaded, load
+from okr.loaders.loading import Loaded, config_alone, load
 from okr.loaders.sources import EMBEDDED, PRESETS
 from okr.loaders.texts import Passage, passages
 
@@ -13,6 +13,7 @@ __all__ = [
     "Loaded",
     "Passage",
     "check_declared",
+    "config_alone",
     "expert_counts",
     "generation_defaults",
     "is_out_of_memory",

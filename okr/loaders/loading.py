@@ -108,6 +108,17 @@ def load(
     return Loaded(model.eval(), tokenizer, place.name, None if place.is_local else hub.revision(place))
 
 
+def config_alone(source: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedConfig | None:
+    """The configuration of a folder without weights or without a tokenizer, which says what routers the model has;
+    None where :func:`load` is the way. Raises ModelLoadError."""
+    place = resolve(source)
+    if place.kind != "folder" or (_has_tokenizer(place.location) and _has_weights(place.location)):
+        return None
+    register()
+    with quiet(progress=False) as report:
+        return _config(place, {"trust_remote_code": trust_remote_code, "local_files_only": True}, report)
+
+
 def _say_share(place: Place, share: float, quantization: str | None) -> None:
     log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * share, quantization)
     if share < 0.5:
@@ -167,6 +178,10 @@ def _tokenizer(
 def _has_tokenizer(folder: str) -> bool:
     names = os.listdir(folder)  # noqa: PTH208
     return any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in names)
+
+
+def _has_weights(folder: str) -> bool:
+    return any(name.endswith((".safetensors", ".bin")) for name in os.listdir(folder))  # noqa: PTH208
 
 
 def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], report: Report) -> PreTrainedModel:
