@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from okr.attach.calling import is_encoder_decoder
 from okr.attach.columns import columns, passes_of, stack, standing
 from okr.attach.journal import Journals
 from okr.attach.rotary import Scaling
@@ -40,6 +41,11 @@ class Generation:
 
 def generate(model: nn.Module, journals: Journals, header: TraceHeader, arguments: dict[str, Any]) -> Generation:
     """``model.generate(**arguments)`` with a journal of its own, cut into one trace a sequence."""
+    if not hasattr(model, "generate"):
+        raise UnsupportedGeneration(
+            f"{type(model).__name__} has no generate; run it in a loop of your own within recording(): see "
+            f"docs/how-to/your-own-loop.md"
+        )
     config: Any = arguments.get("generation_config") or model.generation_config
     _refuse(config, arguments)
     prompt = arguments.get("input_ids", arguments.get("inputs"))
@@ -113,7 +119,7 @@ class Before:
     @classmethod
     def of(cls, model: nn.Module, arguments: dict[str, Any], prompt_length: int) -> "Before":
         cache: Any = arguments.get("past_key_values")
-        known = hasattr(cache, "get_seq_length") and not getattr(model.config, "is_encoder_decoder", False)
+        known = hasattr(cache, "get_seq_length") and not is_encoder_decoder(model)
         cached = int(cache.get_seq_length()) if known else 0
         if cached >= prompt_length:
             raise UnsupportedGeneration(
@@ -138,7 +144,7 @@ def _traces(
     batch, length = sequences.shape
     repeats = batch // len(prompt)
     mask, prompt = (part.repeat_interleave(repeats, 0) for part in (mask, prompt))
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    encoder_decoder = is_encoder_decoder(model)
     given = arguments.get("decoder_input_ids")
     prompt_length = (1 if given is None else given.shape[1]) if encoder_decoder else prompt.shape[1]
     decoder = [calls for calls, site in _pairs(recorded, header) if not site.in_encoder]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from okr.attach.calling import arguments_for, input_device, vocabulary
 from okr.attach.engine import attached, keyable_sites
 from okr.attach.rotary import Ahead, Scaling
 from okr.attach.routings import Forced
@@ -131,18 +132,11 @@ def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:
         site = by_path.get(recorded.path)
         if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):
             raise InvalidTrace(f"this trace records {recorded.path}, which this model does not have as such")
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    known = vocabulary(model)
     for tokens in (trace.token_ids, trace.encoder_token_ids):
-        if tokens is not None and (tokens >= vocabulary).any():
-            raise InvalidTrace(f"token ids reach {int(tokens.max())}, but the model has {vocabulary} tokens")
+        if tokens is not None and known is not None and (tokens >= known).any():
+            raise InvalidTrace(f"token ids reach {int(tokens.max())}, but the model has {known} tokens")
     return [by_path[recorded.path] for recorded in trace.header.sites]
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Where a model takes its token ids."""
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return torch.device(device) if device is not None else embedding.weight.device
 
 
 def _forced(site: RouterSite, experts: Tensor, observe: Observer) -> Forced:
@@ -156,10 +150,8 @@ def _inputs(model: nn.Module, trace: Trace, device: torch.device) -> dict[str, A
     def batch(tokens: np.ndarray) -> Tensor:
         return torch.from_numpy(tokens.astype(np.int64)).to(device)[None]
 
-    routed = batch(trace.token_ids[:-1])
-    arguments: dict[str, Any] = {"use_cache": False}
+    source = None if trace.encoder_token_ids is None else batch(trace.encoder_token_ids)
+    wishes: dict[str, Any] = {"use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        arguments["logits_to_keep"] = 1  # no logits are needed
-    if trace.encoder_token_ids is None:
-        return arguments | {"input_ids": routed}
-    return arguments | {"input_ids": batch(trace.encoder_token_ids), "decoder_input_ids": routed}
+        wishes["logits_to_keep"] = 1  # no logits are needed
+    return arguments_for(model, batch(trace.token_ids[:-1]), source, **wishes)

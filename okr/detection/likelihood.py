@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from okr.attach import Setting
+from okr.attach.calling import arguments_for, input_device, logits_of
 from okr.attach.engine import attached
 from okr.attach.fused import EVERY, Own
-from okr.attach.replay import input_device
 from okr.attach.routings import Native, Projector, choice_scores, filled
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
@@ -165,12 +165,10 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
     """log p of the scored tokens with the text repeated in ``rows`` rows, float64 on the CPU."""
     device = input_device(model)
     tokens = text.tokens.to(device)
-    inputs = tokens[:-1].expand(rows, -1)
-    arguments: dict[str, Any] = {"input_ids": inputs}
-    if text.source is not None:
-        arguments = {"input_ids": text.source.to(device).expand(rows, -1), "decoder_input_ids": inputs}
+    source = None if text.source is None else text.source.to(device).expand(rows, -1)
+    arguments = arguments_for(model, tokens[:-1].expand(rows, -1), source, use_cache=False)
     with autocast(device.type, lowered(tokens)):  # as the caller has it, its cache of lowered weights left alone
-        logits = model(**arguments, use_cache=False).logits[:, text.prompt_length - 1 :]
+        logits = logits_of(model(**arguments))[:, text.prompt_length - 1 :]
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
     logits = logits.float() if temperature == 1 else logits.float() / temperature
     loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

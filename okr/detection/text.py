@@ -23,6 +23,7 @@ from scipy.special import ndtr
 from torch import Tensor, nn
 
 from okr.attach import Setting
+from okr.attach.calling import is_encoder_decoder, positions, vocabulary
 from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Likelihoods, Text, likelihoods
@@ -143,15 +144,13 @@ def as_texts(
     sources = [None] * len(parts) if source_ids is None else list(source_ids) if several else [source_ids]
     if not parts or not len(parts) == len(lengths) == len(sources):
         raise InvalidText(f"{len(parts)} texts, {len(lengths)} prompt lengths and {len(sources)} sources do not match")
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    encoder_decoder = is_encoder_decoder(model)
     if encoder_decoder == (source_ids is None):
         needs = "needs source_ids, what its encoder reads" if encoder_decoder else "has no encoder to read source_ids"
         raise InvalidText(f"{type(model).__name__} {needs}")
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    room = None if encoder_decoder else getattr(model.config, "max_position_embeddings", None)
+    known, room = vocabulary(model), positions(model)
     return [
-        _text(part, length, source, vocabulary, room)
-        for part, length, source in zip(parts, lengths, sources, strict=True)
+        _text(part, length, source, known, room) for part, length, source in zip(parts, lengths, sources, strict=True)
     ]
 
 
@@ -161,7 +160,9 @@ def _are_several(token_ids: Any) -> bool:
     return isinstance(token_ids, list | tuple) and bool(token_ids) and not isinstance(token_ids[0], int | np.integer)
 
 
-def _text(tokens: TokenIds, prompt_length: int, source: TokenIds | None, vocabulary: int, room: int | None) -> Text:
+def _text(
+    tokens: TokenIds, prompt_length: int, source: TokenIds | None, vocabulary: int | None, room: int | None
+) -> Text:
     row = _row("token_ids", tokens, vocabulary)
     if len(row) < 2:
         raise InvalidText(f"a text of {len(row)} tokens says nothing; it needs at least two")
@@ -172,13 +173,14 @@ def _text(tokens: TokenIds, prompt_length: int, source: TokenIds | None, vocabul
     return Text(row, max(1, prompt_length), None if source is None else _row("source_ids", source, vocabulary))
 
 
-def _row(name: str, tokens: TokenIds, vocabulary: int) -> Tensor:
+def _row(name: str, tokens: TokenIds, vocabulary: int | None) -> Tensor:
     try:
         numbers = np.asarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens)
     except (ValueError, TypeError):
         numbers = np.zeros((0, 0))
     if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
         raise InvalidText(f"{name} must be token ids, at least one, in one dimension, got {type(tokens).__name__}")
-    if numbers.min() < 0 or numbers.max() >= vocabulary:
-        raise InvalidText(f"{name} must lie between 0 and {vocabulary - 1}: another tokenizer's?")
+    if numbers.min() < 0 or (vocabulary is not None and numbers.max() >= vocabulary):
+        most = "" if vocabulary is None else f" and {vocabulary - 1}"
+        raise InvalidText(f"{name} must lie between 0{most}: another tokenizer's?")
     return torch.from_numpy(numbers.astype(np.int64))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 from okr.evidence.cells import Cell, Ledger, Outcome, bound
 from okr.evidence.costs import cost_cell
 from okr.evidence.figures import Figure, mean, share

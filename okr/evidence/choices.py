@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
 from okr.attach import record, watermark
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 from okr.errors import InvalidConfig
 from okr.evidence.cells import Outcome
 from okr.evidence.figures import Figure, share

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from okr.attach import record, watermark
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 from okr.evidence.cells import NotAvailable, Outcome
 from okr.evidence.figures import Figure, share
 from okr.evidence.texts import Bench

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from okr.attach import record, watermark
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 from okr.evidence.baselines import text_cells, texts_of
 from okr.evidence.cells import Cell, Ledger, NotAvailable, Outcome, bound
 from okr.evidence.choices import choices_cell

@@ -14,8 +14,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from okr.attach import Setting, record, watermark
+from okr.attach.calling import input_device
 from okr.attach.engine import keyable_sites
-from okr.attach.replay import input_device
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import gather_evidence
 from okr.detection.likelihood import Text, likelihoods

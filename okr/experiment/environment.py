@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import okr
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

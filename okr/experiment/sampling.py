@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from okr.attach import Recorder, record, watermark
-from okr.attach.replay import input_device
+from okr.attach.calling import input_device
 from okr.detection import TraceVerdict, verify
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment.config import RunConfig

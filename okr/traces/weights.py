@@ -8,6 +8,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from okr.discovery.adapters import Place, places, switches
 from okr.discovery.sites import pattern
+from okr.routing.precision import autocast
 
 ROW = 8  # entries of one kind of weight that are compared together: their largest says what is small
 ROWS = 64
@@ -54,7 +56,10 @@ class WeightSample(BaseModel):
         each = ROW * max(1, ROWS // max(1, len(kinds)))
         chosen = [spot for kind in sorted(kinds)[:ROWS] for spot in _spread(kind, kinds[kind], each)]
         reader = _Reader()
-        values = _gathered([reader.entry(*spot) for spot in chosen])
+        with ExitStack() as plainly:  # an autocast around the call would read other weights, or none
+            for device in {parameter.device.type for parameter in model.parameters()}:
+                plainly.enter_context(autocast(device, None))
+            values = _gathered([reader.entry(*spot) for spot in chosen])
         if not chosen or np.isnan(values).all():
             return None
         named = hashlib.sha256("\n".join(f"{place.plain}.{name}" for place, name, *_ in chosen).encode())

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from small_models import random_deepseek
+from torch import nn
 
 import okr
 from okr import UnsupportedGeneration, UnsupportedRouter
@@ -71,3 +73,40 @@ def test_what_does_not_fit_is_refused(deepseek, switch, key):
             switch(input_ids=IDS, decoder_input_ids=IDS)
         with pytest.raises(UnsupportedGeneration, match="decoders alone"):
             recording.traces(IDS)
+
+
+class Plain(nn.Module):
+    """A model of nobody's library: no configuration, no generate, ids in and logits out."""
+
+    def __init__(self):
+        super().__init__()
+        inner = random_deepseek()
+        self.table, self.layers, self.turn = inner.model.embed_tokens, inner.model.layers, inner.model.rotary_emb
+        self.head = inner.lm_head
+
+    def forward(self, ids):
+        places = torch.arange(ids.shape[1])[None]
+        states = self.table(ids)
+        for layer in self.layers:
+            states = layer(states, position_embeddings=self.turn(states, places), position_ids=places)
+        return self.head(states)
+
+
+def test_a_plain_module_is_keyed_recorded_verified_and_detected(key, other_key):
+    model = Plain().eval()
+    with okr.watermark(model, key, **SETTING) as wm, torch.no_grad():
+        with pytest.raises(UnsupportedGeneration, match="has no generate"):
+            wm.generate(IDS, max_new_tokens=2)
+        ids = IDS
+        with wm.recording() as recording:
+            for _ in range(20):
+                ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], 1)
+        traces = recording.traces(ids, prompt_length=5)
+    verdict = okr.verify(model, traces, key)
+    assert verdict.hit_rate == 1.0
+    assert verdict.watermarked
+    assert not okr.verify(model, traces, other_key).watermarked
+    assert okr.attribute(model, traces, [other_key, key]).key_id == key.id
+    text = okr.detect(model, ids[0], key, **SETTING, decoys=19)
+    assert text.opportunities > 0
+    assert np.isfinite(text.log_likelihood)
