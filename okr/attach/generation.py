@@ -154,7 +154,7 @@ def _traces(
         passes = _passes(model, decoder[0], routed, mask, before)
     traces = []
     for row in range(batch):
-        source = {}
+        source: dict[str, Any] = {}
         if outer:
             source = {
                 "encoder_token_ids": prompt[row, mask[row]].numpy().astype(np.int32),
