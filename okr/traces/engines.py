@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Collection, Sequence
-from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch import nn
 
 from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
+from okr.traces.unrouted import NOT_RECORDED, take_out
 
-NOT_RECORDED = -1  # in place of an expert index
-STALE_RUN = 4  # so many equal rows in a row are a buffer that nobody wrote to
+FEWEST = 4  # rows that show a column to be constant
 
 log = logging.getLogger("okr")
 
@@ -23,18 +22,18 @@ def arrange(
     array: Any,
     sites: Sequence[RouterSite],
     token_ids: Int[np.ndarray, " tokens"],
-    first: int,
+    first: int | None,
     *,
     layers: Sequence[int] | None = None,
     depth: int | None = None,
     routed: Collection[int] = (),
-) -> Int16[np.ndarray, "routed sites top_k"]:
-    """What ran for all of ``token_ids`` but the last, int16; row r of ``array`` belongs to token ``first`` + r.
+) -> tuple[Int16[np.ndarray, "routed sites top_k"], dict[str, int]]:
+    """What ran for all of ``token_ids`` but the last, int16, and what of ``array`` was ignored: how much by reason.
 
-    layers: of each column, None to guess what is unambiguous; depth: how many layers the model has, where known;
-    routed: its layers with a router, keyed or not, besides those of ``sites``. Rows that no router made count as not
-    recorded, with a warning that says how many. The rules for that look at the routing and the tokens, never at a key:
-    which rows are left says nothing of how they fit a key that did not route them, so p-values stay valid.
+    Row r belongs to token ``first`` + r; None where there is one for every token, or for all but the last. layers: of
+    each column, None to guess what is unambiguous; depth: how many layers the model has, where known; routed: its
+    layers with a router, keyed or not, besides those of ``sites``. Rows that no router made count as not recorded
+    (:mod:`okr.traces.unrouted`), with a warning that says how many.
 
     Raises InvalidTrace unless the array is one of the layouts that Trace.from_routed_experts documents.
     """
@@ -42,6 +41,13 @@ def arrange(
     if found.ndim != 3 or found.dtype.kind not in "iu":
         raise InvalidTrace(f"routed experts must be whole numbers [rows, layers, k], got {found.dtype} {found.shape}")
     tokens, count = len(token_ids), len(found)
+    if first is None:
+        if count < tokens - 1:
+            raise InvalidTrace(
+                f"{count} rows for {tokens} tokens: say with first= which token the first row belongs to (behind a "
+                f"cached prefix, its length)"
+            )
+        first = 0
     if isinstance(first, bool) or not isinstance(first, int) or first < 0 or first + count > tokens:
         raise InvalidTrace(f"{count} rows from token {first!r} on do not fit a sequence of {tokens} tokens")
     widest = max(site.top_k for site in sites)
@@ -54,11 +60,12 @@ def arrange(
         columns = _guess(found, [site.layer for site in sites], depth, routed)
     else:
         columns = _look_up(layers, [site.layer for site in sites], found.shape[1])
+    others = found.shape[1] - len(columns)
     rows = _rows(found[:, columns], sites)
-    _ignore(rows, sites, token_ids[first : first + len(rows)])
+    reasons = take_out(rows, sites, token_ids[first : first + len(rows)])
     experts = np.full((tokens - 1, *rows.shape[1:]), NOT_RECORDED, np.int16)
     experts[first : first + len(rows)] = rows
-    return experts
+    return experts, _warn(reasons, len(rows)) | ({"columns of other layers": others} if others else {})
 
 
 def depth_of(model: nn.Module) -> int | None:
@@ -119,51 +126,24 @@ def _idle(column: Int[np.ndarray, "rows k"]) -> bool:
     no_choice = column[:, 0] < 0
     if column.shape[1] > 1:
         no_choice |= (column == column[:, :1]).all(-1)
-    return bool(no_choice.all() or (len(column) >= STALE_RUN and (column == column[0]).all()))
+    return bool(no_choice.all() or (len(column) >= FEWEST and (column == column[0]).all()))
 
 
-def _rows(found: Int[np.ndarray, "rows sites k"], sites: Sequence[RouterSite]) -> Int16[np.ndarray, "rows sites top_k"]:
-    """A copy, filled up with NOT_RECORDED where a site keeps fewer experts than another."""
-    if found.size and not -1 <= found.min() <= found.max() < 2**15:
-        raise InvalidTrace(f"expert indices must lie between -1 and {2**15 - 1}")
-    rows = found.astype(np.int16)
-    for column, site in enumerate(sites):
-        rows[:, column, site.top_k :] = NOT_RECORDED
-    return rows
+def _rows(found: Int[np.ndarray, "rows sites k"], sites: Sequence[RouterSite]) -> Int[np.ndarray, "rows sites k"]:
+    """A copy, int64, of columns that can hold the experts of ``sites``."""
+    most = max(site.num_experts for site in sites)
+    if np.iinfo(found.dtype).max < most - 1:
+        raise InvalidTrace(
+            f"{found.dtype} cannot hold {most} experts, so some have wrapped around; read the array as uint8 or wider"
+        )
+    return found.astype(np.int64)
 
 
-def _ignore(
-    rows: Int16[np.ndarray, "rows sites top_k"], sites: Sequence[RouterSite], token_ids: Int[np.ndarray, " rows"]
-) -> None:
-    """Put NOT_RECORDED in place of what no router made, and warn how much that was. Sees no key."""
-    unfilled = np.zeros(len(rows), bool)
-    for column, site in enumerate(sites):
-        used = rows[:, column, : site.top_k]
-        if site.top_k > 1:
-            equal = (used == used[:, :1]).all(-1)
-            unfilled |= equal & (used[:, 0] != NOT_RECORDED)
-            used[equal] = NOT_RECORDED
-    dummy, stale = np.zeros_like(unfilled), np.zeros_like(unfilled)
-    if rows.shape[1] > 1 or rows.shape[2] > 1:  # one choice of one expert repeats itself too often
-        pattern = np.full(rows.shape[1:], NOT_RECORDED, np.int16)
-        for column, site in enumerate(sites):
-            pattern[column, : site.top_k] = np.arange(site.top_k)
-        dummy = (rows == pattern).all((1, 2))
-        stale = _stale(rows, token_ids) & ~dummy & (rows != NOT_RECORDED).any((1, 2))
-        rows[dummy | stale] = NOT_RECORDED
-    reasons = {"slots left unfilled": unfilled & ~stale, "a dummy's experts 0, 1, ...": dummy, "a stale buffer": stale}
-    ignored = int((unfilled | dummy | stale).sum())
-    if ignored:
-        why = ", ".join(f"{reason} ({int(which.sum())})" for reason, which in reasons.items() if which.any())
-        log.warning("routed experts: %d of %d rows ignored, wholly or in part: %s", ignored, len(rows), why)
-
-
-def _stale(
-    rows: Int16[np.ndarray, "rows sites top_k"], token_ids: Int[np.ndarray, " rows"]
-) -> Bool[np.ndarray, " rows"]:
-    """The rows of runs that say the same of STALE_RUN or more tokens which are not all the same token."""
-    stale = np.zeros(len(rows), bool)
-    starts = [0, *(np.flatnonzero((rows[1:] != rows[:-1]).any((1, 2))) + 1).tolist(), len(rows)]
-    for start, end in pairwise(starts):
-        stale[start:end] = end - start >= STALE_RUN and bool((token_ids[start:end] != token_ids[start]).any())
-    return stale
+def _warn(reasons: dict[str, Bool[np.ndarray, " rows"]], rows: int) -> dict[str, int]:
+    """How many rows were touched for each reason that touched any, which is also warned of."""
+    counts = {reason: int(which.sum()) for reason, which in reasons.items() if which.any()}
+    if counts:
+        touched = int(np.any(list(reasons.values()), axis=0).sum())
+        why = ", ".join(f"{reason} ({count})" for reason, count in counts.items())
+        log.warning("routed experts: %d of %d rows ignored, wholly or in part: %s", touched, rows, why)
+    return counts

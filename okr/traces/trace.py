@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int, Int16, Int32
@@ -22,9 +22,10 @@ from torch import nn
 from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
-from okr.traces.engines import NOT_RECORDED, arrange, depth_of
+from okr.traces.engines import arrange, depth_of
 from okr.traces.header import TraceHeader
 from okr.traces.passes import check_passes
+from okr.traces.unrouted import NOT_RECORDED
 
 NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
 MAX_FILE_BYTES = 2**30
@@ -40,7 +41,8 @@ class Trace:
     token; sites with fewer than the largest k are filled up with -1. encoder_token_ids int32 [m] and
     encoder_experts int16 [m, encoder sites, k] for encoder-decoders, else None. prompt_length: decoder tokens that
     were given, not generated. passes: int32 [runs, 3], by which forward passes the model saw the routed tokens
-    (:mod:`okr.traces.passes`), where its rotary scaling changes with the length, else None.
+    (:mod:`okr.traces.passes`), where its rotary scaling changes with the length, else None. ignored: of what a serving
+    engine returned, how many rows and columns were ignored, by reason; not part of what is saved.
     """
 
     header: TraceHeader
@@ -50,6 +52,7 @@ class Trace:
     encoder_token_ids: Int32[np.ndarray, " source"] | None = None
     encoder_experts: Int16[np.ndarray, "source encoder_sites top_k"] | None = None
     passes: Int32[np.ndarray, "runs 3"] | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -68,25 +71,27 @@ class Trace:
         model: nn.Module,
         sites: Sequence[RouterSite] | None = None,
         prompt_length: int = 0,
-        first: int = 0,
+        first: int | None = None,
         layers: Sequence[int] | None = None,
         **header: Any,
     ) -> "Trace":
         """The trace of one sequence from the ``routed_experts`` that a serving engine returned (docs/traces.md).
 
         Arguments: ``token_ids`` [n], prompt and generated tokens; ``array``, whole numbers [rows, columns, k], where
-        row r holds what ran for token ``first`` + r. A row for the last token, which was only ever an output, is
-        dropped; tokens without a row count as not recorded. ``layers``: the transformer layer of each column; every
-        site's must be among them, other columns (dense layers, multi-token prediction) are ignored. Without it the
-        columns must be one a site, in their order, or one a layer of the model, those of layers without a router
-        being constant. ``model`` is the same model in transformers; ``sites`` are its keyable ones unless given;
-        ``header`` may say ``key_id``, ``zone``, ``epsilon`` and ``strength``.
+        row r holds what ran for token ``first`` + r. ``first`` may be left out where there is a row for every token,
+        or for all but the last. A row for the last token, which was only ever an output, is dropped; tokens without a
+        row count as not recorded. ``layers``: the transformer layer of each column; every site's must be among them,
+        other columns (dense layers, multi-token prediction) are ignored. Without it the columns must be one a site, in
+        their order, or one a layer of the model, those of layers without a router being constant. ``model`` is the
+        same model in transformers; ``sites`` are its keyable ones unless given; ``header`` may say ``key_id``,
+        ``zone``, ``epsilon`` and ``strength``.
 
-        Rows that no router made count as not recorded: -1; one expert k > 1 times (slots left unfilled); 0 to k - 1 in
-        every site's column (a dummy); the same in every site's column for four or more tokens on end that are not all
-        the same token (a stale buffer). The last two do not apply to a single site with k = 1. A warning of the logger
-        ``okr`` says how many rows were ignored and why. These rules look at the routing and the tokens only, never
-        at a key, so p-values stay valid.
+        What no router made counts as not recorded: slots of -1; of one value k > 1 times, or one beyond the experts
+        (never filled); slots filled in part; rows of the same experts, or of 0 to k - 1, in every column (dummies);
+        the same row for different tokens (stale buffers). The last two only where routers would do so less than once
+        in 2^20 arrays, so hardly in models with few routers of small k. ``Trace.ignored`` counts the rows by reason,
+        and a warning of the logger ``okr`` says so. These rules look at the routing and the tokens only, never at a
+        key, so p-values stay valid.
 
         Raises InvalidTrace for anything else.
         """
@@ -100,13 +105,15 @@ class Trace:
         tokens = np.asarray(token_ids)
         if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu" or tokens.max() >= 2**31:
             raise InvalidTrace("token_ids must be at least two token ids in one dimension")
+        experts, ignored = arrange(
+            array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
+        )
         return cls(
             header=TraceHeader.describe(model, sites, **header),
             token_ids=tokens.astype(np.int32),
-            experts=arrange(
-                array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
-            ),
+            experts=experts,
             prompt_length=prompt_length,
+            ignored=ignored,
         )
 
     @property
@@ -185,7 +192,7 @@ class Trace:
         prompt = arrays.pop("prompt_length")
         if prompt.dtype != np.int32 or prompt.shape != (1,):
             raise InvalidTrace("prompt_length must be one int32")
-        trace = cls(header=header, prompt_length=int(prompt[0]), **arrays)
+        trace = cls(header=header, prompt_length=int(prompt[0]), **cast(dict[str, Any], arrays))
         if trace.digest().hex() != checksum:
             raise InvalidTrace("its checksum does not match: the file was damaged or changed")
         return trace
