@@ -56,7 +56,7 @@ def test_pytest_spec_judges_what_is_imported_as_okr_spec():
         "print('okr.spec.registry' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-2:] == ["0 ['spec', 'okr.spec.conftest', 'okr.spec.test_conformance']", "True"]
+    assert done.stdout.splitlines()[-2:] == ["0 ['spec', 'spec.conftest', 'spec.test_conformance']", "True"]
 
 
 def test_type_checkers_find_the_installed_package(tmp_path):

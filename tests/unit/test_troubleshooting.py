@@ -84,6 +84,10 @@ def trace_is_refused(model, tmp_path):
 def cannot_tell(model, tmp_path):
     verdict = okr.verify(model, trace_of(model), okr.Key.generate(), **{**SETTING, "epsilon": 0.0})
     assert str(verdict).startswith("cannot tell: no opportunities")
+    verdict = okr.detect(model, list(range(3, 12)), okr.Key.generate(), **SETTING, decoys=19)
+    assert str(verdict).startswith("cannot tell: ")
+    assert "16" in str(verdict)
+    assert not verdict.watermarked
 
 
 ENTRIES = {
@@ -93,7 +97,7 @@ ENTRIES = {
     "The key file is refused": key_file_is_refused,
     "The disk is full": disk_is_full,
     "A trace is refused": trace_is_refused,
-    '"cannot tell: no opportunities"': cannot_tell,
+    '"cannot tell"': cannot_tell,
 }
 
 
