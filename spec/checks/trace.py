@@ -176,18 +176,20 @@ def headers_say_how_they_were_made(subject: Subject) -> None:
 
 
 def _autocast_named(model: Any) -> tuple[str | None, ...]:
-    """What headers say of generations under autocast and without it, in one block."""
+    """What headers say of generations under autocast and without it."""
     import torch
 
     from .. import system
     from ..system import okr
 
     names = []
-    with okr.watermark(model, system.key(), epsilon=system.epsilon_of(model)) as wm:
-        for on in (True, False):
-            with torch.autocast("cpu", torch.bfloat16, enabled=on):
-                made = wm.generate(input_ids=system.tokens(1), max_new_tokens=2, **system.GREEDY)
-            names.append(made.traces[0].header.autocast)
+    for on in (True, False):
+        with (
+            okr.watermark(model, system.key(), epsilon=system.epsilon_of(model)) as wm,
+            torch.autocast("cpu", torch.bfloat16, enabled=on),
+        ):
+            made = wm.generate(input_ids=system.tokens(1), max_new_tokens=2, **system.GREEDY)
+        names.append(made.traces[0].header.autocast)
     return tuple(names)
 
 

@@ -135,7 +135,7 @@ def sorts_in_place(change: Change) -> None:
             if journal is not None and journal.source is self:
                 experts = ran()
                 experts.copy_(experts.sort(-1).values)
-                journal.calls[site].append(experts.to(torch.int16))
+                journal.add(site, experts)
 
         return report
 
