@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -105,7 +106,9 @@ def _guarded(call: Callable[..., Any], function: str, arguments: tuple[Any, ...]
 
 @contextmanager
 def _time_limit(seconds: float, function: str) -> Iterator[None]:
-    """Interrupt Python code that runs too long. Native code that never returns needs the subprocess adapter."""
+    """Interrupt Python code that runs too long. Native code that never returns needs the subprocess adapter.
+
+    A timer that the caller had set goes on afterwards."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -113,13 +116,16 @@ def _time_limit(seconds: float, function: str) -> Iterator[None]:
     def expire(*_: object) -> None:
         raise Fault("timeout", f"{function} did not answer within {seconds:g} s")
 
+    began = time.monotonic()
     previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left + began - time.monotonic(), 0.001), interval)
 
 
 def _part(answer: Any, name: str) -> Any:

@@ -38,7 +38,7 @@ def test_verify_shows_every_router(
     assert [line.split()[0] for line in lines[1:]] == ["router", "model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]
 
 
-def test_traces_of_a_quantised_model_are_verified_by_it(
+def test_traces_of_a_quantised_model_are_verified_by_it_and_less_well_without_quantisation(
     experiment: Callable[..., Results],
     key_file: Path,
     tmp_path: Path,
@@ -49,10 +49,13 @@ def test_traces_of_a_quantised_model_are_verified_by_it(
     trace = str(tmp_path / "traces" / "watermarked-0000.safetensors")
     words = ["verify", "tiny-deepseek-moe", trace, "--key", str(key_file)]
     words += ["--decoys", str(SMALL["decoys"]), "--alpha", str(SMALL["alpha"])]
+    words.append("--json")
     assert execute([*words, "--quantization", "4bit"]) == 0
-    capfd.readouterr()
-    assert execute(words) == 2
-    assert "made by another model" in capfd.readouterr().err
+    quantised = json.loads(capfd.readouterr().out)["files"][0]
+    assert quantised["hit_rate"] == 1.0
+    assert execute(words) == 0
+    whole = json.loads(capfd.readouterr().out)["files"][0]
+    assert whole["chance_rate"] + 0.2 < whole["hit_rate"] < 0.95
 
 
 def test_attribute_names_the_key_or_none(
