@@ -30,6 +30,23 @@ class Hangs:
             pass
 
 
+class HangsInAFinalizerFirst(Hangs):
+    def __del__(self) -> None:
+        self.key_scores()
+
+
+class OutlivesItsTime:
+    def key_scores(self) -> None:
+        HangsInAFinalizerFirst()  # Python drops what is raised while this object is taken away
+        Hangs().key_scores()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_time_that_is_up_inside_a_finalizer_ends_the_call_all_the_same() -> None:
+    with pytest.raises(Fault, match=r"did not answer within 0\.05 s"):
+        Subject(OutlivesItsTime(), timeout=0.05).accepts("key_scores")
+
+
 def test_the_callers_timer_goes_on_after_an_answer(timer: None) -> None:
     Subject(Answers()).accepts("key_scores")
     left, interval = signal.getitimer(signal.ITIMER_REAL)
