@@ -9,6 +9,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from statistics import fmean, stdev
 
 from okr.evidence.findings import weakness
 from okr.evidence.report import sections, suite_words
@@ -148,9 +149,7 @@ def side_by_side(suites: SuiteResults) -> str:
 
 def cell(z: list[float], ahead: int) -> str:
     """Mean z with its 95% interval, and the share that is ahead of all decoys."""
-    middle = sum(z) / len(z)
-    deviation = (sum((value - middle) ** 2 for value in z) / (len(z) - 1)) ** 0.5
-    return f"{middle:.2f} ± {1.96 * deviation / len(z) ** 0.5:.2f} ({ahead / len(z):.2f})"
+    return f"{fmean(z):.2f} ± {1.96 * stdev(z) / len(z) ** 0.5:.2f} ({ahead / len(z):.2f})"
 
 
 def strengthened(document: dict) -> str:

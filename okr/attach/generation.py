@@ -55,7 +55,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
         pad = arguments.get("pad_token_id", config.pad_token_id)
         arguments = arguments | {"attention_mask": _mask(prompt, pad)}
     before = Before.of(model, arguments, prompt.shape[1])
-    with journals.opened() as journal:
+    with journals.opened() as journal, before.scaling.shown_whole(model):
         output = model.generate(**arguments)  # type: ignore[operator]
     sequences: Tensor = output if isinstance(output, Tensor) else output.sequences
     mask = arguments["attention_mask"].to("cpu").bool()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from okr.errors import UnsupportedGeneration
+
 Limit = tuple[str, int | None]
 """``dynamic`` or ``longrope``, and the length from which it scales; None where that is not known."""
 
@@ -52,6 +54,29 @@ class Scaling:
         """``reached`` where a pass of ``length`` leaves the model scaled to that, else 0."""
         held = (kind == "dynamic" and limit is not None and limit <= length < reached for kind, limit in self.limits)
         return reached if any(held) else 0
+
+    @contextmanager
+    def shown_whole(self, model: nn.Module) -> Iterator[None]:
+        """Refuse a forward pass that sees the end of a sequence and neither its beginning nor a cache of it. Releases
+        of transformers do so from the token on at which longrope begins to scale, having dropped the cache."""
+
+        def check(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
+            shown, mask = given.get("input_ids"), given.get("attention_mask")
+            if given.get("past_key_values") is not None or not isinstance(shown, Tensor):
+                return
+            if isinstance(mask, Tensor) and mask.shape[-1] > shown.shape[1]:
+                raise UnsupportedGeneration(
+                    f"{type(model).__name__} dropped its cache and was shown {shown.shape[1]} of {mask.shape[-1]} "
+                    f"tokens, a fault of this release of transformers where longrope begins to scale: take a later "
+                    f"one, or generate with use_cache=False"
+                )
+
+        hook = model.register_forward_pre_hook(check, with_kwargs=True) if self else None
+        try:
+            yield
+        finally:
+            if hook is not None:
+                hook.remove()
 
     @contextmanager
     def afresh(self) -> Iterator["Ahead"]:

@@ -61,10 +61,15 @@ def bars() -> Iterator[Bars]:
 
 @contextmanager
 def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[float], None]]:
-    """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    """One progress bar on stderr for the length of a ``with`` block; call what it gives with every step's size.
+
+    Nothing is shown where ``shown`` is false or stderr is no terminal."""
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+    if not (shown and console.is_terminal):
+        yield lambda count: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from okr.discovery import RouterSite
 
@@ -43,6 +44,8 @@ def _watched(model: nn.Module, sites: list[RouterSite], undo: ExitStack) -> list
 
         def record(router, args, kwargs, output, site=site, given=given):
             hidden = (args or list(kwargs.values()))[0].reshape(-1, site.hidden_size)
+            if site.router_class == "LongcatFlashTopkRouter":
+                given["logits"] = linear(hidden.float(), router.classifier.weight.float())
             logits, experts, weights = _layout(site, output, given)
             more = [value for value in [*args[1:], *kwargs.values()] if isinstance(value, Tensor) and value.dim() == 1]
             bias = more[0] if more else _bias(router)
@@ -84,7 +87,11 @@ def _layout(site: RouterSite, output: Any, given: dict[str, Any]) -> tuple[Tenso
     if site.router_class == "SwitchTransformersTop1Router":
         mask, weight = sorted(output[:2], key=lambda part: part.is_floating_point())
         return given["logits"].flatten(0, -2), mask.flatten(0, -2).argmax(-1, keepdim=True), weight.flatten(0, -2)
+    if len(output) == 2:  # LongCat's in older releases of transformers
+        return given["logits"], output[1], output[0]
     logits, weights, experts = output[:3]
+    if not logits.is_floating_point():  # Granite's in older releases
+        logits, experts = experts, logits
     if site.router_class == "ZayaRouter":  # the skip expert, the last, was sent to expert 0 with no weight
         experts = torch.where(weights == 0, site.num_experts - 1, experts)
     return logits, experts, weights
