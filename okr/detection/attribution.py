@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from okr.attach.routings import Projector
-from okr.detection.decoys import Decoys, matches
+from okr.detection.counting import count
+from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence, all_evidence
-from okr.detection.tally import at_least_as_good, blocks, site_seed
+from okr.detection.tally import at_least_as_good, site_seed
 from okr.detection.verdict import Bounded, holm
 from okr.detection.verification import MOST_DECOYS, as_traces
 from okr.errors import InvalidKey, InvalidSetting
@@ -187,15 +188,7 @@ def _count(
         path = site.site.path
         if path not in drawn:
             drawn[path] = Decoys.draw(images, site.site.num_experts, site_seed(seed + block.to_bytes(4, "big"), path))
-        for first, last in blocks(site, images + 1):
-            hits, prefers = matches(
-                site.choice,
-                drawn[path].scores(scores, first, last),
-                site.experts,
-                site.pool,
-                site.locked,
-                site.strength,
-            )
-            matched[first:last] += hits.sum(0).double().cpu()
-            support[first:last] += prefers.sum(0, dtype=torch.float64).cpu()
+        hits, prefers = count(drawn[path], site, scores)
+        matched += hits.sum(0).double()
+        support += prefers
     return matched, support

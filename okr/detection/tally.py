@@ -8,12 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from okr.attach.routings import Projector
-from okr.detection.decoys import Decoys, matches
+from okr.detection.counting import count
+from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence
 from okr.detection.verdict import SiteScore, TokenScore
 from okr.routing import Key
-
-_CHUNK = 2**22  # scores held at once: keys x tokens x experts
 
 
 class SiteTally:
@@ -35,18 +34,10 @@ class SiteTally:
         self.outside += evidence.outside
         self.opportunities += len(evidence.choice)
         self.free_slots += int(evidence.free.sum())
-        keys = len(self.matched)
-        hits = torch.zeros(len(evidence.choice), keys, dtype=torch.int16)
         if not len(evidence.choice):
-            return hits
-        claimed = self.project(evidence.hidden)
-        for first, last in blocks(evidence, keys):
-            scores = self.decoys.scores(claimed, first, last)
-            found, support = matches(
-                evidence.choice, scores, evidence.experts, evidence.pool, evidence.locked, evidence.strength
-            )
-            hits[:, first:last] = found.cpu()
-            self.support[first:last] += support.sum(0, dtype=torch.float64).cpu()
+            return torch.zeros(0, len(self.matched), dtype=torch.int16)
+        hits, support = count(self.decoys, evidence, self.project(evidence.hidden))
+        self.support += support
         self.matched += hits.sum(0)
         return hits
 
@@ -60,12 +51,6 @@ class SiteTally:
             hit_rate=float(self.matched[0]) / free if free else None,
             chance_rate=float(self.matched[1:].mean()) / free if free else None,
         )
-
-
-def blocks(evidence: SiteEvidence, keys: int) -> list[tuple[int, int]]:
-    """Ranges of keys small enough to be held at once."""
-    step = max(1, _CHUNK // max(1, evidence.choice.numel()))
-    return [(first, min(first + step, keys)) for first in range(0, keys, step)]
 
 
 def site_seed(seed: bytes, path: str) -> bytes:

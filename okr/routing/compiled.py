@@ -24,7 +24,7 @@ _ONE = np.ones(1, np.float32)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _compiled(function: Function) -> Function:
+def machine_code(function: Function) -> Function:
     """``function`` as machine code, made at its first call and kept beside this file, or in the user's cache folder."""
     try:
         return numba.njit(function, cache=True, nogil=True)  # type: ignore[no-any-return]
@@ -85,7 +85,7 @@ class Selector:
         return experts if _select_one(scores, state, signs, log, self.strength, self.rule, experts) else None
 
 
-@_compiled
+@machine_code
 def _select(choice, keys, norms, strength, rule, experts, opportunity):  # type: ignore[no-untyped-def]
     """Fill ``experts`` [T, k] and ``opportunity`` [T]; the number of opportunities. ``norms``: one for all, or [T]."""
     top_k, count, step = experts.shape[1], 0, 1 if len(norms) > 1 else 0
@@ -98,7 +98,7 @@ def _select(choice, keys, norms, strength, rule, experts, opportunity):  # type:
     return count
 
 
-@_compiled
+@machine_code
 def _select_one(scores, state, signs, log, strength, rule, experts):  # type: ignore[no-untyped-def]
     """Fill ``experts`` [1, k] where the token is an opportunity; whether it is."""
     top_k, choice, key = experts.shape[1], scores[0], np.zeros(scores.shape[1], np.float32)
@@ -115,7 +115,7 @@ def _select_one(scores, state, signs, log, strength, rule, experts):  # type: ig
     return _token(choice, key, own, rule, experts[0], top, rank)
 
 
-@_compiled
+@machine_code
 def _token(scores, key, strength, rule, chosen, top, rank):  # type: ignore[no-untyped-def]
     """Fill ``chosen`` [k] where the token is an opportunity; whether it is. ``top`` [k + 1] and ``rank`` [k] are room
     to work in."""
@@ -142,7 +142,7 @@ def _token(scores, key, strength, rule, chosen, top, rank):  # type: ignore[no-u
     return True
 
 
-@_compiled
+@machine_code
 def _largest(scores, top):  # type: ignore[no-untyped-def]
     """Fill ``top`` with the largest scores in descending order, duplicates counted."""
     top[:] = -_INFINITE
@@ -155,7 +155,7 @@ def _largest(scores, top):  # type: ignore[no-untyped-def]
             top[place] = score
 
 
-@_compiled
+@machine_code
 def _fill(scores, key, strength, alone, edge, lock, chosen, rank):  # type: ignore[no-untyped-def]
     """Fill ``chosen`` with the leaders and the pool's best by preference, equals in ascending order of expert; ``rank``
     is room for their preferences. At least as many experts must be at or above ``edge``."""
@@ -183,7 +183,7 @@ def _fill(scores, key, strength, alone, edge, lock, chosen, rank):  # type: igno
         rank[place], chosen[place] = preference, expert
 
 
-@_compiled
+@machine_code
 def _by_choice(scores, chosen):  # type: ignore[no-untyped-def]
     """Sort ``chosen`` by descending choice score, equals in ascending order of expert."""
     for last in range(1, len(chosen)):

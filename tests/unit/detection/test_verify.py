@@ -10,7 +10,9 @@ from scipy.stats import binom
 
 import okr
 from okr import InvalidSetting, InvalidTrace, Key
-from okr.detection.decoys import Decoys, matches
+from okr.detection.counting import count, matches
+from okr.detection.decoys import Decoys
+from okr.detection.evidence import SiteEvidence
 from okr.routing import find_zone, select
 
 
@@ -29,14 +31,36 @@ def test_the_statistic_counts_the_selection_of_the_spec(zone, strength):
     here = found.opportunity
     ran = torch.stack([torch.randperm(12)[:3] for _ in range(40)])
     got, _ = matches(choice[here], images[here], ran[here], found.pool[here], found.locked[here], strength)
-    for image, count in zip(images.unbind(1), got.sum(0), strict=True):
+    for image, matched in zip(images.unbind(1), got.sum(0), strict=True):
         target = select(choice, image, top_k=3, epsilon=1.0, zone=zone, strength=strength)
         expected = 0
         for t in here.nonzero().flatten().tolist():
             pool = set(found.pool[t].nonzero().flatten().tolist())
             hits = len(set(ran[t].tolist()) & set(target.indices[t].tolist()) & pool)
             expected += min(hits, int(found.free[t]))
-        assert int(count) == expected
+        assert int(matched) == expected
+
+
+@pytest.mark.parametrize("zone", ["max", "boundary"])
+@pytest.mark.parametrize("strength", [math.inf, 1.0, 3e38])
+@pytest.mark.parametrize(("experts", "top_k"), [(12, 3), (64, 6), (5, 1), (4, 3)])
+def test_compiled_counts_are_those_of_matches(zone, strength, experts, top_k):
+    """With ties among choice scores and among key scores, and locked experts."""
+    choice = (torch.randn(50, experts) * 2).round() / 2
+    found = find_zone(choice, top_k=top_k, epsilon=1.0, zone=zone)
+    here = found.opportunity
+    ran = torch.stack([row.topk(top_k).indices for row in choice + torch.rand(50, experts)])
+    parts = (choice, ran, found.pool, found.locked, found.free, torch.arange(50))
+    choice, ran, pool, locked, free, tokens = (part[here] for part in parts)
+    evidence = SiteEvidence(None, strength, choice, choice, ran, pool, locked, free, tokens, 50, 0)
+    decoys = Decoys.draw(40, experts, b"seed of the test")
+    claimed = (torch.randn(len(choice), experts) * 4).round() / 4
+    hits, support = count(decoys, evidence, claimed)
+    expected, prefers = matches(choice, decoys.scores(claimed, 0, 41), ran, pool, locked, strength)
+    assert len(choice) > 10
+    assert torch.equal(hits.long(), expected.long())
+    if strength != 3e38:  # where sums of float32 overflow
+        torch.testing.assert_close(support, prefers.double().sum(0), rtol=1e-5, atol=1e-5)
 
 
 def test_decoys_are_signed_permutations_with_the_claimed_key_first():

@@ -101,7 +101,7 @@ def test_where_machine_code_cannot_be_kept_it_is_made_in_each_process(monkeypatc
         return function
 
     monkeypatch.setattr(compiled.numba, "njit", njit)
-    assert compiled._compiled(len) is len
+    assert compiled.machine_code(len) is len
     assert made == [{"nogil": True}]
 
 
