@@ -155,6 +155,10 @@ def test_recorded_experts_are_the_ones_that_ran(deepseek, key):
 
 
 def test_switch_records_dropped_tokens(switch, key):
+    (router,) = (module for name, module in switch.encoder.named_modules() if name.endswith(".router"))
+    output = router(torch.ones(1, 7, switch.config.d_model))
+    if all(part.flatten(0, -2).any(-1).all() for part in output if not part.is_floating_point()):
+        pytest.skip("this transformers drops no token beyond an expert's capacity")
     with okr.watermark(switch, key, epsilon=0.0) as wm:
         made = wm.generate(input_ids=torch.full((1, 7), 9), max_new_tokens=4, do_sample=False)
     assert (made.traces[0].encoder_experts == okr.traces.NOTHING_RAN).any()
