@@ -23,7 +23,8 @@ def numbered(i):
 def generated(model, key, tokens=16):
     torch.manual_seed(1)
     with okr.watermark(model, key, **SETTING) as wm:
-        return wm.generate(input_ids=torch.randint(3, 256, (1, 6)), max_new_tokens=tokens, do_sample=True).traces[0]
+        ids = torch.randint(3, 256, (1, 6))
+        return wm.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True).traces[0]
 
 
 def test_the_right_key_among_others_and_none_without_it(moe, key):
