@@ -32,6 +32,7 @@ from okr.detection_cli import attribute_command, detect_command, verify_command
 from okr.entry import INTERRUPTED, NO_RESULT
 from okr.errors import InvalidConfig, OKRError, RouterNotFound
 from okr.generate_cli import generate_command
+from okr.streams import escape_what_cannot_be_shown, warnings_to_stderr
 from okr.suite_cli import (
     SUITE_OPTIONS,
     Choices,
@@ -221,7 +222,8 @@ app.command("report")(report_command)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code; no traceback for anything the user can put right."""
-    logging.getLogger("okr").addHandler(_warnings_to_stderr())
+    logging.getLogger("okr").addHandler(warnings_to_stderr())
+    escape_what_cannot_be_shown()
     collector.spare()
     sys.exit(execute(sys.argv[1:] if arguments is None else list(arguments)))
 
@@ -290,13 +292,6 @@ def _fail(message: str) -> int:
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):  # nobody can be told where standard error is full: the exit code still tells
         print(f"okr: {line}", file=sys.stderr)
-
-
-def _warnings_to_stderr() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("okr: %(message)s"))
-    return handler
 
 
 if __name__ == "__main__":

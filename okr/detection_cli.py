@@ -22,7 +22,7 @@ from okr.cli_options import (
     placement_of,
     say,
 )
-from okr.errors import InvalidKey, InvalidSetting
+from okr.errors import InvalidKey, InvalidSetting, InvalidText
 from okr.findings import NOT_FOUND, Findings, Refusals, sift
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def verify_command(
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     check_decoys(decoys, alpha)
     secret, refused = Key.load(key), Refusals()
-    read = sift([(str(path), path) for path in traces], Trace.load, refused)
+    read = sift([(str(path), path) for path in traces], Trace.load, refused, names_it=True)
     for name, trace in read:
         try:
             trace_setting(trace, epsilon, zone, strength)  # type: ignore[arg-type]  # checked above
@@ -140,7 +140,10 @@ def detect_command(
     as much again and which a single marked text can decide. A file that cannot be judged is named and costs only
     itself; the exit code is then 2. Under ``accelerate launch`` the processes share the keys.
     """
+    from okr.experiment.text_files import check_separator, joint, tokenise
+
     check_setting(epsilon, zone, strength)
+    check_separator(separator)
     refused = Refusals()
     written = _written(texts, source or [], prompt or [], separator, refused)
     from okr.detection import detect
@@ -148,7 +151,6 @@ def detect_command(
     from okr.experiment.display import counting
     from okr.experiment.placement import load_placed
     from okr.experiment.processes import joined
-    from okr.experiment.text_files import joint, tokenise
     from okr.routing import Key
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
@@ -176,9 +178,10 @@ def _written(
     since the rest would then meet each other's."""
     from okr.experiment.text_files import read_texts, with_given
 
-    files = sift([(str(path), path) for path in texts], lambda path: read_texts(path, separator), refused)
+    paths = [(str(path), path) for path in texts]
+    files = sift(paths, lambda path: read_texts(path, separator), refused, names_it=True)
     if refused and (sources or prompts):
-        sift(refused[:1], lambda reason: read_texts(Path(refused[0][0]), separator), [])
+        raise InvalidText(refused[0][1])
     written = [text for _, found in files for text in found]
     for name, given in (("source", sources), ("prompt", prompts)):
         parts = [part.text for path in given for part in read_texts(path, separator)]

@@ -19,16 +19,21 @@ Refusals = list[tuple[str, str]]
 
 
 def sift(
-    candidates: Iterable[tuple[str, Given]], make: Callable[[Given], Made], refused: Refusals
+    candidates: Iterable[tuple[str, Given]],
+    make: Callable[[Given], Made],
+    refused: Refusals,
+    *,
+    names_it: bool = False,
 ) -> list[tuple[str, Made]]:
     """What ``make`` makes of every candidate, by its name; ``refused`` gets those of which it makes InvalidTrace or
-    InvalidText. Where nothing is left, the first error is raised: one bad file costs nothing but itself."""
+    InvalidText, whose message names the candidate itself or (not ``names_it``) is told behind its name. Where nothing
+    is left, the first error is raised: one bad file costs nothing but itself."""
     kept, first = [], None
     for name, candidate in candidates:
         try:
             kept.append((name, make(candidate)))
         except (InvalidTrace, InvalidText) as error:
-            message = str(error) if name in str(error) else f"{name}: {error}"
+            message = str(error) if names_it else f"{name}: {error}"
             refused.append((name, message))
             first = first or type(error)(message)
     if first is not None and not kept:

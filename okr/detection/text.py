@@ -57,7 +57,8 @@ def detect(
 ) -> TextVerdict:
     """Whether a text, or several texts pooled into one test, were sampled under ``key``.
 
-    Arguments: ``token_ids`` [n] as the model reads them (its own special tokens in front), or a list of such texts;
+    Arguments: ``token_ids`` [n] as the model reads them (its own special tokens in front), or a list of such texts, all
+    without padding, which would be judged like any token;
     ``prompt_length`` tokens of each are given, not judged (at least the first always is); ``source_ids`` is what an
     encoder reads, then ``token_ids`` starts with the decoder's start token. ``temperature`` is the one the text was
     sampled at, as far as known; a wrong one costs power, never validity. ``rows`` keys run side by side: memory grows

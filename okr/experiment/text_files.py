@@ -1,13 +1,13 @@
 """Texts to be judged: what files hold, and the tokens that a model reads of them."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from okr.errors import InvalidText
+from okr.errors import InvalidConfig, InvalidText
+from okr.experiment.written_files import decoded, holds_json_lines, strings_of
 
 if TYPE_CHECKING:
     from okr.loaders import Loaded
@@ -29,44 +29,62 @@ class Written:
 def read_texts(path: Path, separator: str | None = None) -> list[Written]:
     """The texts of a file (``-``: standard input), at least one.
 
-    A file holds one text, or several, parted by lines that hold ``separator`` and nothing else; a ``.jsonl`` file one a
-    line, ``{"text": ..., "prompt": ..., "source": ...}``, the last two as far as there are any. The line break that
-    ends a file is no part of its text, nor is a byte order mark. Raises InvalidText where nothing can be read or a
-    text is blank; blank parts between separators do not count.
+    A file holds one text, or several, parted by lines that hold ``separator`` and nothing else; a file of JSON lines
+    (``.jsonl``, ``.ndjson``, ``.json``) one a line, ``{"text": ..., "prompt": ..., "source": ...}``, the last two as
+    far as there are any. The line break that ends a file is no part of its text, nor is a byte order mark. Raises
+    InvalidText where nothing can be read or there are only blank texts; blank parts between separators do not count,
+    while a blank one of several JSON lines is for :func:`tokenise` to refuse.
     """
     content = _content(path)
-    if path.suffix == ".jsonl":
+    if holds_json_lines(path):
         found = [_record(path, number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     else:
         parts = [content] if separator is None else _parts(content, separator)
         found = [{"text": part} for part in parts if separator is None or part.strip()]
-    if not found or not all(record["text"].strip() for record in found):
-        raise InvalidText(f"{path} holds {'no text' if len(found) < 2 else 'a text that is blank'}")
+    if not any(record["text"].strip() for record in found):
+        raise InvalidText(f"{path} holds no text")
     names = [str(path)] if len(found) == 1 else [f"{path}:{number}" for number in range(1, len(found) + 1)]
     return [Written(name, **record) for name, record in zip(names, found, strict=True)]
 
 
 def with_given(texts: Sequence[Written], name: str, given: Sequence[str]) -> list[Written]:
     """``texts``, each with its own of ``given`` as its prompt or source (``name``). InvalidText where they differ in
-    number."""
+    number, or a text has one already."""
     if given and len(given) != len(texts):
         raise InvalidText(f"--{name} is needed once for each text: {len(texts)} texts, {len(given)} {name}s")
     if not given:
         return list(texts)
+    for text in texts:
+        if getattr(text, name) is not None:
+            raise InvalidText(f"{text.name} brings its own {name}: leave --{name} out")
     return [
         Written(**{**vars(text), name: part})  # type: ignore[arg-type]
         for text, part in zip(texts, given, strict=True)
     ]
 
 
+def check_separator(separator: str | None) -> None:
+    """InvalidConfig for what no line can be, so that every file would pass for one text."""
+    if separator is not None and (separator != separator.rstrip() or len(separator.splitlines()) > 1):
+        raise InvalidConfig(
+            f"--separator must be one line, without blanks at its end, got {separator!r}; '' is an empty line"
+        )
+
+
 def _content(path: Path) -> str:
     try:
-        raw = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        return decoded(_standard_input() if str(path) == "-" else path.read_bytes()).removesuffix("\n")
     except OSError as error:
         raise InvalidText(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
+    except ValueError:
         raise InvalidText(f"{path} is not UTF-8 text") from None
-    return raw.removeprefix("\ufeff").removesuffix("\n")
+
+
+def _standard_input() -> bytes:
+    """As bytes, which mean the same wherever they are read: the locale has no part in it."""
+    if sys.stdin is None:
+        raise InvalidText("cannot read -: standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _parts(content: str, separator: str) -> list[str]:
@@ -81,13 +99,9 @@ def _parts(content: str, separator: str) -> list[str]:
 
 def _record(path: Path, number: int, line: str) -> dict[str, str]:
     try:
-        record = json.loads(line)
-        found = {name: record[name] for name in FIELDS if name in record}
-    except (ValueError, TypeError):
-        found = {}
-    if not isinstance(found.get("text"), str) or not all(isinstance(value, str) for value in found.values()):
-        raise InvalidText(f'{path}, line {number}: expected {{"text": "..."}}, with "prompt" or "source" beside it')
-    return found
+        return strings_of(line, FIELDS)
+    except ValueError as error:
+        raise InvalidText(f"{path}, line {number}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,8 @@ def tokenise(loaded: "Loaded", written: Written) -> Tokens:
     """
     from okr.detection.text import as_texts
 
+    if not written.text.strip():
+        raise InvalidText("the text is blank")
     tokens = (
         _for_encoder_decoder(loaded, written) if loaded.model.config.is_encoder_decoder else _alone(loaded, written)
     )

@@ -81,7 +81,7 @@ def test_detect_reads_files_and_standard_input(
     words = ["detect", str(deepseek_folder), "--key", str(key_file), "--decoys", "19", "--alpha", "0.05", *SOFT]
     assert execute([*words, str(text), "--json"]) in (0, 1)
     one = json.loads(capfd.readouterr().out)
-    monkeypatch.setattr("sys.stdin", io.StringIO(text.read_text()))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes()), encoding="latin-1"))
     assert execute([*words, "-", "--json"]) in (0, 1)
     assert json.loads(capfd.readouterr().out)["files"] == [one["files"][0] | {"file": "-"}]
     assert execute([*words, str(text), str(text), "--json"]) in (0, 1)

@@ -1,7 +1,10 @@
 """Many files at the command line: each by itself, all of them pooled, and what becomes of one that cannot be judged."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import torch
 
 import okr
 from okr.cli import execute
+from okr.errors import InvalidText
+from okr.findings import Refusals, sift
 from okr.routing import Key
 
 SETTING = {"epsilon": 2.0, "zone": "max", "strength": 4.0}
@@ -102,6 +107,37 @@ def test_a_trace_that_cannot_be_judged_is_named_and_costs_only_itself(
     assert len(complaints(printed.err)) == 1
 
 
+def test_a_refusal_names_its_file_whatever_the_file_is_called() -> None:
+    """A name of one letter is part of almost every message, and was then left out."""
+    refused: Refusals = []
+
+    def make(number: int) -> int:
+        if number:
+            raise InvalidText("a text of 1 tokens says nothing")
+        return number
+
+    assert sift([("b", 0), ("a", 1), ("text", 1)], make, refused) == [("b", 0)]
+    said = "a text of 1 tokens says nothing"
+    assert refused == [("a", f"a: {said}"), ("text", f"text: {said}")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_the_name_of_a_file_costs_no_result(
+    encoding: str, traces: list[str], deepseek_folder: Path, key_file: Path, tmp_path: Path
+) -> None:
+    """Names that are not UTF-8, and terminals that lack their letters."""
+    for number, name in enumerate((b"Gr\xfc\xdfe", "Gr\u00fc\u00dfe".encode())):
+        (tmp_path / os.fsdecode(name)).write_bytes(Path(traces[number]).read_bytes())
+    files = sorted(str(path) for path in tmp_path.iterdir())
+    words = ["verify", str(deepseek_folder), *files, "--key", str(key_file), *WORDS]
+    environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run([sys.executable, "-m", "okr.cli", *words], capture_output=True, env=environment, check=False)
+    assert done.returncode == 1, done.stderr
+    assert len(done.stdout.splitlines()) == 4
+    assert rb"Gr\udcfc\udcdfe: not watermarked" in done.stdout
+    assert ("Gr\u00fc\u00dfe" if encoding == "utf-8" else r"Gr\xfc\xdfe").encode() in done.stdout
+
+
 def test_a_trace_without_a_setting_is_named_before_the_model_is_loaded(
     traces: list[str], key_file: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -179,3 +215,17 @@ def test_a_file_of_json_lines_brings_its_prompts(
     lines = json.loads(capfd.readouterr().out)["files"]
     assert execute([*words, str(text), "--prompt", str(prompt)]) in (0, 1)
     assert json.loads(capfd.readouterr().out)["files"] == [lines[0] | {"file": str(text)}]
+
+
+def test_of_many_json_lines_a_blank_one_costs_only_itself(
+    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (LONG, "", LONG.upper())))
+    words = ["detect", str(deepseek_folder), str(path), "--key", str(key_file), *SOFT]
+    assert execute(words) == 2
+    printed = capfd.readouterr()
+    assert [line.partition(": ")[0] for line in printed.out.splitlines()[:2]] == [f"{path}:1", f"{path}:3"]
+    assert complaints(printed.err) == [f"okr: {path}:2: the text is blank"]
+    assert execute([*words, "--separator", "--- "]) == 2
+    assert "--separator must be one line" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """What a file of texts holds, and which tokens are judged of it."""
 
+import io
 import json
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import okr
-from okr.errors import InvalidText
-from okr.experiment.text_files import Written, joint, read_texts, tokenise, with_given
+from okr.errors import InvalidConfig, InvalidText
+from okr.experiment.prompts import prompts_in
+from okr.experiment.text_files import Written, check_separator, joint, read_texts, tokenise, with_given
 from okr.loaders import Loaded
 
-LINES = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=20)
+LINES = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"]), max_size=20)
 
 
 def written(path: Path, content: bytes, separator: str | None = None) -> list[str]:
@@ -72,12 +74,18 @@ def test_lines_of_json_have_prompts_and_sources(tmp_path: Path) -> None:
         ("a.txt", b"---\n\n---\n", "---", "holds no text"),
         ("a.txt", "Gr\xfc\xdfe".encode("latin-1"), None, "is not UTF-8 text"),
         ("a.txt", "hello".encode("utf-16"), None, "is not UTF-8 text"),
+        ("a.txt", "hello".encode("utf-16-le"), None, "is not UTF-8 text"),
         ("a.jsonl", b"", None, "holds no text"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": " "}', None, "a text that is blank"),
+        ("a.jsonl", b'{"text": ""}\n{"text": " "}', None, "holds no text"),
         ("a.jsonl", b'{"text": "one"}\nnonsense', None, 'line 2: expected {"text": "..."}'),
         ("a.jsonl", b'{"text": 1}', None, "line 1: expected"),
         ("a.jsonl", b'["text"]', None, "line 1: expected"),
         ("a.jsonl", b'{"text": "one", "prompt": null}', None, "line 1: expected"),
+        ("a.jsonl", b"[" * 200_000, None, "line 1: expected"),
+        ("a.jsonl", b'{"text": "cut \\ud83d"}', None, r'line 1: "text" holds \ud83d, half of a character'),
+        ("a.JSONL", b"nonsense", None, "line 1: expected"),
+        ("a.ndjson", b"nonsense", None, "line 1: expected"),
+        ("a.json", b'[\n {"text": "one"}\n]', None, "line 1: expected"),
     ],
 )
 def test_what_holds_no_text_is_named(
@@ -89,12 +97,58 @@ def test_what_holds_no_text_is_named(
     assert said in str(caught.value)
 
 
+def test_standard_input_means_the_same_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    for locale in ("utf-8", "latin-1", "ascii"):
+        content = io.BytesIO("\ufeffGr\u00fc\u00dfe\r\n".encode())
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content, encoding=locale, errors="surrogateescape"))
+        assert read_texts(Path("-")) == [Written("-", "Gr\u00fc\u00dfe")]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Gr\xfc\xdfe"), errors="surrogateescape"))
+    with pytest.raises(InvalidText, match="- is not UTF-8 text"):
+        read_texts(Path("-"))
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InvalidText, match="standard input is closed"):
+        read_texts(Path("-"))
+
+
+def test_a_separator_that_no_line_can_be_is_refused() -> None:
+    """It parted nothing: all texts of a file were judged as one."""
+    for separator in ("--- ", "\n", "\n\n", "a\nb", " ", "---\r"):
+        with pytest.raises(InvalidConfig, match="--separator must be one line"):
+            check_separator(separator)
+    for separator in (None, "", "---", "# text"):
+        check_separator(separator)
+
+
+def test_a_blank_line_of_json_costs_only_itself(tmp_path: Path, byte_level: Loaded) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "the whale"}\n{"text": ""}\n{"text": "the sea"}\n')
+    one, blank, two = read_texts(path)
+    assert [text.name for text in (one, blank, two)] == [f"{path}:{number}" for number in (1, 2, 3)]
+    assert all(tokenise(byte_level, text).pieces for text in (one, two))
+    with pytest.raises(InvalidText, match="blank"):
+        tokenise(byte_level, blank)
+
+
+def test_prompts_are_read_like_texts(tmp_path: Path) -> None:
+    """The mark that Windows programs put in front was part of the first prompt, and null the prompt "None"."""
+    plain, lines = tmp_path / "prompts.txt", tmp_path / "prompts.JSONL"
+    plain.write_bytes(b"\xef\xbb\xbfone\r\ntwo \xe2\x80\xa8 still two\r\n")
+    assert prompts_in(plain) == ["one", "two \u2028 still two"]
+    lines.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two \xe2\x80\xa8"}\n')
+    assert prompts_in(lines) == ["one", "two"]
+    lines.write_text('{"text": null}')
+    with pytest.raises(InvalidConfig, match="line 1: expected"):
+        prompts_in(lines)
+
+
 def test_a_prompt_for_each_text() -> None:
     texts = [Written("a", "one"), Written("b", "two")]
     assert with_given(texts, "prompt", []) == texts
     assert [text.prompt for text in with_given(texts, "prompt", ["p", "q"])] == ["p", "q"]
     with pytest.raises(InvalidText, match="2 texts, 1 prompts"):
         with_given(texts, "prompt", ["p"])
+    with pytest.raises(InvalidText, match="b brings its own prompt: leave --prompt out"):
+        with_given([texts[0], Written("b", "two", prompt="given")], "prompt", ["p", "q"])
 
 
 @pytest.fixture(scope="module")
