@@ -37,7 +37,7 @@ def arrange(
 
     Raises InvalidTrace unless the array is one of the layouts that Trace.from_routed_experts documents.
     """
-    found = np.asarray(array)
+    found = whole_array(array, "routed experts")
     if found.ndim != 3 or found.dtype.kind not in "iu":
         raise InvalidTrace(f"routed experts must be whole numbers [rows, layers, k], got {found.dtype} {found.shape}")
     tokens, count = len(token_ids), len(found)
@@ -48,7 +48,7 @@ def arrange(
                 f"cached prefix, its length)"
             )
         first = 0
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0 or first + count > tokens:
+    if isinstance(first, bool) or not isinstance(first, Integral) or first < 0 or first + count > tokens:
         raise InvalidTrace(f"{count} rows from token {first!r} on do not fit a sequence of {tokens} tokens")
     widest = max(site.top_k for site in sites)
     if found.shape[2] != widest:
@@ -66,6 +66,17 @@ def arrange(
     experts = np.full((tokens - 1, *rows.shape[1:]), NOT_RECORDED, np.int16)
     experts[first : first + len(rows)] = rows
     return experts, _warn(reasons, len(rows)) | ({"columns of other layers": others} if others else {})
+
+
+def whole_array(given: Any, what: str) -> np.ndarray:
+    """``given`` as an array; InvalidTrace where its parts do not make one, or lie on another device."""
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidTrace(
+            f"{what} must be one array of whole numbers in the host's memory: as many entries in every row, no tensor "
+            f"of another device, nor of bfloat16"
+        ) from None
 
 
 def depth_of(model: nn.Module) -> int | None:
@@ -103,15 +114,21 @@ def _guess(
 ) -> list[int]:
     """The column of each keyed layer where only one layout is possible."""
     width = found.shape[1]
-    if width == len(keyed):
-        return list(range(width))
     ask = "say which layer each column belongs to with layers="
+    dummies = (found == np.arange(found.shape[2])).all((1, 2))
+    if width == len(keyed):
+        empty = (found[~dummies] == found[~dummies][:, :, :1]).all((0, 2))
+        if empty.any() and not empty.all() and depth != width and found.shape[2] > 1:
+            raise InvalidTrace(
+                f"{width} columns are one a router, but column {empty.argmax()} holds nothing, as that of a layer "
+                f"without a router does; {ask}"
+            )
+        return list(range(width))
     if width != depth or width <= max(keyed) or len(set(keyed)) < len(keyed):
         of_model = "" if depth is None else f" ({depth})"
         raise InvalidTrace(
             f"{width} columns are neither one a router ({len(keyed)}) nor one a layer of the model{of_model}: {ask}"
         )
-    dummies = (found == np.arange(found.shape[2])).all((1, 2))
     for layer in set(range(width)) - {*keyed, *routed}:
         if not _idle(found[~dummies, layer]):
             raise InvalidTrace(

@@ -23,7 +23,7 @@ from okr.discovery import RouterSite
 from okr.discovery.adapters import Place, joined, places, plain_path, prompt_adapter
 from okr.errors import UnsupportedGeneration
 from okr.routing.settings import ZoneName
-from okr.traces.weights import WeightSample, acts, stored
+from okr.traces.weights import WeightSample, acts, beyond_weights, stored
 
 _IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters whose virtual tokens are in the cache alone: no router sees them
 
@@ -77,7 +77,7 @@ class ModelIdentity(_Strict):
             [place.plain, site.stack, site.layer, site.num_experts, site.top_k, site.hidden_size]
             for place, site in zip(routers, sites, strict=True)
         ]
-        structure = json.dumps([name, shape, *_prompt(model)])
+        structure = json.dumps([name, shape, *_prompt(model), *beyond_weights(model)])
         return cls(
             class_name=name,
             structure=hashlib.sha256(structure.encode()).hexdigest()[:16],

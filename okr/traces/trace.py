@@ -22,7 +22,7 @@ from torch import nn
 from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
-from okr.traces.engines import arrange, depth_of
+from okr.traces.engines import arrange, depth_of, whole_array
 from okr.traces.header import TraceHeader
 from okr.traces.passes import check_passes
 from okr.traces.unrouted import NOT_RECORDED
@@ -102,14 +102,18 @@ class Trace:
             raise InvalidTrace(
                 "routed experts are those of a decoder: give at least one router site, none of an encoder"
             )
-        tokens = np.asarray(token_ids)
+        tokens = whole_array(token_ids, "token_ids")
         if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu" or tokens.max() >= 2**31:
             raise InvalidTrace("token_ids must be at least two token ids in one dimension")
         experts, ignored = arrange(
             array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
         )
+        try:
+            described = TraceHeader.describe(model, sites, **header)
+        except ValidationError as error:
+            raise InvalidTrace(_first(error)) from None
         return cls(
-            header=TraceHeader.describe(model, sites, **header),
+            header=described,
             token_ids=tokens.astype(np.int32),
             experts=experts,
             prompt_length=prompt_length,
@@ -182,8 +186,7 @@ class Trace:
             described, checksum = _metadata(content[8 : 8 + size])
             header = TraceHeader.model_validate_json(described)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise InvalidTrace(f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise InvalidTrace(_first(error)) from None
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             raise InvalidTrace("not a safetensors file with an OKR header") from None
         names = {"token_ids", "experts", "prompt_length", "encoder_token_ids", "encoder_experts", "passes"}
@@ -196,6 +199,12 @@ class Trace:
         if trace.digest().hex() != checksum:
             raise InvalidTrace("its checksum does not match: the file was damaged or changed")
         return trace
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong with a header, in one line."""
+    first = error.errors()[0]
+    return f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _metadata(raw: bytes) -> tuple[str, str]:

@@ -49,7 +49,14 @@ def take_out(
 
 
 def _check_pads(used: Int[np.ndarray, "rows k"], inside: Bool[np.ndarray, "rows k"], site: RouterSite) -> None:
-    """InvalidTrace unless what lies beyond the experts is one value that fills all of a slot: a pad."""
+    """InvalidTrace unless what lies beyond the experts is one value that fills all of a slot, a pad, and what lies
+    below -1 one value."""
+    below = used < NOT_RECORDED
+    if len(np.unique(used[below])) > 1:
+        raise InvalidTrace(
+            f"expert {int(used[below].min())} in the column of {site.path}: a signed type too narrow for its numbers; "
+            f"read the array as the unsigned one"
+        )
     beyond = used >= site.num_experts
     if (beyond.any(-1) & ~beyond.all(-1)).any() or len(np.unique(used[beyond])) > 1:
         raise InvalidTrace(

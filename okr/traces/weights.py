@@ -134,10 +134,11 @@ class _Reader:
         """One entry [], or None where the weight is not at hand."""
         value = place.module._parameters[name]
         assert value is not None  # what _kinds left out
-        known = type(value) in (Tensor, nn.Parameter) and value.dtype in _READ and not value.is_meta and value.numel()
         acting = [adapter for adapter in place.adapters if acts(adapter)]
-        if not known:
+        if not _at_hand(value):
             return torch.tensor(UNKNOWN_EFFECT) if acting else None
+        if any(part.is_meta for adapter in acting for part in adapter.parameters()):
+            return torch.tensor(UNKNOWN_EFFECT)
         index = _index(kind, number, value.shape)
         found = value[index]
         for adapter in acting:
@@ -153,6 +154,12 @@ class _Reader:
             self._states[id(place.module)] = _merged_state(place)
         state = self._states[id(place.module)]
         return torch.tensor(UNKNOWN_EFFECT) if state is None or name not in state else state[name][index]
+
+
+def _at_hand(value: Tensor) -> bool:
+    """Whether single entries of a weight can be read: neither offloaded nor quantised, nor without any."""
+    plain = type(value) in (Tensor, nn.Parameter)
+    return plain and value.dtype in _READ and not value.is_meta and value.numel() > 0
 
 
 def revision(model: nn.Module) -> Any:
@@ -180,8 +187,8 @@ def acts(adapter: Any) -> bool:
 def _low_rank(adapter: Any, name: str, index: tuple[int, ...], value: Tensor) -> Tensor | None:
     """What a plain LoRA adds to one entry of the weight ``name`` [], None for any other adapter."""
     downs, ups = getattr(adapter, "lora_A", None), getattr(adapter, "lora_B", None)
-    if adapter.disable_adapters or downs is None or ups is None or not len(downs):
-        return None
+    if adapter.disable_adapters or not (isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and downs):
+        return None  # AdaLoRA keeps parameters under these names
     if getattr(adapter, "parameter_name", "weight") != name:
         return None if any(getattr(adapter, "lora_bias", {}).values()) else value.new_zeros((), dtype=torch.double)
     total = value.new_zeros((), dtype=torch.double)
@@ -220,3 +227,47 @@ def _merged_state(place: Place) -> dict[str, Tensor] | None:
     except Exception:  # whatever a foreign adapter raises, its effect stays unknown
         return None
     return dict(stored(next(places(held)).module))
+
+
+def beyond_weights(model: nn.Module) -> list[str]:
+    """What acts in ``model`` and is no change of its weights, so that no merged copy of it exists: adapters that
+    depend on the tokens or the states (activated LoRA, Arrow), or that add a bias where there was none. A digest of
+    their weights rounded to bfloat16, empty where there are none."""
+    digest, found, mergeable = hashlib.sha256(), False, dict[Any, bool]()
+    for place in places(model):
+        acting = [adapter for adapter in place.adapters if acts(adapter)]
+        own = {name: value for name, value in place.module._parameters.items() if value is not None}
+        read = [*own.values(), *(part for adapter in acting for part in adapter.parameters())]
+        if not acting or not all(_at_hand(value) for value in read):
+            continue
+        kind = (*own, *(part for adapter in acting for part in _kind(adapter)))
+        if kind not in mergeable:
+            mergeable[kind] = all(map(_is_plain, acting)) or _merged_state(place) is not None
+        if not mergeable[kind]:
+            found = True
+            digest.update(place.plain.encode())
+            for value in (value for adapter in acting for value in _own_weights(adapter)):
+                digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return [digest.hexdigest()] if found else []
+
+
+def _is_plain(adapter: Any) -> bool:
+    """Whether an adapter's layer is a LoRA that only ever adds a product to a weight."""
+    bias, variants = getattr(adapter, "lora_bias", {}), getattr(adapter, "lora_variant", {})
+    plain = isinstance(getattr(adapter, "lora_A", None), nn.ModuleDict)
+    return plain and not any(bias.get(name) or name in variants for name in adapter.active_adapters)
+
+
+def _kind(adapter: Any) -> list[Any]:
+    """What decides whether an adapter's layer can be merged: its class, and of its active adapters the variants."""
+    variants, bias = getattr(adapter, "lora_variant", {}), getattr(adapter, "lora_bias", {})
+    names = adapter.active_adapters
+    return [type(adapter), *((type(variants.get(name)), bool(bias.get(name))) for name in names)]
+
+
+def _own_weights(adapter: Any) -> list[Tensor]:
+    """The weights of an adapter's layer by which its active adapters act, in an order that no name changes."""
+    used = [*adapter.active_adapters]
+    used += [name for part in adapter.modules() for name in getattr(part, "task_adapter_names", ())]  # Arrow chooses
+    named = [(name.split("."), value) for name, value in adapter.named_parameters() if "base_layer" not in name]
+    return [value for active in used for parts, value in named if active in parts]

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from peft import (
+    AdaLoraConfig,
+    BeftConfig,
     IA3Config,
     LNTuningConfig,
     LoHaConfig,
@@ -79,6 +81,13 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "both merged": lambda: two_lora(["default", "second"]).merge_and_unload(adapter_names=["default", "second"]),
     "dora": lambda: adapted(target_modules=ATTENTION, use_dora=True),
     "dora merged": lambda: adapted(target_modules=ATTENTION, use_dora=True).merge_and_unload(),
+    "adalora": lambda: adapted(AdaLoraConfig(total_step=10, target_modules=ATTENTION)),
+    "adalora merged": lambda: adapted(AdaLoraConfig(total_step=10, target_modules=ATTENTION)).merge_and_unload(),
+    "activated lora": lambda: activated(1),
+    "activated lora, another training": lambda: activated(5),
+    "lora with biases": lambda: adapted(target_modules=ATTENTION, lora_bias=True),
+    "lora with other biases": lambda: _other_biases(adapted(target_modules=ATTENTION, lora_bias=True)),
+    "biases where there were none": lambda: adapted(BeftConfig(target_modules=["q_proj"])),
     "embedding lora": lambda: adapted(target_modules=["embed_tokens"]),
     "embedding lora merged": lambda: adapted(target_modules=["embed_tokens"]).merge_and_unload(),
     "lora of the experts": lambda: adapted(target_parameters=EXPERTS),
@@ -105,6 +114,19 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "fine-tuned in one matrix": lambda: _one_matrix(),
     "compiled": lambda: torch.compile(mixtral(), backend="eager"),
 }
+
+
+def activated(seed: int) -> Any:
+    """An adapter that acts from token 6 on, as an activated LoRA does; two rows of TOKENS have it, or none."""
+    return adapted(target_modules=ATTENTION, alora_invocation_tokens=[6], task_type="CAUSAL_LM", seed=seed)
+
+
+@torch.no_grad()
+def _other_biases(model: Any) -> Any:
+    for name, value in model.named_parameters():
+        if name.endswith("lora_B.default.bias"):
+            value += 0.3
+    return model
 
 
 def _merged(model: Any) -> Any:

@@ -22,6 +22,7 @@ from okr.traces import ModelIdentity
 from tests.unit.attach.adapted import (
     ATTENTION,
     MAKERS,
+    activated,
     adapted,
     bfloat16,
     computes,
@@ -123,6 +124,27 @@ def test_a_trace_of_the_plain_model_is_refused_once_an_adapter_acts_in_it(key):
     with model.disable_adapter():
         assert okr.verify(model, trace, key).hit_rate == 1.0
     assert okr.verify(model.unload(), trace, key).hit_rate == 1.0
+
+
+def test_an_adapter_that_no_weights_stand_for_is_none_of_the_models_without_it(key):
+    """Which tokens it acts on is decided by the tokens: peft cannot merge it, and the weights show nothing of it."""
+    model, plain = activated(1), mixtral()
+    trace, native = generated(model, key), generated(plain, key)
+    assert okr.verify(model, trace, key).hit_rate == 1.0
+    model.add_adapter("unused", LoraConfig(r=2, target_modules=["v_proj"]))
+    assert okr.verify(model, trace, key).hit_rate == 1.0
+    for judge, other in ((plain, trace), (activated(5), trace), (model, native)):
+        with pytest.raises(InvalidTrace, match="another model"):
+            okr.verify(judge, other, key)
+    with model.disable_adapter():
+        assert okr.verify(model, native, key).hit_rate == 1.0
+
+
+def test_an_adapter_whose_weights_were_not_loaded_is_unknown():
+    model = get_peft_model(mixtral(), LoraConfig(r=4, target_modules=ATTENTION), low_cpu_mem_usage=True)
+    identity = ModelIdentity.of(model, keyable_sites(model))
+    base = ModelIdentity.of(mixtral(), keyable_sites(mixtral()))
+    assert identity.weights.values != base.weights.values
 
 
 def test_the_adapters_of_transformers_count_likewise(key):

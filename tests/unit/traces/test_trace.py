@@ -236,6 +236,14 @@ SMALL_MODEL = random_deepseek()
         ([1, 2, 3], np.zeros((1, 2, 4), int), {}, "say with first="),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"prompt_length": 9}, "prompt_length"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"sites": []}, "at least one router"),
+        ([1, 2, 3], torch.zeros((2, 2, 4), dtype=torch.bfloat16), {}, "nor of bfloat16"),
+        ([1, 2, 3], torch.zeros((2, 2, 4), dtype=torch.int32, device="meta"), {}, "of another device"),
+        ([1, 2, 3], [None, [[1, 2, 3, 4], [1, 2, 3, 4]]], {}, "as many entries in every row"),
+        ([1, 2, 3], [[[1, 2, 3], [1, 2, 3, 4]]] * 2, {}, "as many entries in every row"),
+        ([[1, 2], [3]], np.zeros((2, 2, 4), int), {}, "token_ids must be one array"),
+        ([1, 2, 3], np.zeros((2, 2, 4), int), {"first": True}, "do not fit"),
+        ([1, 2, 3], np.zeros((2, 2, 4), int), {"key_id": "mine"}, "header field key_id: String should match"),
+        ([1, 2, 3], np.zeros((2, 2, 4), int), {"zone": "middle"}, "header field zone: Input should be"),
     ],
 )
 def test_arrays_that_no_engine_returns_are_refused(tokens, array, options, said):
@@ -405,6 +413,35 @@ def test_what_was_ignored_is_counted_on_the_trace():
 def test_a_type_that_cannot_hold_the_experts_is_refused():
     with pytest.raises(InvalidTrace, match="int8 cannot hold 200"):
         taken(routing(5, 2).astype(np.int8), model=random_deepseek(n_routed_experts=200))
+
+
+def test_numbers_that_wrapped_around_in_a_narrow_type_are_refused():
+    """256 experts as bytes, read as int8 and widened: every row is a choice in part, and none is one."""
+    model = random_deepseek(n_routed_experts=256)
+    array = routing(20, 2, num_experts=256).astype(np.uint8)
+    with pytest.raises(InvalidTrace, match="too narrow for its numbers"):
+        taken(array.view(np.int8).astype(np.int32), model=model)
+    array[:3] = 255  # a pad, and an expert
+    assert (taken(array, model=model)[3:] == array[3:]).all()
+
+
+def test_one_column_too_few_is_not_read_as_one_a_router(caplog):
+    """Three columns of layers, the first dense, and one of them lost: as many as routers."""
+    array = np.concatenate([np.zeros((12, 1, 4), int), routing(12, 1)], axis=1)
+    with pytest.raises(
+        InvalidTrace, match=r"column 0 holds nothing, as that of a layer without a router does; .*layers="
+    ):
+        taken(array)
+    assert (taken(array, layers=[0, 1], sites=okr.discover(SMALL_MODEL)[:1])[:, 0] == array[:, 1]).all()
+    unfilled = taken(array, layers=[1, 2])  # of a worker that filled the second only
+    assert (unfilled[:, 0] == -1).all()
+    assert (unfilled[:, 1] == array[:, 1]).all()
+    assert (taken(np.zeros((12, 2, 4), int)) == -1).all()
+
+
+def test_the_first_token_may_be_a_number_of_numpy():
+    array = routing(6, 2)
+    assert (taken(array, first=np.int64(4), tokens=range(3, 14))[4:] == array).all()
 
 
 def test_one_token_over_and_over_may_route_the_same(caplog):
