@@ -28,7 +28,7 @@ def generated(model, key, tokens=16):
 
 
 def test_the_right_key_among_others_and_none_without_it(moe, key):
-    trace = generated(moe, key, 40)
+    trace = generated(moe, key, 120)
     strangers = [numbered(i) for i in range(20)]
     found = okr.attribute(moe, trace, [*strangers[:13], key, *strangers[13:]])
     assert found.key_id == key.id
