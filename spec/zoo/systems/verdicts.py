@@ -18,6 +18,7 @@ from . import Change, broken
 okr: Any = package
 evidence: Any = import_module("okr.detection.evidence")
 tally: Any = import_module("okr.detection.tally")
+counting: Any = import_module("okr.detection.counting")
 MADE = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "TRACE-005", "REPLAY-001", "REPLAY-002")
 
 
@@ -76,6 +77,7 @@ def decoys_of_another_law(change: Change) -> None:
         return found
 
     change(Decoys, "scores", others)
+    change(counting, "in_memory", lambda scores: False)  # the compiled loops draw no scores
 
 
 @broken("decoys that are the claimed key", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-004"))
