@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from okr.attach.rotary import stretched
+
 
 def input_device(model: nn.Module) -> torch.device:
     """Where a model takes its token ids."""
@@ -34,10 +36,11 @@ def is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many positions a decoder-only model has; None where it does not say, or reads a source."""
-    return (
-        None if is_encoder_decoder(model) else getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    )
+    """How many positions a decoder-only model has, as its rotary scaling stretches them; None where it does not say, or
+    reads a source."""
+    config: Any = getattr(model, "config", None)
+    room = None if is_encoder_decoder(model) else getattr(config, "max_position_embeddings", None)
+    return room if room is None else stretched(config, room)
 
 
 def arguments_for(model: nn.Module, tokens: Tensor, source: Tensor | None = None, **wishes: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How the calls of one generation lie over its positions. Pure functions of what each call saw and ran."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,13 +42,63 @@ def passes_of(
     ``routed``: which of the batch's positions hold tokens of the sequence that were inputs; ``counts``: positions of
     each call, following each other; ``lengths``: the tokens of the longest sequence up to and with each position.
     """
-    ends = torch.tensor(counts).cumsum(0)
+    ends = _ends(counts)
     own = torch.cat([torch.zeros(1, dtype=torch.long), routed.cumsum(0)])
     seen = own[ends] - own[ends - torch.tensor(counts)]
     found: list[tuple[int, int]] = [
         (int(tokens), int(lengths[end - 1])) for tokens, end in zip(seen, ends, strict=True) if tokens
     ]
     return found
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the calls of one generation reached that stand for its positions.
+
+    ``counts``: positions of each, one for what a given cache held before them; ``lengths`` [positions]: the longest
+    sequence up to and with each position; ``first``: the reach of the first call of all; ``shifted``: some sequence
+    does not begin at position 0, so that its padding has positions, too.
+    """
+
+    counts: list[int]
+    lengths: Int[Tensor, " positions"]
+    first: int
+    shifted: bool
+
+    @classmethod
+    def of(
+        cls,
+        counts: Sequence[int],
+        own: Int[Tensor, "batch positions"],
+        lengths: Int[Tensor, " positions"],
+        told: Sequence[Tensor | None],
+        cached: int,
+    ) -> "Reach":
+        """``counts``: positions of every call; ``own``: tokens of each sequence so far; ``lengths`` as far as they
+        follow from these; ``told``: how far each call reached [rows or 1], where a rotary embedding told it."""
+        positions = own.shape[1]
+        start = standing(counts, positions, cached) or 0
+        stand = list(counts[start:])
+        if sum(stand) < positions:
+            stand = [cached, *stand]  # nobody knows by which passes the given cache was made
+        first, shifted = int(lengths[min(cached + counts[0], positions) - 1]), False
+        known = [call.cpu() for call in told if call is not None]
+        if len(known) == len(counts):
+            first, known = int(known[0].max()), known[start:]
+            lengths = lengths.clone()
+            for call, end in zip(reversed(known), _ends(stand).flip(0), strict=False):
+                lengths[end - 1] = max(int(call.max()), int(lengths[end - 1]))
+                so_far = own[:, end - 1]
+                shifted |= bool(((call != so_far) & (so_far > 1)).any())  # padding may be put at position 1
+        return cls(stand, lengths, first, shifted)
+
+    def ends(self) -> list[int]:
+        """The longest sequence that each call saw."""
+        return [int(length) for length in self.lengths[_ends(self.counts) - 1]]
+
+
+def _ends(counts: Sequence[int]) -> Int[Tensor, " calls"]:
+    return torch.tensor(counts).cumsum(0)
 
 
 def columns(calls: list[Tensor], batch: int, length: int, cached: int = 0) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from okr.attach.calling import is_encoder_decoder
-from okr.attach.columns import columns, passes_of, stack, standing
-from okr.attach.journal import Journals
+from okr.attach.columns import Reach, columns, passes_of, stack
+from okr.attach.journal import Journal, Journals
 from okr.attach.rotary import Scaling
 from okr.errors import UnsupportedGeneration
 from okr.traces import Trace, TraceHeader, folded
@@ -65,7 +65,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
     ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
     header = header.under(journal.autocast)
     return Generation(
-        sequences, _traces(model, header, journal.calls, sequences.cpu(), prompt.cpu(), mask, ends, before, arguments)
+        sequences, _traces(model, header, journal, sequences.cpu(), prompt.cpu(), mask, ends, before, arguments)
     )
 
 
@@ -133,7 +133,7 @@ class Before:
 def _traces(
     model: nn.Module,
     header: TraceHeader,
-    recorded: list[list[Tensor]],
+    journal: Journal,
     sequences: Tensor,
     prompt: Tensor,
     mask: Tensor,
@@ -141,6 +141,7 @@ def _traces(
     before: Before,
     arguments: dict[str, Any],
 ) -> list[Trace]:
+    recorded = journal.calls
     batch, length = sequences.shape
     repeats = batch // len(prompt)
     mask, prompt = (part.repeat_interleave(repeats, 0) for part in (mask, prompt))
@@ -162,7 +163,7 @@ def _traces(
     routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # the last token was never an input
     passes: list[np.ndarray | None] = [None] * batch
     if before.scaling and not encoder_decoder:
-        passes = passes_by_row(model, decoder[0], routed, mask, before)
+        passes = passes_by_row(model, journal, routed, mask, before)
     traces = []
     for row in range(batch):
         source: dict[str, Any] = {}
@@ -185,21 +186,21 @@ def _traces(
 
 
 def passes_by_row(
-    model: nn.Module, calls: list[Tensor], routed: Tensor, mask: Tensor, before: Before
+    model: nn.Module, journal: Journal, routed: Tensor, mask: Tensor, before: Before
 ) -> list[np.ndarray | None]:
     """By which passes the model saw each sequence, for ``routed`` [batch, positions], tokens that were inputs."""
     batch, length = routed.shape
-    counts = [len(call) // batch for call in calls]
+    own = torch.cat([mask.long(), torch.ones(batch, length).long()], 1)[:, :length].cumsum(1)
     lengths = torch.arange(1, length + 1)
     if "position_ids" in inspect.signature(model.forward).parameters:  # padding has no position then
-        lengths = torch.cat([mask.long(), torch.ones(batch, length).long()], 1)[:, :length].cumsum(1).amax(0)
-    first = before.cached + counts[0]
-    reached = before.scaling.outlasting(before.reached, int(lengths[first - 1]))
-    start = standing(counts, length, before.cached)
-    if start == 0 and before.cached:
-        counts = [before.cached, *counts]  # nobody knows by which passes the given cache was made
+        lengths = own.amax(0)
+    counts = [len(call) // batch for call in journal.calls[0]]
+    reach = Reach.of(counts, own, lengths, journal.lengths, before.cached)
+    reached = before.scaling.outlasting(before.reached, reach.first)
+    if reach.shifted:
+        before.scaling.refuse_changes(reach.ends(), reached)
     earlier = [(0, reached)] if reached else []
-    return [folded(earlier + passes_of(row, counts[start:], lengths)) for row in routed]
+    return [folded(earlier + passes_of(row, reach.counts, reach.lengths)) for row in routed]
 
 
 def _pairs(recorded: list[list[Tensor]], header: TraceHeader) -> Any:

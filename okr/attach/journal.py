@@ -20,15 +20,21 @@ from okr.routing.precision import lowered
 
 class Journal:
     """What ran at every site during one call of generate, on the device, as int16 [rows of the call, k] per call;
-    ``autocast``: in which dtype autocast multiplied around any of the routers."""
+    ``autocast``: in which dtype autocast multiplied around any of the routers; ``lengths``: how far each call reached
+    in each row, [rows or 1], None where nobody told."""
 
     def __init__(self, source: "Journals") -> None:
         self.source = source
         self.calls: list[list[Tensor]] = [[] for _ in range(source.sites)]
         self.autocast: torch.dtype | None = None
+        self.lengths: list[Tensor | None] = []
+        self.length: Tensor | None = None
 
     def add(self, site: int, ran: Tensor) -> None:
         """One call's experts [rows, k] at one site."""
+        if site == 0:
+            self.lengths.append(self.length)
+            self.length = None
         self.calls[site].append(ran.to(torch.int16))
         self.autocast = self.autocast or lowered(ran)
 
@@ -64,6 +70,12 @@ class Journals:
                 journal.add(site, ran())
 
         return report
+
+    def hear(self, length: Tensor) -> None:
+        """The call under way in this thread (or task) reaches as far as ``length`` [rows or 1]."""
+        journal = _current.get()
+        if journal is not None and journal.source is self:
+            journal.length = length
 
     @contextmanager
     def opened(self) -> Iterator[Journal]:

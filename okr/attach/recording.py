@@ -52,7 +52,7 @@ class Recording:
         passes: list[np.ndarray | None] = [None] * batch
         if self._before.scaling:
             whole = torch.nn.functional.pad(routed, (0, shown - length + 1))
-            passes = passes_by_row(self._model, calls[0], whole, keep[:, :shown], self._before)
+            passes = passes_by_row(self._model, self._journal, whole, keep[:, :shown], self._before)
         return [
             Trace(
                 header=header,

@@ -81,8 +81,13 @@ class _Gathered:
 
 def _passes(trace: Trace, scaling: Scaling) -> list[tuple[int, int]]:
     """The passes to replay: how many tokens each, and the length to scale to; those that scale alike are one."""
-    if trace.passes is None or not scaling:
+    if trace.passes is None:
         return []
+    if not scaling:
+        raise InvalidTrace(
+            "this trace was made by a model whose rotary scaling changes with the length, and this one's does not: "
+            "load the model with the rope settings that it had then"
+        )
     reached = 0
     found: list[tuple[int, int]] = []
     for tokens, length in unfolded(trace.passes):

@@ -5,7 +5,7 @@ made them: the same sequence seen at once has others. A replay therefore goes by
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +55,15 @@ class Scaling:
         held = (kind == "dynamic" and limit is not None and limit <= length < reached for kind, limit in self.limits)
         return reached if any(held) else 0
 
+    def refuse_changes(self, lengths: Iterable[int], reached: int) -> None:
+        """Raise UnsupportedGeneration where passes that reach ``lengths`` in a model scaled to ``reached`` scale by
+        more than one: then states follow from where a sequence begins, which a trace does not say."""
+        if len({self.stage(max(length, reached)) for length in lengths}) > 1:
+            raise UnsupportedGeneration(
+                "positions count the padding, and this model's rotary scaling changed on the way, which no trace can "
+                "hold: call the model with position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0)"
+            )
+
     @contextmanager
     def shown_whole(self, model: nn.Module) -> Iterator[None]:
         """Refuse a forward pass that sees the end of a sequence and neither its beginning nor a cache of it. Releases
@@ -76,6 +85,25 @@ class Scaling:
             yield
         finally:
             if hook is not None:
+                hook.remove()
+
+    @contextmanager
+    def told(self, tell: Callable[[Tensor], None]) -> Iterator[None]:
+        """Have ``tell`` hear how far every pass of the block reaches in each row: positions [rows], on the device; one
+        for all rows where they have the same. From the first rotary embedding; compiled passes are left out."""
+
+        def listen(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():
+                return
+            positions = given.get("position_ids", args[1] if len(args) > 1 else None)
+            if isinstance(positions, Tensor) and not positions.is_floating_point():
+                tell(positions.reshape(-1, *positions.shape[-2:]).amax((0, -1)) + 1)
+
+        hooks = [module.register_forward_pre_hook(listen, with_kwargs=True) for module, _ in self.rotaries[:1]]
+        try:
+            yield
+        finally:
+            for hook in hooks:
                 hook.remove()
 
     @contextmanager
@@ -139,18 +167,35 @@ def _turns(module: nn.Module) -> bool:
     return named and "position_ids" in inspect.signature(module.forward).parameters
 
 
+def stretched(config: Any, room: int) -> int:
+    """How far a configuration of ``room`` positions lets its rotary embeddings reach: dynamic NTK by its factor times
+    that, what names an original length by its factor times this."""
+    for parameters in _scalings(config):
+        factor = parameters.get("factor") or 1.0
+        original = parameters.get("original_max_position_embeddings")
+        if original is None and "dynamic" in _kind(parameters):
+            original = config.max_position_embeddings
+        room = max(room, int(factor * (original or 0)))
+    return room
+
+
 def _configured(config: Any) -> list[Limit]:
     """What a configuration says of scaling by length, in its text part too, by layer type or not."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found: list[Limit] = []
-    for part in (config, text):
-        for name in ("rope_parameters", "rope_scaling"):
-            given = getattr(part, name, None)
-            for parameters in (given, *given.values()) if isinstance(given, dict) else ():
-                kind = str(parameters.get("rope_type", parameters.get("type"))) if isinstance(parameters, dict) else ""
-                if "dynamic" in kind or kind in ("longrope", "su"):
-                    found.append((kind, None))
+    kinds = map(_kind, _scalings(config))
+    found: list[Limit] = [(kind, None) for kind in kinds if "dynamic" in kind or kind in ("longrope", "su")]
     return found[:1]
+
+
+def _scalings(config: Any) -> list[dict[str, Any]]:
+    """What a configuration says of scaled rotary embeddings."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    given = [getattr(part, name, None) for part in (config, text) for name in ("rope_parameters", "rope_scaling")]
+    whole = [parameters for parameters in given if isinstance(parameters, dict)]
+    return [part for parameters in whole for part in (parameters, *parameters.values()) if isinstance(part, dict)]
+
+
+def _kind(parameters: dict[str, Any]) -> str:
+    return str(parameters.get("rope_type", parameters.get("type")))
 
 
 def _lengths(module: nn.Module) -> dict[str, Any]:

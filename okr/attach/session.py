@@ -12,6 +12,7 @@ from okr.attach.engine import attached, keyable_sites
 from okr.attach.generation import Generation, generate
 from okr.attach.journal import Journals
 from okr.attach.recording import Recording
+from okr.attach.rotary import Scaling
 from okr.attach.routings import Keyed, Native, Setting
 from okr.discovery import RouterSite
 from okr.routing import Key, check_setting
@@ -99,7 +100,7 @@ def watermark(
 def _watermarking(model: nn.Module, key: Key, sites: list[RouterSite], setting: Setting) -> Iterator[Watermark]:
     session = Watermark(model, sites, setting, key.id)
     routings = [Keyed(site, key, setting, session.journals.reporter(i)) for i, site in enumerate(sites)]
-    with attached(model, sites, routings):
+    with attached(model, sites, routings), Scaling(model).told(session.journals.hear):
         try:
             yield session
         finally:
@@ -118,7 +119,7 @@ def record(model: nn.Module) -> AbstractContextManager[Recorder]:
 def _recording(model: nn.Module, sites: list[RouterSite]) -> Iterator[Recorder]:
     session = Recorder(model, sites)
     routings = [Native(session.journals.reporter(i)) for i in range(len(sites))]
-    with attached(model, sites, routings):
+    with attached(model, sites, routings), Scaling(model).told(session.journals.hear):
         try:
             yield session
         finally:

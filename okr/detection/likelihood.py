@@ -15,6 +15,7 @@ from okr.attach import Setting
 from okr.attach.calling import arguments_for, input_device, logits_of
 from okr.attach.engine import attached
 from okr.attach.fused import EVERY, Own
+from okr.attach.rotary import Scaling
 from okr.attach.routings import Native, Projector, choice_scores, filled
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
@@ -167,7 +168,8 @@ def _log_p(model: nn.Module, text: Text, rows: int, temperature: float) -> Float
     tokens = text.tokens.to(device)
     source = None if text.source is None else text.source.to(device).expand(rows, -1)
     arguments = arguments_for(model, tokens[:-1].expand(rows, -1), source, use_cache=False)
-    with autocast(device.type, lowered(tokens)):  # as the caller has it, its cache of lowered weights left alone
+    lower = lowered(tokens)  # as the caller has it, its cache of lowered weights left alone
+    with Scaling(model).afresh(), autocast(device.type, lower):  # whatever the model saw before
         logits = logits_of(model(**arguments))[:, text.prompt_length - 1 :]
     targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
     logits = logits.float() if temperature == 1 else logits.float() / temperature

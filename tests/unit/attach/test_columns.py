@@ -4,7 +4,7 @@ last."""
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okr.attach.columns import passes_of, standing
+from okr.attach.columns import Reach, passes_of, standing
 
 
 @st.composite
@@ -55,3 +55,24 @@ def test_passes_of_a_row_that_is_padded():
 
     routed = torch.tensor([0, 0, 0, 1, 1, 1, 1, 0]).bool()  # three of padding, four tokens, one beyond the end
     assert passes_of(routed, [2, 3, 1, 1, 1], torch.arange(8) + 1) == [(2, 5), (1, 6), (1, 7)]
+
+
+def test_how_far_calls_reached_is_told_or_counted():
+    """Two rows, the first with two of padding; a cache of three positions, and one that was dropped."""
+    import torch
+
+    own = torch.tensor([[0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6]])
+    counted = Reach.of([4, 1, 1], own, own.amax(0), [None] * 3, 0)
+    assert (counted.counts, counted.ends(), counted.first, counted.shifted) == ([4, 1, 1], [4, 5, 6], 4, False)
+    told = Reach.of([4, 1, 1], own, own.amax(0), [torch.tensor([2, 4]), torch.tensor([3, 5]), torch.tensor([4, 6])], 0)
+    assert (told.ends(), told.first, told.shifted) == ([4, 5, 6], 4, False)
+    beyond = Reach.of([4, 1, 1], own, own.amax(0), [torch.tensor([reach]) for reach in (9, 10, 11)], 0)
+    assert (beyond.ends(), beyond.first, beyond.shifted) == ([9, 10, 11], 9, True)
+    padding = Reach.of([2, 2, 2], own, own.amax(0), [torch.tensor(reach) for reach in ([2, 2], [2, 4], [4, 6])], 0)
+    assert (padding.ends(), padding.shifted) == ([2, 4, 6], False)  # at position 1, and seen alone
+    partly = Reach.of([4, 1, 1], own, own.amax(0), [torch.tensor([9]), None, torch.tensor([11])], 0)
+    assert (partly.ends(), partly.shifted) == ([4, 5, 6], False)
+    behind = Reach.of([2, 1], own[1:], own[1], [torch.tensor([5]), torch.tensor([6])], 3)
+    assert (behind.counts, behind.ends(), behind.first, behind.shifted) == ([3, 2, 1], [3, 5, 6], 5, False)
+    dropped = Reach.of([5, 1], own[1:], own[1], [None, None], 3)
+    assert (dropped.counts, dropped.ends(), dropped.first) == ([5, 1], [5, 6], 6)
