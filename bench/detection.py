@@ -22,10 +22,10 @@ from memory import peak
 from torch import nn
 
 import okr
-from okr.attach import Setting
-from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Text, likelihoods
+from okr.engines.transformers import Setting
+from okr.engines.transformers.attaching import keyable_sites
 
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEY = okr.Key(hashlib.sha256(b"bench detection").digest())

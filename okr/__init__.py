@@ -8,8 +8,7 @@ and ``okr.errors``.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-SPEC_VERSION = "1.0"
+from okr.version import SPEC_VERSION, __version__
 
 _HOME = {
     "load": "okr.loaders",
@@ -17,12 +16,12 @@ _HOME = {
     "discover": "okr.discovery",
     "RouterSite": "okr.discovery",
     "Key": "okr.routing.keys",
-    "watermark": "okr.attach",
-    "Watermark": "okr.attach",
-    "Generation": "okr.attach",
-    "record": "okr.attach",
-    "Recorder": "okr.attach",
-    "Recording": "okr.attach",
+    "watermark": "okr.engines.transformers",
+    "Watermark": "okr.engines.transformers",
+    "Generation": "okr.engines.transformers",
+    "record": "okr.engines.transformers",
+    "Recorder": "okr.engines.transformers",
+    "Recording": "okr.engines.transformers",
     "Trace": "okr.traces",
     "verify": "okr.detection",
     "verify_each": "okr.detection",
@@ -92,7 +91,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from okr.attach import Generation, Recorder, Recording, Watermark, record, watermark
     from okr.detection import (
         Attribution,
         TextVerdict,
@@ -105,6 +103,7 @@ if TYPE_CHECKING:
         verify_each,
     )
     from okr.discovery import RouterSite, discover
+    from okr.engines.transformers import Generation, Recorder, Recording, Watermark, record, watermark
     from okr.errors import (
         AlreadyAttached,
         InvalidConfig,

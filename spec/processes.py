@@ -10,7 +10,7 @@ from functools import cache
 from itertools import groupby
 from multiprocessing import active_children, get_context
 
-from okr import collector
+from okr import startup
 
 from .adapters import SHIPPED, load
 from .profiles import Profile
@@ -74,7 +74,7 @@ def _side_by_side(
 
 def _begin() -> None:
     """In a new process: one thread, as its neighbour has the other core; Ctrl-C ends it at once and silently."""
-    collector.spare()
+    startup.spare()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,6 +1,6 @@
 """Cut the data of the evidence suites: canaries, human paraphrase pairs, synonyms.
 
-    python tools/make_evidence_data.py --corpus DIR --wordnet wordnet31_synonyms.json --out okr/evidence/data
+    python tools/make_evidence_data.py --corpus DIR --wordnet wordnet31_synonyms.json --out okr/suites/data
 
 ``DIR`` holds the texts of docs/embedded-models.md. Canaries come from the first 95% of the texts that the embedded
 models were trained on, pairs from the two Bible translations (the modern one's last 5%, which was not trained on),

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 import okr
-from okr.attach.engine import keyable_sites
-from okr.attach.routings import Projector, choice_scores
+from okr.engines.transformers.attaching import keyable_sites
+from okr.engines.transformers.routings import Projector, choice_scores
 from okr.loaders import passages
 from okr.routing.selection import select
 

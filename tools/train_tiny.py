@@ -4,7 +4,8 @@
     python tools/train_tiny.py tiny-switch       --corpus DIR --out okr/loaders/embedded/tiny-switch
     python tools/train_tiny.py coarse-mixtral    --corpus DIR --out FOLDER
 
-``coarse-mixtral`` (32 experts, 4 active, none shared) does not ship; bench/power.py compares it with the embedded one.
+``coarse-mixtral`` (32 experts, 4 active, none shared) does not ship; studies/text_power.py compares it with the
+embedded one.
 ``DIR`` holds the five training texts named in ``CORPUS`` (docs/embedded-models.md says where they come from). The last
 5% of every file is held out and only evaluated on. One seed fixes tokenizer, initialisation and batches; on one
 machine with one thread count a run repeats bit for bit.

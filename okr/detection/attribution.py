@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from okr.attach.routings import Projector
 from okr.detection.counting import count
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.tally import at_least_as_good, site_seed
 from okr.detection.verdict import Bounded, holm
 from okr.detection.verification import MOST_DECOYS, as_traces
+from okr.engines.transformers.routings import Projector
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
 from okr.routing.keys import check_key

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from okr.attach import Setting, replay
 from okr.discovery import RouterSite
+from okr.engines.transformers import Setting, replay
 from okr.errors import InvalidSetting
 from okr.routing import check_setting, find_zone
 from okr.routing.settings import ZoneName

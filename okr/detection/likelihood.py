@@ -11,14 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from okr.attach import Setting
-from okr.attach.calling import arguments_for, input_device, logits_of
-from okr.attach.engine import attached
-from okr.attach.fused import EVERY, Own
-from okr.attach.rotary import Scaling
-from okr.attach.routings import Native, Projector, choice_scores, filled
 from okr.detection.decoys import Decoys
 from okr.discovery import RouterSite
+from okr.engines.transformers import Setting
+from okr.engines.transformers.attaching import attached
+from okr.engines.transformers.calling import arguments_for, input_device, logits_of
+from okr.engines.transformers.fused import EVERY, Own
+from okr.engines.transformers.rotary import Scaling
+from okr.engines.transformers.routings import Native, Projector, choice_scores, filled
 from okr.errors import InvalidText
 from okr.routing import Key
 from okr.routing.compiled import Selector, in_memory

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from okr.attach.routings import Projector
 from okr.detection.counting import count
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence
 from okr.detection.verdict import SiteScore, TokenScore
+from okr.engines.transformers.routings import Projector
 from okr.routing import Key
 
 

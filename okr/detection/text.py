@@ -22,14 +22,14 @@ from jaxtyping import Float
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from okr.attach import Setting
-from okr.attach.calling import is_encoder_decoder, positions, vocabulary
-from okr.attach.engine import keyable_sites
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Likelihoods, Text, likelihoods
 from okr.detection.tally import site_seed
 from okr.detection.verdict import LEAST_TOKENS, TextVerdict
 from okr.detection.verification import check_decoys, z_score
+from okr.engines.transformers import Setting
+from okr.engines.transformers.attaching import keyable_sites
+from okr.engines.transformers.calling import is_encoder_decoder, positions, vocabulary
 from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, check_setting
 from okr.routing.keys import check_key

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from okr.discovery.adapters import places
 from okr.discovery.interception import RankingCall, ranking_call
-from okr.discovery.shadow import twin, weightless
 from okr.discovery.sites import Calls, Ranks
+from okr.discovery.weightless import twin, weightless
 
 _SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
 _LINEAR = {functional.linear, torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, Tensor.__matmul__}

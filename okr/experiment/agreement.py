@@ -13,12 +13,12 @@ from typing import Any
 from scipy.special import ndtr
 
 from okr.errors import InvalidConfig, InvalidTrace
-from okr.experiment import assemble
+from okr.experiment import results_of
 from okr.experiment.config import RunConfig
-from okr.experiment.folder import TRACES
 from okr.experiment.results import Results
 from okr.experiment.sampling import GROUPS, batch_seed, trace_path
-from okr.experiment.work import tasks
+from okr.experiment.tasks import tasks
+from okr.jobs.store import TRACES
 from okr.traces import Trace
 
 TOLERANCE, SMALLEST = 1e-9, 1e-12
@@ -43,7 +43,7 @@ def _expected(results: Results) -> dict[str, Any]:
     batches = (len(tasks(config)) - 1) // len(GROUPS)
     return {
         "experiment_name": f"okr-{config.preset}",
-        "summary": assemble.summary(watermarked, control, config.alpha),
+        "summary": results_of.summary(watermarked, control, config.alpha),
         "detailed_results": [
             _sample("watermarked", index, sample, results) | {"prompt": other["prompt"], "original_text": other["text"]}
             for index, (sample, other) in enumerate(zip(watermarked, control, strict=True))
@@ -53,12 +53,12 @@ def _expected(results: Results) -> dict[str, Any]:
             | {"unrelated_p_value": _of_decoys(sample["unrelated_p_value"], config.decoys)}
             for index, sample in enumerate(control)
         ],
-        "control_uniformity": assemble.uniformity([sample["unrelated_p_value"] for sample in control]),
-        "quality": assemble.quality(
+        "control_uniformity": results_of.uniformity([sample["unrelated_p_value"] for sample in control]),
+        "quality": results_of.quality(
             {name: document["quality"][f"losses_{name}"] for name in ("keyed", "unkeyed")}
             | {"tokens": document["quality"]["tokens"]}
         ),
-        "router_sites": [assemble.site_rates(site.path, watermarked, control) for site in results.router_sites],
+        "router_sites": [results_of.site_rates(site.path, watermarked, control) for site in results.router_sites],
         "seeds": {"run": config.seed, "batches": [batch_seed(config.seed, index) for index in range(batches)]},
         "timings": {
             group: _speed(document["timings"][group], samples)
@@ -106,7 +106,7 @@ def check_traces(results: Results, folder: Path) -> bool:
                 raise InvalidConfig(f"{place}: {sample.trace} is not the trace that these results were made from")
     sites = [site.model_dump() for site in results.router_sites]
     try:
-        loads = [assemble.loads(folder, sites, [s.model_dump() for s in groups[group]]) for group in GROUPS]
+        loads = [results_of.loads(folder, sites, [s.model_dump() for s in groups[group]]) for group in GROUPS]
     except (KeyError, ValueError):
         raise InvalidConfig("router_sites: the traces have other routers, or routers with other experts") from None
     expected = [{"load": keyed, "control_load": native} for keyed, native in zip(*loads, strict=True)]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import okr
-from okr.attach.calling import input_device
+from okr.engines.transformers.calling import input_device
+from okr.version import __version__
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "device": _device(model),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
-        "versions": {"okr": okr.__version__, "python": platform.python_version()} | {n: version(n) for n in names},
+        "versions": {"okr": __version__, "python": platform.python_version()} | {n: version(n) for n in names},
         "git_commit": commit,
         "git_dirty": dirty,
     }

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from okr.experiment.calibrate import Calibration
 from okr.experiment.results import Results, SiteResult
+from okr.tuning.sweep import Calibration
 
 KEYED, CONTROL = "#2f7ed8", "#e07b39"  # told apart by every common kind of colour vision, on light and dark
 INK = "#010203"  # stands for the page's text colour and becomes it

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig
-from okr.experiment.written_files import decoded, holds_json_lines, strings_of
+from okr.loaders.written_files import decoded, holds_json_lines, strings_of
 
 
 def read_prompts(config: RunConfig) -> list[str]:

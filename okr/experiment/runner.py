@@ -11,21 +11,21 @@ from typing import Any, Protocol
 
 import torch
 
-from okr.attach.engine import keyable_sites
 from okr.discovery import RouterSite, discover
+from okr.engines.transformers.attaching import keyable_sites
 from okr.errors import InvalidConfig, InvalidTrace, OKRError
-from okr.experiment.assemble import assemble
 from okr.experiment.config import Resolved, RunConfig
-from okr.experiment.folder import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
-from okr.experiment.header import check_same_run, check_same_software, describe_run
-from okr.experiment.logfile import LogFile, log_to
-from okr.experiment.parts import Parts, merge_leftover, part_path
-from okr.experiment.placement import load_placed
-from okr.experiment.processes import ALONE, Processes
+from okr.experiment.identity import check_same_run, check_same_software, describe_run
 from okr.experiment.prompts import read_prompts
 from okr.experiment.results import Results
+from okr.experiment.results_of import assemble
 from okr.experiment.sampling import GROUPS, Subject, encode
-from okr.experiment.work import QUALITY, Task, finished, share, task_of, tasks, work
+from okr.experiment.tasks import QUALITY, Task, finished, share, task_of, tasks, work
+from okr.jobs.log import LogFile, log_to
+from okr.jobs.merging import Parts, merge_leftover, part_path
+from okr.jobs.placement import load_placed
+from okr.jobs.processes import ALONE, Processes
+from okr.jobs.store import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
 from okr.loaders import Loaded
 from okr.routing import Key, check_setting
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from okr.attach import Recorder, record, watermark
-from okr.attach.calling import input_device
 from okr.detection import TraceVerdict, verify
+from okr.engines.transformers import Recorder, record, watermark
+from okr.engines.transformers.calling import input_device
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment.config import RunConfig
-from okr.experiment.folder import TRACES
+from okr.jobs.store import TRACES
 from okr.loaders import Loaded, generation_defaults
 from okr.routing import Key
 from okr.traces import Trace

@@ -1,10 +1,10 @@
 """Models and tokenizers: embedded, local, hub; the DeepSeek-MoE port; the passages for experiments."""
 
-from okr.loaders.facts import ExpertCounts, check_declared, expert_counts, generation_defaults
+from okr.loaders.expert_counts import ExpertCounts, check_declared, expert_counts, generation_defaults
 from okr.loaders.failures import is_out_of_memory, memory_guard, out_of_memory
 from okr.loaders.loading import Loaded, config_alone, load
+from okr.loaders.passages import Passage, passages
 from okr.loaders.sources import EMBEDDED, PRESETS
-from okr.loaders.texts import Passage, passages
 
 __all__ = [
     "EMBEDDED",

@@ -23,13 +23,13 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from okr.errors import InvalidSetting, ModelLoadError, OKRError, OutOfMemory
 from okr.loaders import hub
+from okr.loaders.arguments import as_dtype, as_quantization, check_devices
 from okr.loaders.deepseek import DeepseekConfig, register
-from okr.loaders.facts import expert_counts
+from okr.loaders.expert_counts import expert_counts
 from okr.loaders.failures import is_out_of_memory, one_line, out_of_memory, root_message, weights_fault
 from okr.loaders.quantised import DeepseekLinearForCausalLM, as_stored, fit_to_host, quantised_share, register_linear
+from okr.loaders.quiet import Report, quiet
 from okr.loaders.random_weights import SHAPE, random_model
-from okr.loaders.reports import Report, quiet
-from okr.loaders.settings import as_dtype, as_quantization, check_devices
 from okr.loaders.sources import Place, resolve
 
 log = logging.getLogger("okr")

@@ -18,12 +18,12 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
-from okr import SPEC_VERSION
 from okr.discovery import RouterSite
 from okr.discovery.adapters import Place, joined, places, plain_path, prompt_adapter
 from okr.errors import UnsupportedGeneration
 from okr.routing.settings import ZoneName
 from okr.traces.weights import WeightSample, acts, beyond_weights, stored
+from okr.version import SPEC_VERSION
 
 _IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters whose virtual tokens are in the cache alone: no router sees them
 

@@ -22,9 +22,9 @@ from torch import nn
 from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
-from okr.traces.engines import arrange, depth_of, whole_array
 from okr.traces.header import TraceHeader
 from okr.traces.passes import check_passes
+from okr.traces.routed_experts import arrange, depth_of, whole_array
 from okr.traces.unrouted import NOT_RECORDED
 
 NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED

@@ -1,4 +1,4 @@
-"""Runs the mutants of okr.routing and okr.attach against the clauses, each in a process of its own.
+"""Runs the mutants of okr.routing and okr.engines.transformers against the clauses, each in a process of its own.
 
 Only a clause that is violated (an assertion) kills a mutant; crashes and hangs are counted apart. A mutant lives on if
 every clause about its module passes. Sources are never edited: a child process executes the changed tree in place of
@@ -70,7 +70,7 @@ ROUTING = (
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
 ATTACH = tuple(
-    Target(f"okr.attach.{name}", _MODEL, stages=(60,), one_in=6)
+    Target(f"okr.engines.transformers.{name}", _MODEL, stages=(60,), one_in=6)
     for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
 )
 

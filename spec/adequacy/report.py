@@ -121,7 +121,7 @@ def _attach(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
     own = sum(e["what"].partition(":")[0] in _OWN_ERRORS for e in crashed)
     unreached = sum(e["what"] == UNREACHED for e in entries)
     lines = [
-        "## Mutants of okr.attach",
+        "## Mutants of okr.engines.transformers",
         "",
         "A sixth of the mutants of the code that puts routing into models, drawn by lot with a fixed seed, asked of",
         "the chapters WEIGHT, TRACE, REPLAY and ATTACH on models of four families, with 60 cases where the ci profile",
@@ -167,9 +167,9 @@ _LIMITS = """## What this does not show
 - The system clauses are tried on models of four families of the seventy that can be keyed, on the CPU, in float32;
   what they do not run is held by unit tests alone. Their zoo changes the package from inside, so its bugs are those
   that somebody thought of.
-- The system clauses catch every bug of their zoo, but of the mutants of `okr.attach` that neither crash nor are
-  equivalent they kill a third: most of the others change what happens on a card, in families that the clauses do not
-  run, or how strict the engine is with itself. Unit tests stand for those.
+- The system clauses catch every bug of their zoo, but of the mutants of `okr.engines.transformers` that neither crash
+  nor are equivalent they kill a third: most of the others change what happens on a card, in families that the clauses
+  do not run, or how strict the engine is with itself. Unit tests stand for those.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), but no mutants of them were tried.
 - Figures are of the sources they were measured on; run it again after a change of `okr.routing`.

@@ -10,7 +10,7 @@ from . import check
 
 def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
     """By site path: the choice scores and states that a replay shows."""
-    from okr.attach import replay
+    from okr.engines.transformers import replay
 
     shown: dict[str, tuple[Any, Any]] = {}
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 import okr
-from okr.attach import Setting, engine
-from okr.attach.families import family_of
-from okr.attach.routings import Keyed
 from okr.discovery import RouterSite
+from okr.engines.transformers import Setting, attaching
+from okr.engines.transformers.families import family_of
+from okr.engines.transformers.routings import Keyed
 from okr.experiment.config import resolve
 from okr.experiment.results import schema
 from okr.experiment.runner import run
@@ -49,12 +49,16 @@ def complete_experiment(model: str, folder: Path, **flags: Any) -> dict[str, Any
 
 def attached_router(
     model: nn.Module, setting: Setting, ran: list[Tensor]
-) -> tuple[RouterSite, nn.Module, engine.Attachment]:
+) -> tuple[RouterSite, nn.Module, attaching.Attachment]:
     """The first keyable site of ``model``, its router, and its attachment, which tells ``ran`` what it chose."""
     site = next(site for site in okr.discover(model) if site.keyable)
     router = model.get_submodule(site.path)
     routing = Keyed(site, KEY, setting, lambda experts: ran.append(experts()))
-    return site, router, engine._proven(router, engine.Attachment(site, routing, family_of(router), engine.Guard()))
+    return (
+        site,
+        router,
+        attaching._proven(router, attaching.Attachment(site, routing, family_of(router), attaching.Guard())),
+    )
 
 
 @torch.no_grad()
@@ -67,7 +71,7 @@ def judged_selections(
     site, router, attachment = attached_router(model.to(device), setting, ran)
     states = torch.randn(1, tokens, site.hidden_size, generator=torch.Generator().manual_seed(1))
     states = states.to(device, next(router.parameters()).dtype)
-    logits = engine._answered(router, attachment, states)[0]
+    logits = attaching._answered(router, attachment, states)[0]
     choice = logits.float().softmax(-1).log().cpu().tolist()
     routing = attachment.routing
     assert isinstance(routing, Keyed)

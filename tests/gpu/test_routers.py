@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import random_deepseek
 
-from okr.attach import Setting
+from okr.engines.transformers import Setting
 from okr.loaders.deepseek import DeepseekConfig
 from okr.routing import accelerated
 from okr.spec.adapters import load

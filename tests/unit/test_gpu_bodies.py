@@ -8,7 +8,7 @@ import torch
 from small_models import random_deepseek
 
 import okr
-from okr.attach import Setting
+from okr.engines.transformers import Setting
 from okr.loaders import loading, random_weights, sources
 from tests.gpu import bodies
 from tests.gpu.conftest import shortage

@@ -73,11 +73,11 @@ def broken(
 
 
 def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Callable[[type], type]:
-    """Register what watermarks put in the place of :class:`okr.attach.routings.Keyed`."""
+    """Register what watermarks put in the place of :class:`okr.engines.transformers.routings.Keyed`."""
 
     def register(routing: type) -> type:
         def seed(change: Change) -> None:
-            from okr.attach import session
+            from okr.engines.transformers import session
 
             change(session, "Keyed", routing)
 

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from okr.attach import fused
-from okr.attach.fused import Own
-from okr.attach.journal import Journals, _current
-from okr.attach.routings import Native
 from okr.discovery.interception import Record
+from okr.engines.transformers import fused
+from okr.engines.transformers.fused import Own
+from okr.engines.transformers.journal import Journals, _current
+from okr.engines.transformers.routings import Native
 from okr.errors import AlreadyAttached, RouterNotFound
 
 from . import Change, broken
 
-engine: Any = import_module("okr.attach.engine")
-session: Any = import_module("okr.attach.session")
+engine: Any = import_module("okr.engines.transformers.attaching")
+session: Any = import_module("okr.engines.transformers.session")
 RIGHT = ("WEIGHT-002", "WEIGHT-003", "TRACE-003", "TRACE-006", "VERIFY-005", "VERIFY-008")
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import okr.attach
-from okr.attach import families, routings
-from okr.attach.fused import EVERY, Own
-from okr.attach.routings import Forced
+import okr.engines.transformers
+from okr.engines.transformers import families, routings
+from okr.engines.transformers.fused import EVERY, Own
+from okr.engines.transformers.routings import Forced
 from okr.traces import ModelIdentity
 from okr.traces.weights import WeightSample
 
 from . import Change, broken
 
-module: Any = import_module("okr.attach.replay")  # its function of the same name hides it
+module: Any = import_module("okr.engines.transformers.replay")  # its function of the same name hides it
 evidence: Any = import_module("okr.detection.evidence")
 RIGHT = (
     "WEIGHT-001",
@@ -123,13 +123,13 @@ def sees_everything_at_once(change: Change) -> None:
 
 
 def _after(change: Change, then: Callable[[nn.Module], Any]) -> None:
-    replay = okr.attach.replay
+    replay = okr.engines.transformers.replay
 
     def replayed(model: nn.Module, *arguments: Any) -> None:
         replay(model, *arguments)
         then(model)
 
-    change(okr.attach, "replay", replayed)
+    change(okr.engines.transformers, "replay", replayed)
     change(evidence, "replay", replayed)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from okr.attach import routings
-from okr.attach.fused import EVERY, Own
-from okr.attach.routings import Keyed, Setting
+from okr.engines.transformers import routings
+from okr.engines.transformers.fused import EVERY, Own
+from okr.engines.transformers.routings import Keyed, Setting
 
 from . import Change, broken, keyed
 

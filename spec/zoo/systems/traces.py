@@ -12,16 +12,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from okr.attach import families, generation
-from okr.attach.fused import EVERY, Own
-from okr.attach.generation import Generation
-from okr.attach.routings import Keyed
+from okr.engines.transformers import families, generation
+from okr.engines.transformers.fused import EVERY, Own
+from okr.engines.transformers.generation import Generation
+from okr.engines.transformers.routings import Keyed
 from okr.errors import InvalidTrace
 from okr.traces import Trace, TraceHeader
 
 from . import Change, broken, keyed
 
-session: Any = import_module("okr.attach.session")
+session: Any = import_module("okr.engines.transformers.session")
 trace: Any = import_module("okr.traces.trace")
 MODEL = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-004", "ATTACH-006")
 FILES = ("TRACE-002", "TRACE-003", "TRACE-004", "TRACE-006")

@@ -11,13 +11,13 @@ from torch.nn.functional import log_softmax
 
 import okr
 from okr import InvalidSetting, InvalidText, Key
-from okr.attach import Setting
-from okr.attach.engine import attached, keyable_sites
-from okr.attach.routings import Keyed
 from okr.detection import likelihood
 from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Text, likelihoods
 from okr.detection.text import as_texts, statistic
+from okr.engines.transformers import Setting
+from okr.engines.transformers.attaching import attached, keyable_sites
+from okr.engines.transformers.routings import Keyed
 
 SOFT = {"epsilon": math.inf, "zone": "boundary", "strength": 4.0}
 

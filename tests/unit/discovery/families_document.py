@@ -5,10 +5,10 @@ from pathlib import Path
 import transformers
 from torch import nn
 
-from okr.attach.fused import fused_for
 from okr.discovery import RouterSite, discover
 from okr.discovery.exceptions import EXCEPTIONS
 from okr.discovery.sites import pattern
+from okr.engines.transformers.fused import fused_for
 from tests.unit.discovery.zoo import FAMILIES, build
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "families.md"

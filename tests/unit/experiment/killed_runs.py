@@ -14,8 +14,8 @@ from pathlib import Path
 from small_runs import Silent
 
 from okr.experiment.config import resolve
-from okr.experiment.folder import Journal
 from okr.experiment.runner import run
+from okr.jobs.store import Journal
 
 
 def die() -> None:

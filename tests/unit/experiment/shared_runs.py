@@ -15,10 +15,11 @@ from pathlib import Path
 
 from small_runs import Silent
 
-from okr.experiment import parts, work
+from okr.experiment import tasks
 from okr.experiment.config import Resolved, resolve
-from okr.experiment.processes import joined
 from okr.experiment.runner import assist, run
+from okr.jobs import merging
+from okr.jobs.processes import joined
 
 NEVER = 100
 STARTS = [[NEVER, 1, 0], [0, NEVER], [NEVER]]
@@ -27,7 +28,7 @@ STARTS = [[NEVER, 1, 0], [0, NEVER], [NEVER]]
 
 def sabotaged(deadly: int, notes: Path) -> Callable[..., dict]:
     """make_batch that notes what it made, and kills its process once the traces of batch ``deadly`` are written."""
-    make_batch, count = work.make_batch, 0
+    make_batch, count = tasks.make_batch, 0
 
     def make(*arguments: object) -> dict:
         nonlocal count
@@ -46,8 +47,8 @@ def take_part(resolved: Resolved, start: int, rank: int, notes: Path) -> None:
     """Be process ``rank`` of start ``start``."""
     count = len(STARTS[start])
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
-    work.make_batch = sabotaged(STARTS[start][rank], notes)
-    parts.PATIENCE, parts.LONGEST = 1.0, 0.0
+    tasks.make_batch = sabotaged(STARTS[start][rank], notes)
+    merging.PATIENCE, merging.LONGEST = 1.0, 0.0
     with joined() as processes:
         if processes.main:
             run(resolved, resume=start > 0, progress=Silent(), processes=processes)

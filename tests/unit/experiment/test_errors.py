@@ -13,7 +13,7 @@ from small_runs import save_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import okr.experiment.runner as runner
-import okr.experiment.work as work
+import okr.experiment.tasks as work
 from okr.cli import execute
 
 Edit = Callable[[Path], object]

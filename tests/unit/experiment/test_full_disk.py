@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 import okr.experiment.runner as runner
-import okr.experiment.work as work
+import okr.experiment.tasks as work
 from okr import files
 from okr.cli import execute
 from okr.errors import InvalidConfig, InvalidTrace
-from okr.experiment.calibrate import Calibration
-from okr.experiment.folder import Journal, write_atomically
-from okr.experiment.logfile import log_to
+from okr.jobs.log import log_to
+from okr.jobs.store import Journal, write_atomically
 from okr.traces import Trace
+from okr.tuning.sweep import Calibration
 
 WHY = "File too large"
 

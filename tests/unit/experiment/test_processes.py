@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from small_runs import SMALL, launched
 
 from okr.errors import InvalidConfig, ProcessFailed
-from okr.experiment import placement, processes
 from okr.experiment.config import resolve
-from okr.experiment.folder import Journal
-from okr.experiment.parts import LONGEST, PATIENCE, Parts, merge_leftover, part_path
-from okr.experiment.processes import Processes
 from okr.experiment.results import Results
-from okr.experiment.work import QUALITY, share, tasks
+from okr.experiment.tasks import QUALITY, share, tasks
+from okr.jobs import placement, processes
+from okr.jobs.merging import LONGEST, PATIENCE, Parts, merge_leftover, part_path
+from okr.jobs.processes import Processes
+from okr.jobs.store import Journal
 
 DRIVER = Path(__file__).with_name("shared_runs.py")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from okr.errors import InvalidConfig
-from okr.experiment.quality import paired_interval
+from okr.experiment.held_out_loss import paired_interval
 from okr.experiment.results import SCHEMA_PATH, Results, schema, schema_text
 
 

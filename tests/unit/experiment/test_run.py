@@ -9,10 +9,10 @@ import pytest
 import torch
 from small_runs import SMALL, Silent
 
-import okr.experiment.placement as placement
+import okr.jobs.placement as placement
 from okr.detection import verify
 from okr.errors import InvalidConfig
-from okr.experiment import quality
+from okr.experiment import held_out_loss
 from okr.experiment.config import resolve
 from okr.experiment.results import Results
 from okr.experiment.runner import run
@@ -214,17 +214,17 @@ def test_the_loss_is_the_models_own_and_the_key_changes_it(
     loaded = load(request.getfixturevalue(structure))
     config = resolve("tiny", SMALL | {"quality_passages": 2}, environment={}).config
     steps: list[int] = []
-    measured = quality.measure(Subject(loaded, Key.load(key_file), config), lambda: steps.append(1))
+    measured = held_out_loss.measure(Subject(loaded, Key.load(key_file), config), lambda: steps.append(1))
     assert len(steps) == 4
     text, tokenizer = passages(1)[0].text, loaded.tokenizer
 
     def ids(part: str) -> torch.Tensor:
-        return tokenizer(part, return_tensors="pt", truncation=True, max_length=quality.MAX_TOKENS)["input_ids"]
+        return tokenizer(part, return_tensors="pt", truncation=True, max_length=held_out_loss.MAX_TOKENS)["input_ids"]
 
     words = text.split()
     if loaded.model.config.is_encoder_decoder:
         source, target = (
-            ids(" ".join(part)) for part in (words[: quality.SOURCE_WORDS], words[quality.SOURCE_WORDS :])
+            ids(" ".join(part)) for part in (words[: held_out_loss.SOURCE_WORDS], words[held_out_loss.SOURCE_WORDS :])
         )
         own = loaded.model(input_ids=source, labels=target).loss
     else:

@@ -111,7 +111,7 @@ def test_a_traceback_of_an_internal_error_keeps_the_secret(
     def broken(*arguments: object) -> None:
         raise RuntimeError(f"unforeseen, with {arguments!r}")
 
-    monkeypatch.setattr("okr.experiment.work.make_batch", broken)
+    monkeypatch.setattr("okr.experiment.tasks.make_batch", broken)
     assert execute(words(deepseek_folder, tmp_path / "out", "--key", str(key_file))) == 3
     printed = capfd.readouterr()
     assert "unforeseen, with (Subject(" in printed.err

@@ -207,7 +207,7 @@ def test_settings_outside_their_range(options: dict[str, object], words: str) ->
 
 
 def test_quantisation_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("okr.loaders.settings.find_spec", lambda name: None)
+    monkeypatch.setattr("okr.loaders.arguments.find_spec", lambda name: None)
     with pytest.raises(okr.InvalidSetting, match=r"needs bitsandbytes, .* pip install bitsandbytes$"):
         okr.load("tiny", quantization="4bit")
 

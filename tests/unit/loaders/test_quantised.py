@@ -13,8 +13,8 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkR
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 import okr
-from okr.experiment.quality import passage_loss
-from okr.loaders import quantised, settings
+from okr.experiment.held_out_loss import passage_loss
+from okr.loaders import arguments, quantised
 
 
 @pytest.fixture(params=[Shape(), Shape(num_experts_per_tok=1, n_shared_experts=1)], ids=["top-3", "top-1"])
@@ -54,7 +54,7 @@ def test_experts_as_linears_agree_with_the_original(original: tuple[OriginalDeep
     ],
 )
 def test_routers_and_the_output_projection_are_left_alone(module: str, converted: bool) -> None:
-    assert should_convert_module(module, settings.UNQUANTISED) is converted
+    assert should_convert_module(module, arguments.UNQUANTISED) is converted
 
 
 @pytest.mark.parametrize(("name", "field"), [("8bit", "load_in_8bit"), ("4bit", "load_in_4bit")])
@@ -68,12 +68,12 @@ def test_a_quantised_deepseek_is_built_with_linears(
         given.append(quantization_config)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(settings, "find_spec", lambda module: object())
+    monkeypatch.setattr(arguments, "find_spec", lambda module: object())
     monkeypatch.setattr(quantised.DeepseekLinearForCausalLM, "from_pretrained", without_bitsandbytes)
     model = okr.load(deepseek_checkpoint, quantization=name).model
     assert isinstance(model, quantised.DeepseekLinearForCausalLM)
     assert getattr(given[0], field) is True
-    assert given[0].llm_int8_skip_modules == settings.UNQUANTISED
+    assert given[0].llm_int8_skip_modules == arguments.UNQUANTISED
     assert quantised.quantised_share(model) == 0.0
 
 

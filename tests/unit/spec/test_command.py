@@ -216,7 +216,7 @@ def test_equal_runs_give_equal_reports(router, tmp_path):
     clauses, path = ("OKR-TIE-001", "OKR-TIE-006"), tmp_path / "report.json"
     run(Request(router, clauses, "ci", {"json": path}))
     other = tmp_path / "other.json"
-    command = [sys.executable, "-m", "okr.conform_cli", router, *clauses, "--profile", "ci", "--json", str(other)]
+    command = [sys.executable, "-m", "okr.commands.conform", router, *clauses, "--profile", "ci", "--json", str(other)]
     subprocess.run(command, check=False, capture_output=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     reports = [p.read_text("utf-8").partition('"seconds"') for p in (path, other)]
     assert all(times for _, _, times in reports)

@@ -1,0 +1,169 @@
+"""``okr calibrate``: measure settings on a model and recommend one."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from okr.commands.options import AsJson, Device, Dtype, MaxMemory, Quantization, Remote, placement_of, say
+from okr.errors import InvalidConfig, InvalidText
+
+if TYPE_CHECKING:
+    from okr.tuning.sweep import Calibration
+
+NO_SETTING = 1
+SETTINGS = (
+    "max:1",
+    "max:2",
+    "boundary:0.5",
+    "boundary:1",
+    "boundary:inf:0.5",
+    "boundary:inf:1",
+    "boundary:inf:1.5",
+    "boundary:inf:2",
+)
+
+
+def calibrate_command(
+    model: Annotated[str, typer.Argument(help="Embedded name, preset, folder or hub id.")],
+    text: Annotated[Path | None, typer.Argument(help="Held-out text, a passage a line; none: shipped ones.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder for calibration.json and calibration.svg.")] = Path(
+        "okr-calibration"
+    ),
+    setting: Annotated[
+        list[str] | None, typer.Option(help="ZONE:EPSILON[:STRENGTH]; repeat it. None: eight common ones.")
+    ] = None,
+    evidence: Annotated[str, typer.Option(help="What the key must be found in: trace or text.")] = "text",
+    tokens: Annotated[int, typer.Option(help="In how many new tokens it must be found.")] = 400,
+    fpr: Annotated[float, typer.Option(help="At which false-positive rate: 0.01 or 0.001.")] = 0.01,
+    samples: Annotated[int, typer.Option(help="Texts generated under each setting.")] = 16,
+    keys: Annotated[int, typer.Option(help="Keys they are made under.")] = 4,
+    length: Annotated[int, typer.Option(help="New tokens of each.")] = 160,
+    passages: Annotated[int, typer.Option(help="Held-out passages that the cost is measured on.")] = 24,
+    temperature: Annotated[float, typer.Option(help="Temperature of sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the output folder.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    max_memory: MaxMemory = None,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what settings cost and prove, and recommend the cheapest that meets a target. Exit code 1: none does."""
+    if evidence not in ("trace", "text") or fpr not in (0.01, 0.001) or tokens < 1:
+        raise InvalidConfig("--evidence is trace or text, --fpr 0.01 or 0.001, --tokens at least 1")
+    settings = [_setting(word) for word in setting or SETTINGS]
+    held_out = _passages(text, passages)
+    from pydantic import ValidationError
+
+    from okr.commands.display import counting
+    from okr.commands.running import resumable
+    from okr.experiment.plots import calibration_plot
+    from okr.jobs.placement import load_placed
+    from okr.jobs.store import writable_folder, write_atomically
+    from okr.tuning import sweep as work
+
+    placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+
+    try:
+        sweep = work.Sweep(
+            model=model,
+            dtype=placement.dtype,
+            quantization=placement.quantization,
+            settings=settings,  # type: ignore[arg-type]
+            passages=len(held_out),
+            text_digest=work.digest(held_out),
+            samples=samples,
+            keys=keys,
+            tokens=length,
+            decoys=31,
+            temperature=temperature,
+            seed=seed,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("tokens", "length")
+        raise InvalidConfig(f"--{name}: {first['msg']}") from None
+    path = output_dir / "calibration.json"
+    done = _begin(path, sweep, resume)
+    with resumable(path, "calibrate"), writable_folder(output_dir):
+        loaded = load_placed(placement)
+        work.check_length(loaded, sweep, held_out)
+        with counting("settings measured", 2 * keys * (len(settings) - len(done.measured))) as advance:
+            unkeyed = work.unkeyed_losses(loaded, held_out)
+            for index in range(len(done.measured), len(settings)):
+                line = work.measure(loaded, sweep, index, held_out, unkeyed, advance)
+                done = work.Calibration(sweep=sweep, measured=(*done.measured, line))
+                write_atomically(path, done.model_dump_json(indent=2) + "\n")
+        write_atomically(output_dir / "calibration.svg", calibration_plot(done))
+    best = done.cheapest(evidence, tokens, fpr)
+    document = done.model_dump(mode="json") | {"recommended": best.model_dump(mode="json") if best else None}
+    say(document, as_json, _summary(done, evidence, tokens, fpr, output_dir))
+    if best is None:
+        raise typer.Exit(NO_SETTING)
+
+
+def _setting(word: str) -> tuple[str, float, float]:
+    zone, *numbers = word.split(":")
+    try:
+        epsilon, strength = (*map(float, numbers), math.inf)[:2]
+        if len(numbers) not in (1, 2) or zone not in ("max", "boundary") or not (epsilon >= 0 and strength > 0):
+            raise ValueError
+    except ValueError:
+        raise InvalidConfig(f"--setting {word!r} is not ZONE:EPSILON[:STRENGTH], such as boundary:inf:1.5") from None
+    return zone, epsilon, strength
+
+
+def _passages(text: Path | None, count: int) -> list[str]:
+    if text is None:
+        from okr.loaders import passages
+
+        return [passage.text for passage in passages(count)]
+    try:
+        lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidText(f"cannot read {text} as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+    found = [line for line in lines if len(line.split()) >= 50][:count]
+    if len(found) < 2:
+        raise InvalidText(f"{text} holds {len(found)} passages of 50 words or more, one a line; at least 2 are needed")
+    return found
+
+
+def _begin(path: Path, sweep: object, resume: bool) -> "Calibration":
+    from okr.tuning.sweep import Calibration
+
+    if path.exists():
+        if not resume:
+            raise InvalidConfig(f"{path} exists: add --resume to go on with it, or choose another --output-dir")
+        found = Calibration.load(path)
+        if found.sweep != sweep:
+            raise InvalidConfig(f"{path} was made with other options, another model or other text: it cannot go on")
+        return found
+    return Calibration(sweep=sweep, measured=())  # type: ignore[arg-type]
+
+
+def _summary(done: "Calibration", evidence: str, tokens: int, fpr: float, folder: Path) -> str:
+    lines = [
+        f"{'zone':<9}{'epsilon':>8}{'strength':>9}{'opportunities':>14}{'cost, nats/token':>25}"
+        f"{'tokens by trace':>16}{'tokens by text':>24}"
+    ]
+    for line in done.measured:
+        need = next(need for need in line.needed if need.fpr == fpr)
+        span = f"{need.text or '-'} ({need.text_low or '-'} to {need.text_high or 'no bound'})"
+        cost = f"{line.cost:.4f} ({line.cost_low:.4f} to {line.cost_high:.4f})"
+        lines.append(
+            f"{line.zone:<9}{line.epsilon:>8g}{line.strength:>9g}{line.opportunity_rate:>14.0%}{cost:>25}"
+            f"{need.trace or '-':>16}{span:>24}"
+        )
+    lines.append(f"tokens: for a true-positive rate of 0.95 at a false-positive rate of {fpr:g}; text: extrapolated")
+    best = done.cheapest(evidence, tokens, fpr)
+    if best is None:
+        lines.append(f"no setting is found by {evidence} within {tokens} tokens: allow more tokens, or a higher cost")
+    else:
+        lines.append(
+            f"recommended: --zone {best.zone} --epsilon {best.epsilon:g} --strength {best.strength:g} "
+            f"({best.cost:.4f} nats per token)"
+        )
+    return "\n".join([*lines, f"written to {folder}"])

@@ -1,0 +1,143 @@
+"""``okr generate``: text under a key, with the traces that prove it."""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from okr.commands.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Epsilon,
+    MaxMemory,
+    Quantization,
+    Remote,
+    Strength,
+    Zone,
+    check_setting,
+    placement_of,
+    say,
+)
+from okr.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from okr.engines.transformers import Recorder
+    from okr.loaders import Loaded
+    from okr.traces import Trace
+
+SEPARATOR = "---"
+"""Between several texts; what ``okr detect --separator`` can be told."""
+
+
+def generate_command(
+    model: Annotated[str, typer.Argument(help="Embedded name, preset, folder or hub id.")],
+    prompt: Annotated[list[str] | None, typer.Argument(help="What each text goes on from.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File with a prompt a line (text or .jsonl).")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key file, env:NAME or fd:N. None: no key, traces of the native routing.")
+    ] = None,
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
+    traces: Annotated[Path | None, typer.Option(help="Folder for a trace a text; what is there stays.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="New tokens of each text, at most.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Temperature of sampling; 0 is greedy.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Texts generated at once.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    max_memory: MaxMemory = None,
+    trust_remote_code: Remote = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate text under a key and print it; --traces keeps what `okr verify` needs to prove the key.
+
+    Several texts are parted by lines of ---. The presets know their setting; for another model say --epsilon (and
+    --zone, --strength), as `okr calibrate` recommends.
+    """
+    check_setting(epsilon, zone, strength)
+    setting = _setting(model, epsilon, zone, strength) if key is not None else None
+    from okr.experiment.prompts import prompts_in
+    from okr.routing import Key
+
+    given = [*(prompt or ()), *(prompts_in(prompts) if prompts else ())]
+    if not given or not all(text.strip() for text in given):
+        raise InvalidConfig("there is nothing to go on from: give a prompt, or --prompts FILE with one a line")
+    if not math.isfinite(temperature):
+        raise InvalidConfig(f"--temperature must be a number, got {temperature}")
+    placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    secret = None if key is None else Key.load(key)
+    paths = _trace_paths(traces, len(given))
+    import torch
+
+    from okr.commands.display import counting
+    from okr.engines.transformers import record, watermark
+    from okr.jobs.placement import load_placed
+    from okr.jobs.store import writable_folder
+
+    loaded = load_placed(placement)
+    session: Any = record(loaded.model) if secret is None else watermark(loaded.model, secret, **(setting or {}))
+    done: list[tuple[str, Trace]] = []
+    torch.manual_seed(seed)
+    folder = nullcontext() if traces is None else writable_folder(traces)
+    with folder, session as recorder, counting("texts", len(given)) as advance:
+        for first in range(0, len(given), batch_size):
+            made = _texts(loaded, recorder, given[first : first + batch_size], max_new_tokens, temperature)
+            for path, (_, trace) in zip(paths[first:], made, strict=False):
+                if path is not None:
+                    trace.save(path)
+            done += made
+            advance(len(made))
+    written = [
+        {"prompt": asked, "text": text, "new_tokens": trace.new_tokens, "trace": str(path) if path else None}
+        for asked, (text, trace), path in zip(given, done, paths, strict=True)
+    ]
+    document = {"key_id": None if secret is None else secret.id, "setting": setting, "texts": written}
+    say(document, as_json, f"\n{SEPARATOR}\n".join(text for text, _ in done))
+
+
+def _setting(model: str, epsilon: float | None, zone: str | None, strength: float | None) -> dict[str, Any]:
+    """The setting that was asked for; where a preset knows this model, its own in place of what was not said."""
+    from okr.experiment.presets import PRESETS
+
+    known = {name: preset.values for name, preset in PRESETS.items()}
+    known["tiny-deepseek-moe"] = known["tiny"]
+    base = {name: known.get(model, {}).get(name) for name in ("epsilon", "zone", "strength")}
+    said = {"epsilon": epsilon, "zone": zone, "strength": strength}
+    setting = {name: base[name] if value is None else value for name, value in said.items()}
+    if setting["epsilon"] is None:
+        raise InvalidConfig(f"say --epsilon for {model}, which is no preset: `okr calibrate` finds a setting")
+    return {name: value for name, value in setting.items() if value is not None}
+
+
+def _trace_paths(folder: Path | None, count: int) -> Sequence[Path | None]:
+    if folder is None:
+        return [None] * count
+    paths = [folder / f"{number:04d}.safetensors" for number in range(count)]
+    for path in paths:
+        if path.exists():
+            raise InvalidConfig(f"{path} exists: choose another folder for --traces")
+    return paths
+
+
+def _texts(
+    loaded: "Loaded", recorder: "Recorder", prompts: Sequence[str], new_tokens: int, temperature: float
+) -> "list[tuple[str, Trace]]":
+    """Each prompt's new text and its trace; the model's own distribution at ``temperature``, nothing cut off."""
+    from okr.experiment.sampling import encode
+    from okr.loaders import generation_defaults
+
+    how: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    arguments = generation_defaults(loaded.model) | how | {"max_new_tokens": new_tokens, "max_length": None}
+    made = recorder.generate(**encode(loaded, prompts, new_tokens), **arguments)
+    return [
+        (str(loaded.tokenizer.decode(trace.token_ids[trace.prompt_length :].tolist(), skip_special_tokens=True)), trace)
+        for trace in made.traces
+    ]

@@ -1,0 +1,1 @@
+"""What runs a model under a key, recorded, or with a trace's routing."""

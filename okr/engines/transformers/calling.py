@@ -1,0 +1,63 @@
+"""How a model takes tokens: transformers' models, and any module that maps token ids [batch, tokens] to logits."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from okr.engines.transformers.rotary import stretched
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its token ids."""
+    embedding = _embedding(model)
+    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    weight = getattr(embedding, "weight", None)
+    first = weight if isinstance(weight, Tensor) else next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """How many tokens a model embeds; None where it does not say."""
+    weight = getattr(_embedding(model), "weight", None)
+    return weight.shape[0] if isinstance(weight, Tensor) else None
+
+
+def _embedding(model: nn.Module) -> Any:
+    return getattr(model, "get_input_embeddings", lambda: None)()
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model reads a source before it writes."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many positions a decoder-only model has, as its rotary scaling stretches them; None where it does not say, or
+    reads a source."""
+    config: Any = getattr(model, "config", None)
+    room = None if is_encoder_decoder(model) else getattr(config, "max_position_embeddings", None)
+    return room if room is None else stretched(config, room)
+
+
+def arguments_for(model: nn.Module, tokens: Tensor, source: Tensor | None = None, **wishes: Any) -> dict[str, Any]:
+    """The arguments of one forward: ``tokens`` [batch, tokens], what an encoder reads, and those ``wishes`` that the
+    model's forward knows. A forward without ``input_ids`` gets the tokens as its first argument."""
+    parameters = inspect.signature(model.forward).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    given = {name: value for name, value in wishes.items() if name in parameters or anything}
+    if source is not None:
+        return given | {"input_ids": source, "decoder_input_ids": tokens}
+    name = "input_ids" if anything or "input_ids" in parameters else next(iter(parameters), "input_ids")
+    return given | {name: tokens}
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits [batch, tokens, vocabulary] in what a forward returned: its ``logits``, its first part, or itself."""
+    if isinstance(output, Tensor):
+        return output
+    logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+    return logits

@@ -1,0 +1,162 @@
+"""Forced-routing replay: a trace's tokens through the model, with the routing that the trace recorded.
+
+Every site then sees the inputs it saw when the trace was made, whatever key made it (spec chapter REPLAY).
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from okr.discovery import RouterSite
+from okr.discovery.adapters import plain_path
+from okr.engines.transformers.attaching import attached, keyable_sites
+from okr.engines.transformers.calling import arguments_for, input_device, vocabulary
+from okr.engines.transformers.rotary import Ahead, Scaling
+from okr.engines.transformers.routings import Forced
+from okr.errors import InvalidTrace
+from okr.routing.precision import autocast
+from okr.traces import NOTHING_RAN, ModelIdentity, Trace, unfolded
+
+Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
+"""Called per site with the site, its choice scores [T, E], its input [T, d] and the trace's experts [T, k]."""
+
+
+_ANOTHER = {
+    "structure": "another model",
+    "routers": "another model, of the same structure with other router weights",
+    "weights": "another model, of the same structure with other weights (an adapter on or off, or fine-tuning)",
+}
+
+
+@torch.no_grad()
+def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
+    """Run ``trace`` through ``model`` with its own routing, showing every site's scores and states to ``observe``.
+
+    All at once, except where the model's rotary scaling changes with the length and the trace says by which passes its
+    tokens were seen: then by these, as far as they differ. Under the autocast that the trace was made under, or under
+    none, whatever holds around the call. Raises InvalidTrace when the trace was made by another model.
+    """
+    sites = matching_sites(model, trace)
+    device = input_device(model)
+    scaling = Scaling(model)
+    passes = _passes(trace, scaling)
+    shown = observe if len(passes) < 2 else _Gathered(observe, len(trace.token_ids) - 1)
+    routings = []
+    for index, (site, recorded) in enumerate(zip(sites, trace.header.sites, strict=True)):
+        experts = torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long()
+        routings.append(_forced(replace(site, path=recorded.path), experts, shown))  # wrapped or not, one verdict
+    training = model.training
+    model.eval()
+    try:
+        lower = None if trace.header.autocast is None else getattr(torch, trace.header.autocast)
+        with (
+            scaling.afresh() as ahead,
+            attached(model, sites, routings, replay=True),
+            autocast(device.type, lower),
+        ):
+            _run(model, _inputs(model, trace, device), routings, passes, ahead)
+    finally:
+        model.train(training)
+
+
+class _Gathered:
+    """An observer of passes that hands each site on when all ``tokens`` were seen."""
+
+    def __init__(self, observe: Observer, tokens: int) -> None:
+        self.observe, self.tokens = observe, tokens
+        self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def __call__(self, site: RouterSite, choice: Tensor, hidden: Tensor, experts: Tensor) -> None:
+        parts = self.parts.setdefault(site.path, [])
+        parts.append((choice, hidden))
+        if sum(len(part[0]) for part in parts) == self.tokens:
+            choice, hidden = (torch.cat(kind) for kind in zip(*self.parts.pop(site.path), strict=True))
+            self.observe(site, choice, hidden, experts)
+
+
+def _passes(trace: Trace, scaling: Scaling) -> list[tuple[int, int]]:
+    """The passes to replay: how many tokens each, and the length to scale to; those that scale alike are one."""
+    if trace.passes is None:
+        return []
+    if not scaling:
+        raise InvalidTrace(
+            "this trace was made by a model whose rotary scaling changes with the length, and this one's does not: "
+            "load the model with the rope settings that it had then"
+        )
+    reached = 0
+    found: list[tuple[int, int]] = []
+    for tokens, length in unfolded(trace.passes):
+        reached = max(reached, length) if not tokens else reached
+        length = max(reached, length)
+        if found and tokens and scaling.stage(length) == scaling.stage(found[-1][1]):
+            found[-1] = (found[-1][0] + tokens, length)
+        elif tokens:
+            found.append((tokens, length))
+    return found
+
+
+def _run(
+    model: nn.Module, arguments: dict[str, Any], routings: list[Forced], passes: list[tuple[int, int]], ahead: Ahead
+) -> None:
+    """The forward passes of a replay; one for all there is where ``passes`` names none."""
+    if not passes:
+        model(**arguments)
+        return
+    whole: list[tuple[Tensor, Any]] = [(routing.experts, routing.dropped) for routing in routings]
+    cache, start = None, 0
+    for tokens, length in passes:
+        end = start + tokens
+        ahead.tokens = length - end
+        given = {**arguments, "input_ids": arguments["input_ids"][:, start:end]}
+        if len(passes) > 1:
+            given |= {"use_cache": True, "past_key_values": cache}
+        for routing, (experts, dropped) in zip(routings, whole, strict=True):
+            routing.experts, routing.dropped = experts[start:end], dropped[start:end]
+        cache = getattr(model(**given), "past_key_values", None)
+        if cache is None and end < len(whole[0][0]):
+            raise InvalidTrace("this trace was made with a cache, and this model returns none to replay it with")
+        start = end
+
+
+def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:
+    """The sites of ``model`` that ``trace`` recorded, in the trace's order; InvalidTrace when they do not match."""
+    sites = keyable_sites(model)
+    difference = trace.header.model.difference(ModelIdentity.of(model, sites))
+    if difference:
+        raise InvalidTrace(
+            f"this trace was made by {_ANOTHER[difference]}: {trace.header.model.class_name} with "
+            f"{len(trace.header.sites)} sites; verify it with the model that made it"
+        )
+    by_path = {plain_path(model, site.path): site for site in sites}
+    for recorded in trace.header.sites:
+        site = by_path.get(recorded.path)
+        if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):
+            raise InvalidTrace(f"this trace records {recorded.path}, which this model does not have as such")
+    known = vocabulary(model)
+    for tokens in (trace.token_ids, trace.encoder_token_ids):
+        if tokens is not None and known is not None and (tokens >= known).any():
+            raise InvalidTrace(f"token ids reach {int(tokens.max())}, but the model has {known} tokens")
+    return [by_path[recorded.path] for recorded in trace.header.sites]
+
+
+def _forced(site: RouterSite, experts: Tensor, observe: Observer) -> Forced:
+    def seen(choice: Tensor, hidden: Tensor) -> None:
+        observe(site, choice, hidden, experts.to(choice.device))
+
+    return Forced(site, experts, (experts == NOTHING_RAN).all(-1), seen)
+
+
+def _inputs(model: nn.Module, trace: Trace, device: torch.device) -> dict[str, Any]:
+    def batch(tokens: np.ndarray) -> Tensor:
+        return torch.from_numpy(tokens.astype(np.int64)).to(device)[None]
+
+    source = None if trace.encoder_token_ids is None else batch(trace.encoder_token_ids)
+    wishes: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        wishes["logits_to_keep"] = 1  # no logits are needed
+    return arguments_for(model, batch(trace.token_ids[:-1]), source, **wishes)

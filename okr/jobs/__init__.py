@@ -1,0 +1,1 @@
+"""Work that takes long: kept on disk piece by piece, shared by processes, logged."""

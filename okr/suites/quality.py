@@ -1,0 +1,223 @@
+"""Quality: what the watermark changes in the model's predictions and in its texts, each with an interval."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from okr.engines.transformers import record, watermark
+from okr.engines.transformers.calling import input_device
+from okr.experiment.held_out_loss import paired_interval, passage_logits
+from okr.loaders import Loaded, generation_defaults, load, passages
+from okr.suites.baselines import text_cells, texts_of
+from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
+from okr.suites.figures import Figure, mean, share
+from okr.suites.human_eval import human_eval_cell
+from okr.suites.multiple_choice import choices_cell
+from okr.suites.samples import Bench, Made
+
+SHOWN = ("none", "okr", "kgw", "synthid")
+OTHER = {"tiny-deepseek-moe": "tiny-switch", "tiny-switch": "tiny-deepseek-moe"}
+PER_REGISTER = {True: 4, False: 8}  # passages of each register; True: quick
+_KEYS_FROM = 2_000_000
+
+
+def quality_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
+    """Every cell of the suite."""
+    registers = list(dict.fromkeys(passage.register for passage in passages()))
+    size = bench.options.tokens / 50
+    cells = text_cells(bench, ledger, ("none", "okr", "kgw", "synthid"))
+    cells += [Cell(f"quality/loss/{register}", bound(_register, bench, register), 12) for register in registers]
+    cells += [Cell(f"quality/diversity/{m}", bound(_diversity, bench, ledger, m), 0.1) for m in SHOWN]
+    cells += [Cell(f"quality/load/{m}", bound(_load, bench, ledger, m), 0.2 * size) for m in ("none", "okr")]
+    judge = bench.options.judge or OTHER.get(bench.loaded.source)
+    given = (("judge", judge),)
+    cells += [Cell(f"quality/judge/{m}", bound(_judged, bench, ledger, m, judge), 6 * size, given) for m in SHOWN]
+    cells += [Cell(f"quality/canaries/{m}", bound(_canaries, bench, m), 6) for m in ("none", "okr")]
+    if bench.options.choices is not None:
+        given = (("choices", bench.options.choices),)
+        cells += [Cell(f"quality/choices/{m}", bound(choices_cell, bench, m), 20, given) for m in ("none", "okr")]
+    if bench.options.human_eval:
+        cells += [Cell(f"quality/human-eval/{m}", bound(human_eval_cell, bench, m), 500) for m in ("none", "okr")]
+    return cells
+
+
+def _register(bench: Bench, register: str) -> Outcome:
+    """Loss, cost, Kullback-Leibler divergence and next-token accuracy on passages of one register."""
+    chosen = [p.text for p in passages() if p.register == register][-PER_REGISTER[bench.options.quick] :]
+    native = [passage_logits(bench.loaded, text) for text in chosen]
+    rows: list[dict[str, list[float]]] = []
+    for number in range(bench.options.cost_keys):
+        with watermark(bench.loaded.model, bench.key(_KEYS_FROM + number), **bench.options_of("okr")):
+            rows.append(_compared(bench.loaded, chosen, [logits for logits, _ in native]))
+    base = _described([_measure(logits, targets) for logits, targets in native])
+    keyed = {name: np.mean([row[name] for row in rows], axis=0).tolist() for name in rows[0]}
+    cost = paired_interval(keyed["loss"], base["loss"])
+    samples = len(chosen)
+
+    def figure(measure: str, unit: str, method: str, values: tuple[float, float, float]) -> Figure:
+        value, low, high = values
+        return Figure(measure=measure, unit=unit, method=method, condition=register, value=value, low=low, high=high,
+                      samples=samples)  # fmt: skip
+
+    return Outcome([
+        figure("register loss", "nats per token", "none", mean(base["loss"])),
+        figure("register loss", "nats per token", "okr", mean(keyed["loss"])),
+        figure("register cost", "nats per token", "okr", cost),
+        figure("divergence", "nats per token", "okr", mean(keyed["divergence"], least=0)),
+        figure("next token right", "share of tokens", "none", mean(base["right"], least=0, most=1)),
+        figure("next token right", "share of tokens", "okr", mean(keyed["right"], least=0, most=1)),
+    ])  # fmt: skip
+
+
+def _measure(logits: Float[Tensor, "n vocabulary"], targets: Tensor) -> dict[str, float]:
+    log_p = logits.float().log_softmax(-1)
+    right = (logits.argmax(-1) == targets).float().mean()
+    return {"loss": float(-log_p.gather(1, targets[:, None]).mean()), "right": float(right)}
+
+
+def _described(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _compared(loaded: Loaded, texts: Sequence[str], native: Sequence[Tensor]) -> dict[str, list[float]]:
+    """The same under the key, and KL(unkeyed || keyed) averaged over tokens."""
+    rows = []
+    for text, unkeyed in zip(texts, native, strict=True):
+        logits, targets = passage_logits(loaded, text)
+        p, q = unkeyed.float().log_softmax(-1), logits.float().log_softmax(-1)
+        divergence = float((p.exp() * (p - q)).sum(-1).mean())
+        rows.append(_measure(logits, targets) | {"divergence": divergence})
+    return _described(rows)
+
+
+def _diversity(bench: Bench, ledger: Ledger, method: str) -> Outcome:
+    """Distinct n-grams as a share of all n-grams of a text, and repeated 4-grams; mean over texts."""
+    made = [text.new for index in range(bench.batches) for text in texts_of(ledger, method, index)]
+    figures = []
+    for n in (1, 2, 3):
+        figures.append(_mean_figure(f"distinct {n}-grams", "share", method, [distinct(text, n) for text in made]))
+    return Outcome([*figures, _mean_figure("repeated 4-grams", "share", method, [1 - distinct(t, 4) for t in made])])
+
+
+def distinct(tokens: Sequence[int], n: int) -> float:
+    """How many of a text's n-grams differ, as a share of all of them; 1 where there is none."""
+    grams = [tuple(tokens[place : place + n]) for place in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def _mean_figure(measure: str, unit: str, method: str, values: Sequence[float], condition: str = "") -> Figure:
+    value, low, high = mean(values, least=0, most=1 if unit == "share" else np.inf)
+    return Figure(measure=measure, unit=unit, method=method, condition=condition, value=value, low=low, high=high,
+                  samples=len(values))  # fmt: skip
+
+
+def _load(bench: Bench, ledger: Ledger, method: str) -> Outcome:
+    """How often each router's busiest expert ran, as a multiple of an even load; mean over batches (keys)."""
+    by_site: dict[str, list[float]] = {}
+    for data in ledger.all_data(f"texts/{method}/"):
+        for path, counts in data["load"].items():
+            loads = np.asarray(counts, float)
+            by_site.setdefault(path, []).append(float(loads.max() / max(loads.mean(), 1e-9)))
+    return Outcome([
+        _mean_figure("busiest expert", "multiple of an even load", method, values, path)
+        for path, values in by_site.items()
+    ])  # fmt: skip
+
+
+@cache
+def _loaded_judge(name: str) -> Loaded:
+    return load(name)
+
+
+def _judged(bench: Bench, ledger: Ledger, method: str, judge: str | None) -> Outcome:
+    """What another model thinks of the texts: its loss given the prompt, in nats per character of the text."""
+    if judge is None:
+        raise NotAvailable("name a model that judges the texts with --judge")
+    judging = _loaded_judge(judge)
+    losses = []
+    for index in range(bench.batches):
+        for sample, made in zip(bench.batch(index), texts_of(ledger, method, index), strict=True):
+            losses.append(judged(judging, bench.prompts[sample], _text(bench.loaded, made)))
+    found = _mean_figure("judged loss", "nats per character", method, losses)
+    return Outcome([found.model_copy(update={"note": f"judge: {judge}"})])
+
+
+def _text(loaded: Loaded, made: Made) -> str:
+    return str(loaded.tokenizer.decode(list(made.new), skip_special_tokens=True))
+
+
+@torch.no_grad()
+def judged(judge: Loaded, prompt: str, text: str) -> float:
+    """The judge's loss on ``text`` after ``prompt`` in nats per character."""
+    model, tokenizer = judge.model, judge.tokenizer
+
+    def ids(part: str, *, special: bool) -> list[int]:
+        return list(tokenizer(part, add_special_tokens=special)["input_ids"])
+
+    own = ids(text, special=False)
+    if not own:
+        raise NotAvailable("a text is empty in the judge's tokens")
+    device = input_device(model)
+    if model.config.is_encoder_decoder:
+        start = generation_defaults(model)["decoder_start_token_id"]
+        source = torch.tensor([ids(prompt, special=True)], device=device)
+        decoder = torch.tensor([[start, *own[:-1]]], device=device)
+        logits = model(input_ids=source, decoder_input_ids=decoder).logits[0]
+    else:
+        before = ids(prompt, special=True)
+        room = getattr(model.config, "max_position_embeddings", None)
+        if room is not None:
+            own = own[: max(1, room - len(before))]
+        logits = model(input_ids=torch.tensor([before + own[:-1]], device=device)).logits[0, len(before) - 1 :]
+    log_p = logits.float().log_softmax(-1)
+    targets = torch.tensor(own, device=log_p.device)
+    return float(-log_p.gather(1, targets[:, None]).sum()) / max(1, len(tokenizer.decode(own)))
+
+
+def canaries() -> list[dict[str, Any]]:
+    """Contexts from the embedded models' training texts whose next word is nearly always the same there."""
+    text = files("okr.suites").joinpath("data/canaries.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _canaries(bench: Bench, method: str) -> Outcome:
+    """Set phrases of the training texts that the model completes exactly (greedily)."""
+    if bench.loaded.source not in OTHER:
+        raise NotAvailable("these canaries are set phrases that only the embedded models were trained on")
+    every = canaries()
+    keys = [None] if method == "none" else [bench.key(_KEYS_FROM + n) for n in range(bench.options.cost_keys)]
+    hits = []
+    for key in keys:
+        with (
+            record(bench.loaded.model) if key is None else watermark(bench.loaded.model, key, **bench.options_of("okr"))
+        ):
+            hits += [completes(bench.loaded, canary["context"], canary["answer"]) for canary in every]
+    value, low, high = share(sum(hits), len(hits))
+    return Outcome([
+        Figure(measure="canaries", unit="share completed", method=method, value=value, low=low, high=high,
+               samples=len(hits))
+    ])  # fmt: skip
+
+
+@torch.no_grad()
+def completes(loaded: Loaded, context: str, answer: str) -> bool:
+    """Whether the model's first choice after ``context`` is every token of ``answer`` in turn."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    target = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+    device = input_device(model)
+    if model.config.is_encoder_decoder:
+        start = generation_defaults(model)["decoder_start_token_id"]
+        source = torch.tensor([tokenizer(context)["input_ids"]], device=device)
+        target = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        logits = model(input_ids=source, decoder_input_ids=torch.tensor([[start, *target[:-1]]], device=device)).logits
+    else:
+        before = tokenizer(context)["input_ids"]
+        logits = model(input_ids=torch.tensor([before + target[:-1]], device=device)).logits
+    return bool((logits[0, -len(target) :].argmax(-1).cpu() == torch.tensor(target)).all())

@@ -1,0 +1,262 @@
+"""Which setting to choose: what each of several costs, how often a key can decide, how many tokens prove it."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.stats import norm
+from torch import Tensor
+
+from okr.detection.decoys import Decoys
+from okr.detection.evidence import gather_evidence
+from okr.detection.likelihood import Text, likelihoods
+from okr.detection.text import statistic
+from okr.detection.verification import count, z_score
+from okr.engines.transformers import Setting, record, watermark
+from okr.engines.transformers.attaching import keyable_sites
+from okr.engines.transformers.calling import input_device
+from okr.errors import InvalidConfig
+from okr.experiment.held_out_loss import MAX_TOKENS, paired_interval, passage_loss
+from okr.loaders import Loaded, generation_defaults
+from okr.routing import Key, check_setting
+from okr.routing.settings import ZoneName
+from okr.traces import Trace
+
+LEVELS = (1e-2, 1e-3)
+POWER = 0.95
+_Number = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Sweep(_Record):
+    """What is measured, on what."""
+
+    model: str
+    dtype: str = Field(default="auto", description="that its weights were asked for in")
+    quantization: str | None = None
+    settings: tuple[tuple[ZoneName, _Number, _Number], ...] = Field(
+        min_length=1, description="zone, epsilon and strength of each"
+    )
+    passages: int = Field(ge=2, description="held-out texts that the cost is measured on")
+    text_digest: str = Field(description="SHA-256 of those texts")
+    samples: int = Field(ge=2, le=100_000, description="texts generated under each setting")
+    keys: int = Field(ge=1, le=100_000, description="keys they are made under, and that the cost is a mean of")
+    tokens: int = Field(ge=8, le=100_000, description="new tokens of each")
+    decoys: int = Field(ge=7, description="decoy keys of each text's z")
+    temperature: float = Field(gt=0)
+    seed: int = Field(ge=0, lt=2**63)
+
+
+class TokensNeeded(_Record):
+    """New tokens for a true-positive rate of 0.95; None: more than could be told."""
+
+    fpr: float
+    trace: int | None = Field(description="measured: the shortest prefix from which 95% of the samples are found")
+    text: int | None = Field(description="extrapolated: z grows as the square root of the length")
+    text_low: int | None = Field(description="the same at the upper end of z's 95% interval")
+    text_high: int | None = Field(description="the same at the lower end; None: no bound")
+
+
+class Measured(_Record):
+    """One setting's line."""
+
+    zone: ZoneName
+    epsilon: float
+    strength: float
+    opportunity_rate: float = Field(description="(token, site) pairs of held-out text where the key could decide")
+    cost: float = Field(description="held-out loss keyed - unkeyed, nats per token")
+    cost_low: float
+    cost_high: float = Field(description="95% interval over passages, mean of the keys")
+    text_z: float = Field(description="mean z of a text of all its tokens, from the text alone")
+    needed: tuple[TokensNeeded, ...]
+
+
+class Calibration(_Record):
+    """calibration.json."""
+
+    sweep: Sweep
+    measured: tuple[Measured, ...]
+
+    def cheapest(self, evidence: str, tokens: int, fpr: float) -> Measured | None:
+        """The setting with the least cost that is found in at most ``tokens`` tokens; None: no setting is."""
+        fit = [
+            line
+            for line in self.measured
+            for need in line.needed
+            if need.fpr == fpr and (getattr(need, evidence) or math.inf) <= tokens
+        ]
+        return min(fit, key=lambda line: line.cost) if fit else None
+
+    @classmethod
+    def load(cls, path: Path) -> "Calibration":
+        """Read a calibration.json; InvalidConfig for anything else."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise InvalidConfig(f"{path} is not a calibration: {error.errors()[0]['msg']}") from None
+
+
+def digest(texts: Sequence[str]) -> str:
+    """What identifies the held-out texts of a sweep."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def check_length(loaded: Loaded, sweep: Sweep, texts: Sequence[str]) -> None:
+    """InvalidConfig where the new tokens of a sweep and the longest prompt before them do not fit the model."""
+    room = getattr(loaded.model.config, "max_position_embeddings", None)
+    if room is None or loaded.model.config.is_encoder_decoder:
+        return
+    given = _prompts(loaded, texts[: sweep.samples])["input_ids"].shape[1]
+    if given + sweep.tokens > room:
+        raise InvalidConfig(
+            f"--length {sweep.tokens} after prompts of up to {given} tokens does not fit the model's {room} positions: "
+            f"at most {max(room - given, 0)}"
+        )
+
+
+def unkeyed_losses(loaded: Loaded, texts: Sequence[str]) -> list[float]:
+    """Mean loss of every text under the model as it is, nats per token."""
+    return [passage_loss(loaded, text)[0] for text in texts]
+
+
+def measure(
+    loaded: Loaded,
+    sweep: Sweep,
+    index: int,
+    texts: Sequence[str],
+    unkeyed: Sequence[float],
+    advance: Callable[[int], None],
+) -> Measured:
+    """Everything about setting ``index``; ``advance`` hears of each of the 2 x ``sweep.keys`` steps."""
+    zone, epsilon, strength = sweep.settings[index]
+    setting = Setting(epsilon, zone, strength)
+    for site in keyable_sites(loaded.model):
+        check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
+    keys = [_key(sweep, number) for number in range(sweep.keys)]
+    losses = []
+    for key in keys:
+        with watermark(loaded.model, key, epsilon=epsilon, zone=zone, strength=strength):
+            losses.append(unkeyed_losses(loaded, texts))
+        advance(1)
+    cost, low, high = paired_interval(np.mean(losses, axis=0).tolist(), unkeyed)
+    trace_p, text_z = [], []
+    for number, key in enumerate(keys):
+        made = _generate(loaded, sweep, setting, key, _share(sweep, number), texts)
+        for trace in made:
+            evidence = gather_evidence(loaded.model, trace, setting, skip_prompt=True)
+            by_token = count([trace], [evidence], key, round(1 / min(LEVELS)) - 1)[1]
+            trace_p.append(by_token.p_values()[trace.prompt_length :].numpy())
+        text_z += _z_scores(loaded, sweep, setting, key, made)
+        advance(1)
+    return Measured(
+        zone=zone,
+        epsilon=epsilon,
+        strength=strength,
+        opportunity_rate=_opportunity_rate(loaded, setting, texts[:4], keys[0]),
+        cost=cost,
+        cost_low=low,
+        cost_high=high,
+        text_z=float(np.mean(text_z)),
+        needed=tuple(_needed(level, np.stack(trace_p), np.array(text_z), sweep.tokens) for level in LEVELS),
+    )
+
+
+def _key(sweep: Sweep, number: int) -> Key:
+    """A key to measure with, no secret: anyone can derive it."""
+    return Key(hashlib.sha256(f"okr-calibrate {sweep.seed} {number}".encode()).digest())
+
+
+def _share(sweep: Sweep, number: int) -> range:
+    """The samples that key ``number`` makes."""
+    return range(number * sweep.samples // sweep.keys, (number + 1) * sweep.samples // sweep.keys)
+
+
+def _generate(
+    loaded: Loaded, sweep: Sweep, setting: Setting, key: Key, samples: range, texts: Sequence[str]
+) -> list[Trace]:
+    """Samples under ``key``, from the first words of the held-out texts."""
+    if not samples:
+        return []
+    inputs = _prompts(loaded, [texts[number % len(texts)] for number in samples])
+    options = {"do_sample": True, "temperature": sweep.temperature, "top_k": 0, "top_p": 1.0, "max_length": None}
+    length = {"max_new_tokens": sweep.tokens, "min_new_tokens": sweep.tokens}
+    torch.manual_seed((sweep.seed * 1_000_003 + samples.start) % 2**63)
+    with watermark(loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength) as session:
+        return session.generate(**inputs, **(generation_defaults(loaded.model) | options | length)).traces
+
+
+def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
+    """The first words of ``texts`` as padded ``input_ids`` and ``attention_mask`` on the model's device."""
+    tokenizer = loaded.tokenizer
+    tokenizer.padding_side = "right" if loaded.model.config.is_encoder_decoder else "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    prompts = [" ".join(text.split()[:24]) for text in texts]
+    encoded = tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
+    return {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
+
+
+def _z_scores(loaded: Loaded, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:
+    """z of every sample from its text alone."""
+    sites, found = keyable_sites(loaded.model), []
+    for number, trace in enumerate(made):
+        source = None if trace.encoder_token_ids is None else torch.from_numpy(trace.encoder_token_ids.astype(np.int64))
+        text = Text(torch.from_numpy(trace.token_ids.astype(np.int64)), max(1, trace.prompt_length), source)
+        seed = f"{key.id} {number} ".encode()
+        images = [
+            Decoys.draw(sweep.decoys, site.num_experts, hashlib.sha256(seed + site.path.encode()).digest())
+            for site in sites
+        ]
+        scored = likelihoods(
+            loaded.model, sites, [text], key, setting, images, temperature=sweep.temperature, rows=16, unkeyed=False
+        )
+        score = statistic(scored.keyed)
+        found.append(z_score(float(score[0]), score[1:]))
+    return found
+
+
+def _opportunity_rate(loaded: Loaded, setting: Setting, texts: Sequence[str], key: Key) -> float:
+    """Share of routed (token, site) pairs of held-out text that are opportunities."""
+    routed = opportunities = 0
+    for text in texts:
+        encoded = loaded.tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
+        inputs = {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
+        with record(loaded.model) as recorder:
+            options = generation_defaults(loaded.model) | {"do_sample": False, "max_length": None, "max_new_tokens": 2}
+            trace = recorder.generate(**inputs, **options).traces[0]
+        for site in gather_evidence(loaded.model, trace, setting, skip_prompt=False):
+            routed, opportunities = routed + site.routed, opportunities + len(site.choice)
+    return opportunities / routed if routed else 0.0
+
+
+def _needed(level: float, trace_p: np.ndarray, z: np.ndarray, tokens: int) -> TokensNeeded:
+    """``trace_p`` [samples, tokens] p-values of every prefix; ``z`` [samples] of the whole texts."""
+    found = (trace_p <= level * (1 + 1e-9)).mean(0) >= POWER
+    late = np.flatnonzero(~found)
+    first = int(late[-1]) + 2 if len(late) else 1  # from here on it stays found
+    error = z.std(ddof=1) / math.sqrt(len(z))
+
+    def text(mean: float) -> int | None:
+        slope = mean / math.sqrt(tokens)
+        reach = norm.isf(level) + norm.ppf(POWER) * max(1.0, z.std(ddof=1))
+        return math.ceil((reach / slope) ** 2) if slope > 0 else None
+
+    mean = float(z.mean())
+    return TokensNeeded(
+        fpr=level,
+        trace=first if first <= trace_p.shape[1] else None,
+        text=text(mean),
+        text_low=text(mean + 1.96 * error),
+        text_high=text(mean - 1.96 * error),
+    )

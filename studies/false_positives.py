@@ -1,0 +1,198 @@
+"""Are the p-values true? Null tests of traces and of texts, counted against their nominal levels.
+
+    python studies/false_positives.py trace --out docs/data/calibration-trace.json
+    python studies/false_positives.py text  --out docs/data/calibration-text.json
+
+Null hypothesis in every test: the evidence was made without knowledge of the claimed key. Every test has a fresh key,
+so that, given the evidence, the p-values of a text class are independent and a Clopper-Pearson interval is right.
+Traces are tested as okr.attribute tests each key: sequentially with at most 999 images, which equals okr.verify with
+999 decoys wherever p <= 0.01. Texts are tested by okr.detect with 99 decoys. ``studies/false_positives_page.py`` makes
+the page. Seeds are fixed; on one machine a run repeats exactly.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+import okr
+from okr.detection.attribution import sequential_p_value
+from okr.detection.decoys import Decoys
+from okr.detection.evidence import SiteEvidence, gather_evidence
+from okr.detection.tally import SiteTally
+from okr.engines.transformers import Setting
+from okr.loaders import Loaded, passages
+
+MODEL = "tiny-deepseek-moe"
+SETTINGS = {
+    "soft keying, strength 1": Setting(math.inf, "boundary", 1.0),
+    "max, epsilon 2": Setting(2.0, "max", math.inf),
+}
+TOKENS = 32  # of every text, 8 of very short ones
+DECOYS = {"trace": 999, "text": 99}
+
+
+def key(*parts: object) -> okr.Key:
+    """A key that nothing was made under; no secret: anyone can derive it."""
+    return okr.Key(hashlib.sha256(" ".join(map(str, ("calibration", *parts))).encode()).digest())
+
+
+def prose(loaded: Loaded, number: int) -> list[int]:
+    """Human prose: the shipped passages."""
+    return loaded.tokenizer(passages(200)[number % 200].text)["input_ids"]
+
+
+def generated(loaded: Loaded, number: int, made_under: okr.Key | None) -> list[int]:
+    """The model's own text from eight words of a passage; under a key or none."""
+    torch.manual_seed(number)
+    words = " ".join(passages(200)[number % 200].text.split()[:8])
+    ids = torch.tensor([loaded.tokenizer(words)["input_ids"]])
+    options = {"do_sample": True, "top_k": 0, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+    arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **options}
+    if made_under is None:
+        sequence = loaded.model.generate(**arguments)
+    else:
+        with okr.watermark(loaded.model, made_under, epsilon=math.inf, zone="boundary", strength=1.0):
+            sequence = loaded.model.generate(**arguments)
+    return [1, *sequence[0, ids.shape[1] :].tolist()]
+
+
+def templated(loaded: Loaded, number: int) -> list[int]:
+    """Forms with one field changed, and one phrase over and over."""
+    if number % 2:
+        return loaded.tokenizer("the house of the lord, " * 40)["input_ids"][number % 7 :]
+    text = "".join(f"Item {i}: the price is {number + i} dollars.\n" for i in range(20))
+    return loaded.tokenizer(text)["input_ids"]
+
+
+def code(loaded: Loaded, number: int) -> list[int]:
+    """Python source: this package's own files."""
+    files = sorted(Path(okr.__file__).parent.rglob("*.py"))
+    lines = files[number % len(files)].read_text(encoding="utf-8").splitlines()
+    return loaded.tokenizer("\n".join(lines[number % max(1, len(lines) - 12) :]))["input_ids"]
+
+
+CLASSES: dict[str, Callable[[Loaded, int], list[int]]] = {
+    "human prose": prose,
+    "unwatermarked output": lambda loaded, n: generated(loaded, n, None),
+    "output under other keys": lambda loaded, n: generated(loaded, n, key("other", n)),
+    "templated and repetitive": templated,
+    "code": code,
+    "very short": lambda loaded, n: prose(loaded, n)[:8],
+}
+
+
+def evidence(loaded: Loaded, tokens: list[int], setting: Setting, made_under: okr.Key | None) -> list[SiteEvidence]:
+    """What the routing of a text shows: recorded natively or under a key."""
+    ids = torch.tensor([tokens])
+    arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 1, "do_sample": False}
+    if made_under is None:
+        with okr.record(loaded.model) as recorder:
+            trace = recorder.generate(**arguments).traces[0]
+    else:
+        with okr.watermark(
+            loaded.model, made_under, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
+        ) as watermark:
+            trace = watermark.generate(**arguments).traces[0]
+    return gather_evidence(loaded.model, trace, setting, skip_prompt=False)
+
+
+def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
+    """What a binomial test over free slots would say, hits taken as independent with chance f / |P|."""
+    matched = expected = variance = 0.0
+    for site in sites:
+        nothing = Decoys.draw(0, site.site.num_experts, b"unused--")
+        matched += float(SiteTally(claimed, nothing, site).add(site).sum())
+        chance = site.free / site.pool.sum(-1)
+        expected += float((site.free * chance).sum())
+        variance += float((site.free * chance * (1 - chance)).sum())
+    return float(norm.sf((matched - expected) / math.sqrt(variance))) if variance else 1.0
+
+
+def trace_tests(loaded: Loaded, name: str, texts: int, keys: range) -> dict[str, list[float]]:
+    """p-values of ``texts`` x ``keys`` tests of one class, and those of a naive test where keys choose freely."""
+    p_values, naive = [], []
+    for number in range(texts):
+        setting = list(SETTINGS.values())[number % 2]
+        made_under = key("other", number) if name == "output under other keys" else None
+        sites = evidence(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
+        sites = [site for site in sites if len(site.choice)]
+        for test in keys:
+            claimed = key(name, number, test)
+            seed = hashlib.sha256(f"{name} {number} {test}".encode()).digest()
+            p_values.append(sequential_p_value(sites, claimed, seed, DECOYS["trace"])[0])
+            if setting.strength == math.inf and test < 60:
+                naive.append(naive_p(sites, claimed))
+    return {"p": p_values, "naive": naive}
+
+
+def text_tests(loaded: Loaded, name: str, texts: int) -> dict[str, list[float]]:
+    """p-values of okr.detect, one fresh key a text."""
+    p_values = []
+    for number in range(texts):
+        setting = list(SETTINGS.values())[number % 2]
+        verdict = okr.detect(
+            loaded.model,
+            CLASSES[name](loaded, number)[:TOKENS],
+            key("text", name, number),
+            epsilon=setting.epsilon,
+            zone=setting.zone,
+            strength=setting.strength,
+            decoys=DECOYS["text"],
+            alpha=0.01,
+            rows=25,
+        )
+        p_values.append(verdict.p_value)
+    return {"p": p_values, "naive": []}
+
+
+def run(kind: str, texts: int, keys: range, names: list[str], out: Path) -> None:
+    """Every class, each written to ``out`` as it is done; p-values rounded, so that the file stays readable."""
+    loaded = okr.load(MODEL)
+    for name in names:
+        began = time.monotonic()
+        with torch.no_grad():
+            found = trace_tests(loaded, name, texts, keys) if kind == "trace" else text_tests(loaded, name, texts)
+        rounded = {part: np.unique(np.round(values, 6), return_counts=True) for part, values in found.items()}
+        classes = json.loads(out.read_text(encoding="utf-8"))["classes"] if out.exists() else {}
+        classes[name] = {part: [v.tolist(), n.tolist()] for part, (v, n) in rounded.items()}
+        document = {
+            "kind": kind,
+            "model": MODEL,
+            "tokens": TOKENS,
+            "decoys": DECOYS[kind],
+            "texts": texts,
+            "keys": len(keys),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": {"okr": okr.__version__, "torch": torch.__version__},
+            "classes": {name: classes[name] for name in CLASSES if name in classes},
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document) + "\n", encoding="utf-8")
+        print(f"{name}: {len(found['p'])} tests in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["trace", "text"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--texts", type=int, help="texts in each class (42 for trace, 340 for text)")
+    parser.add_argument("--keys", type=int, default=400, help="fresh keys for each text's trace")
+    parser.add_argument("--first-key", type=int, default=0, help="number of the first key: other keys, other tests")
+    parser.add_argument("--only", choices=CLASSES, action="append", help="one class (repeat it); none: all")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    texts = arguments.texts or (42 if arguments.kind == "trace" else 340)
+    keys = range(arguments.first_key, arguments.first_key + arguments.keys)
+    run(arguments.kind, texts, keys, arguments.only or list(CLASSES), arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""What an attacker can learn or break: figures of docs/threat-model.md.
+
+    python studies/key_recovery.py recovery   # the key's choice, learnt from traces by least squares
+    python studies/key_recovery.py changes    # traces replayed on a model that was changed since
+
+Each prints a Markdown table; ``--out FILE`` writes it too. On the embedded tiny-deepseek-moe, soft keying of strength 1
+(epsilon infinite, boundary). Seeds are fixed.
+"""
+
+import argparse
+import copy
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import okr
+from okr.detection.evidence import SiteEvidence, gather_evidence
+from okr.engines.transformers import Setting
+from okr.loaders import Loaded, passages
+from okr.routing import key_scores, select
+
+SETTING = Setting(math.inf, "boundary", 1.0)
+OPTIONS = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
+TOKENS = (250, 1_000, 4_000, 16_000, 32_000)
+RIDGE = 1e-2
+
+
+def key(name: str) -> okr.Key:
+    """A key to measure with, no secret: anyone can derive it."""
+    return okr.Key(hashlib.sha256(f"threats {name}".encode()).digest())
+
+
+def keyed_evidence(loaded: Loaded, texts: list[str], made_under: okr.Key) -> list[list[SiteEvidence]]:
+    """What the traces of these texts show, site by site: [text][site]."""
+    found = []
+    for text in texts:
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
+        with okr.watermark(loaded.model, made_under, **OPTIONS) as watermark:
+            trace = watermark.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False
+            ).traces[0]
+        found.append(gather_evidence(loaded.model, trace, SETTING, skip_prompt=False))
+    return found
+
+
+def learn(choice: Tensor, hidden: Tensor, experts: Tensor) -> Tensor:
+    """The attacker's projection [d, E]: ridge regression of what the key changed on the normalised state.
+
+    What the key changed: whether an expert ran, less the probability with which it runs under a random key, taken as a
+    logistic function of its distance from the cut (the choice scores are known to whoever has the model).
+    """
+    ran = torch.zeros_like(choice).scatter_(1, experts, 1.0)
+    cut = choice.topk(experts.shape[1] + 1, dim=1).values[:, -2:].mean(1, keepdim=True)
+    target = ran - torch.sigmoid(1.7 * (choice - cut) / (SETTING.strength * math.sqrt(2)))
+    unit = hidden / hidden.norm(dim=1, keepdim=True)
+    gram = unit.T @ unit + RIDGE * torch.eye(unit.shape[1])
+    return torch.linalg.solve(gram, unit.T @ target)
+
+
+def hit_rate(test: list[list[SiteEvidence]], projections: list[Tensor]) -> float:
+    """Hits over free slots under these projections, scaled as a key's are (entries of mean square 1)."""
+    hits = free = 0.0
+    for text in test:
+        for site, projection in zip(text, projections, strict=True):
+            scores = key_scores(site.hidden, projection / projection.square().mean().sqrt())
+            options = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
+            found = select(site.choice, scores, top_k=site.site.top_k, **options)
+            hits += float((site.experts[:, :, None] == found.indices[:, None]).any(-1).sum())
+            free += float(site.free.sum())
+    return hits / free
+
+
+def recovery(loaded: Loaded) -> str:
+    """Hit rates of the learnt projection on traces it has not seen, by tokens seen, as it is and rounded to +1/-1; the
+    share of the key's bits that rounding gets right; another key and the key itself beside it."""
+    texts = [passage.text for passage in passages(200)]
+    owner = key("owner")
+    test = keyed_evidence(loaded, texts[180:], owner)
+    train = keyed_evidence(loaded, texts[:180], owner)
+
+    def real(of: okr.Key) -> list[Tensor]:
+        sites = [evidence.site for evidence in test[0]]
+        return [
+            torch.from_numpy(
+                of.projection(stack=s.stack, layer=s.layer, hidden_size=s.hidden_size, num_experts=s.num_experts)
+            ).float()
+            for s in sites
+        ]
+
+    own = real(owner)
+    pooled = [
+        [torch.cat([getattr(text[index], part) for text in train]) for part in ("choice", "hidden", "experts")]
+        for index in range(len(own))
+    ]
+    available = min(len(parts[0]) for parts in pooled)
+    lines = [
+        "| tokens of traces seen | hit rate on other traces | rounded to +1/-1 | bits of the key right |",
+        "| --- | --- | --- | --- |",
+        f"| none: another key | {hit_rate(test, real(key('stranger'))):.3f} | | 50.0% |",
+    ]
+    for tokens in [count for count in TOKENS if count < available] + [available]:
+        learnt = [learn(*(part[:tokens] for part in parts)) for parts in pooled]
+        signs = [torch.where(projection >= 0, 1.0, -1.0) for projection in learnt]
+        right = torch.cat([(sign == true).float().flatten() for sign, true in zip(signs, own, strict=True)]).mean()
+        rates = f"{hit_rate(test, learnt):.3f} | {hit_rate(test, signs):.3f}"
+        lines.append(f"| {tokens:,} | {rates} | {float(right):.1%} |")
+    lines.append(f"| the key itself | {hit_rate(test, own):.3f} | | 100% |")
+    return "\n".join(lines)
+
+
+def changes(loaded: Loaded) -> str:
+    """Hit rate and p-values of 12 traces of 64 new tokens, replayed on changed copies of the model that made them."""
+    made_under = key("owner")
+    prompts = [loaded.tokenizer(p.text)["input_ids"][:16] for p in passages(12)]
+    inputs = torch.tensor(prompts)
+    torch.manual_seed(0)
+    sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": 64, "min_new_tokens": 64}
+    with okr.watermark(loaded.model, made_under, **OPTIONS) as watermark:
+        traces = watermark.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), **sampling).traces
+    anonymous = [  # without the weights' digest, or verification would refuse a changed model at once
+        dataclasses.replace(
+            trace,
+            header=trace.header.model_copy(
+                update={"model": trace.header.model.model_copy(update={"routers": None, "weights": None})}
+            ),
+        )
+        for trace in traces
+    ]
+    lines = ["| the model was | hit rate | chance | traces with p <= 0.001 |", "| --- | --- | --- | --- |"]
+    for name, change in CHANGES.items():
+        model = copy.deepcopy(loaded.model)
+        change(model, loaded)
+        verdicts = [okr.verify(model, trace, made_under) for trace in anonymous]
+        hits = sum((v.hit_rate or 0) * v.free_slots for v in verdicts) / sum(v.free_slots for v in verdicts)
+        chance = sum((v.chance_rate or 0) * v.free_slots for v in verdicts) / sum(v.free_slots for v in verdicts)
+        found = sum(v.watermarked for v in verdicts)
+        lines.append(f"| {name} | {hits:.3f} | {chance:.3f} | {found} of {len(verdicts)} |")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def rounded(model: nn.Module, bits: int) -> None:
+    """Every matrix rounded to ``bits`` bits, one scale an output row, as weight-only quantisation does."""
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            top = 2 ** (bits - 1) - 1
+            scale = parameter.abs().amax(-1, keepdim=True).clamp_min(1e-12) / top
+            parameter.copy_((parameter / scale).round().clamp(-top, top) * scale)
+
+
+@torch.no_grad()
+def noisy(model: nn.Module, share: float) -> None:
+    """Gaussian noise of ``share`` of each matrix's own deviation."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.add_(torch.randn_like(parameter) * parameter.std() * share)
+
+
+def tuned(model: nn.Module, loaded: Loaded, steps: int) -> None:
+    """``steps`` steps of AdamW at 1e-4 on shipped passages."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model.train()
+    texts = [passage.text for passage in passages(200)][12:]
+    for step in range(steps):
+        rows = [loaded.tokenizer(texts[(4 * step + i) % len(texts)])["input_ids"][:200] for i in range(4)]
+        ids = torch.tensor([row for row in rows if len(row) == 200])
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+CHANGES: dict[str, Callable[[nn.Module, Loaded], None]] = {
+    "not changed": lambda model, loaded: None,
+    "in bfloat16": lambda model, loaded: model.to(torch.bfloat16),
+    "rounded to 8 bits": lambda model, loaded: rounded(model, 8),
+    "rounded to 4 bits": lambda model, loaded: rounded(model, 4),
+    "noisy, 1% of each matrix": lambda model, loaded: noisy(model, 0.01),
+    "noisy, 10%": lambda model, loaded: noisy(model, 0.1),
+    "fine-tuned, 20 steps": lambda model, loaded: tuned(model, loaded, 20),
+    "fine-tuned, 100 steps": lambda model, loaded: tuned(model, loaded, 100),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["recovery", "changes"])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    table = {"recovery": recovery, "changes": changes}[arguments.what](okr.load("tiny-deepseek-moe"))
+    print(table)
+    if arguments.out:
+        arguments.out.write_text(table + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

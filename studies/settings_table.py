@@ -1,0 +1,90 @@
+"""What zones, epsilons and strengths cost and show on an embedded model.
+
+    python studies/settings_table.py tiny-deepseek-moe
+    python studies/settings_table.py tiny-switch
+
+Prints a Markdown table: added held-out loss over shipped passages with a 95% interval over passages (mean of three
+keys), the share of routed tokens that are opportunities, and how four samples of 32 new tokens verify by their traces.
+"""
+
+import argparse
+import math
+
+import numpy as np
+import torch
+from scipy import stats
+
+import okr
+from okr.experiment import held_out_loss
+from okr.experiment.config import resolve
+from okr.experiment.sampling import Subject
+from okr.loaders import passages
+
+INF = math.inf
+SETTINGS = {
+    "tiny-deepseek-moe": [
+        ("max", 1.0, INF),
+        ("max", 2.0, INF),
+        ("boundary", 0.5, INF),
+        ("boundary", 1.0, INF),
+        ("boundary", INF, 0.5),
+        ("boundary", INF, 1.0),
+        ("boundary", INF, 1.5),
+    ],
+    "tiny-switch": [
+        ("max", 1.0, INF),
+        ("max", 2.0, INF),
+        ("boundary", INF, 2.0),
+        ("boundary", INF, 4.0),
+        ("boundary", INF, 8.0),
+    ],
+}
+PASSAGES, KEYS = 40, 3
+
+
+def cost(loaded: okr.Loaded, keys: list[okr.Key], setting: dict) -> str:
+    config = resolve("tiny", setting | {"quality_passages": PASSAGES}).config
+    added = []
+    for key in keys:
+        measured = held_out_loss.measure(Subject(loaded, key, config), lambda: None)
+        added.append(np.subtract(measured["keyed"], measured["unkeyed"]))
+    passage_means = np.mean(added, axis=0)
+    half = stats.sem(passage_means) * stats.t.ppf(0.975, PASSAGES - 1)
+    return f"{passage_means.mean():.4f} ± {half:.4f}"
+
+
+def shown(loaded: okr.Loaded, key: okr.Key, setting: dict) -> tuple[str, str, str]:
+    prompts = [" ".join(passage.text.split()[:40]) for passage in passages(4)]
+    inputs = loaded.tokenizer(prompts, return_tensors="pt", padding=True)
+    torch.manual_seed(0)
+    with okr.watermark(loaded.model, key, **setting) as wm:
+        made = wm.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=32,
+            min_new_tokens=32,
+            do_sample=True,
+        )
+    verdicts = [okr.verify(loaded.model, trace, key) for trace in made.traces]
+    rate = sum(v.opportunities for v in verdicts) / sum(v.routed for v in verdicts)
+    return f"{rate:.0%}", f"{max(v.p_value for v in verdicts):.3f}", f"{np.mean([v.z for v in verdicts]):.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=SETTINGS)
+    name = parser.parse_args().model
+    loaded = okr.load(name)
+    keys = [okr.Key.from_passphrase(f"measuring settings {i}") for i in range(KEYS)]
+    print("| zone | epsilon | strength | cost, nats per token | opportunities | largest p of 4 | mean z |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for zone, epsilon, strength in SETTINGS[name]:
+        setting = {"zone": zone, "epsilon": epsilon, "strength": strength}
+        rate, p, z = shown(loaded, keys[0], setting)
+        print(
+            f"| {zone} | {epsilon:g} | {strength:g} | {cost(loaded, keys, setting)} | {rate} | {p} | {z} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""How surely 32 new tokens prove a key from their trace, on both embedded models, in float32 and bfloat16.
+
+    python studies/short_traces.py --json docs/data/short-traces.json
+
+Settings and temperature are those of the models' presets. Every text has a prompt of its own, ten share a key; each
+trace is verified alone against 999 decoys, in the dtype that it was made in and in the other. Intervals are
+Clopper-Pearson's (95%). Prints a Markdown table.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import routers
+import torch
+
+import okr
+from okr.experiment.presets import PRESETS
+from okr.loaders import Loaded, passages
+from okr.suites.figures import share
+
+MODELS = {"tiny-deepseek-moe": "tiny", "tiny-switch": "tiny-switch"}
+DTYPES = ("float32", "bfloat16")
+NEW_TOKENS, BATCH, LEVEL = 32, 10, 0.001
+
+
+def made(loaded: Loaded, preset: Mapping[str, Any], prompts: list[list[int]]) -> list[tuple[okr.Key, okr.Trace]]:
+    """One trace a prompt, and its key."""
+    setting = {name: preset[name] for name in ("epsilon", "zone", "strength")}
+    length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    found = []
+    for first in range(0, len(prompts), BATCH):
+        key = okr.Key.from_passphrase(f"short traces {first}")
+        inputs = torch.tensor(prompts[first : first + BATCH])
+        torch.manual_seed(first)
+        with okr.watermark(loaded.model, key, **setting) as watermark:
+            generation = watermark.generate(
+                input_ids=inputs, attention_mask=torch.ones_like(inputs), do_sample=True, top_k=0,
+                temperature=preset.get("temperature", 1.0), **length,
+            )  # fmt: skip
+        found += [(key, trace) for trace in generation.traces]
+    return found
+
+
+def rows(name: str, texts: int) -> list[dict[str, Any]]:
+    """The figures of one model: by dtype of the generation and of the replay."""
+    loaded = {dtype: okr.load(name, dtype=dtype) for dtype in DTYPES}
+    preset = PRESETS[MODELS[name]].values
+    prompts = [loaded["float32"].tokenizer(passage.text)["input_ids"][:24] for passage in passages(texts)]
+    found = []
+    for generated in DTYPES:
+        traces = made(loaded[generated], preset, prompts)
+        for replayed in DTYPES:
+            verdicts = [okr.verify(loaded[replayed].model, trace, key) for key, trace in traces]
+            value, low, high = share(sum(verdict.p_value <= LEVEL for verdict in verdicts), texts)
+            found.append(
+                {
+                    "model": name,
+                    "made in": generated,
+                    "verified in": replayed,
+                    "traces": texts,
+                    "p <= 0.001 (95%)": f"{value:.3f} ({low:.3f} to {high:.3f})",
+                    "largest p": max(verdict.p_value for verdict in verdicts),
+                    "mean hit rate": round(sum(verdict.hit_rate for verdict in verdicts) / texts, 4),
+                    "least hit rate": round(min(verdict.hit_rate for verdict in verdicts), 4),
+                }
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=100)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {"machine": routers.machine(), "rows": [row for name in MODELS for row in rows(name, arguments.texts)]}
+    print(routers.plain(figures["rows"]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Make docs/evidence.md and its plots from what suites and studies/edit_robustness.py measured.
+
+okr run tiny --suite all --output-dir FOLDER            # and the same for tiny-switch
+python studies/suites_page.py FOLDER ...              # takes the figures of these runs into docs/data
+python studies/suites_page.py                         # the page alone
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from statistics import fmean, stdev
+
+from okr.experiment.results import Results
+from okr.jobs.store import RESULTS
+from okr.suites.report import sections, suite_words
+from okr.suites.runner import SUITES_FILE, SuiteResults
+from okr.suites.tables import Table, interval
+from okr.suites.weaknesses import weakness
+
+ROOT = Path(__file__).parents[1]
+DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "evidence.md", ROOT / "docs" / "figures"
+MODELS = ("tiny-deepseek-moe", "tiny-switch")
+GREY = "#7a7a7a"  # readable on light and dark pages
+HEAD = """# What it costs, what it survives, how it compares
+
+{weakness}
+
+{compared}
+
+Written by `python studies/suites_page.py` from the figures of the commands below; do not edit. How the tests work:
+[Detection](detection.md).
+"""
+MODEL = """
+## {model}
+
+`{command}`, {date}, torch {torch}, transformers {transformers}, {device}. {missing}
+"""
+STRENGTHENED = """
+## Trying to make text survive edits
+
+`python studies/edit_robustness.py --out docs/data/robustness.json`: {texts} texts of {tokens} new tokens by
+tiny-deepseek-moe, six under each key, torch {torch}, CPU, float32. z: how far the true key is ahead of {decoys} decoys,
+in their standard deviations, with its 95% interval over texts; in brackets behind it the share of texts whose key is ahead of every
+decoy. Text of no key has z 0 on average, whatever is done to it.
+
+### Anchors
+
+The key is projected on the state that a router reads. A state depends on every token before it, so an edit changes all
+states after it. Smoother anchors were tried, each at the strength at which it costs the same on held-out passages.
+
+{anchors}
+{anchors_say}
+
+None of them is built in. The specified router decides on its own input alone ([SCORE](../spec/text/02-score.md)), so
+that a token's experts depend on no batch, padding or cache; these anchors need earlier states, or the token's
+embedding, at every router.
+
+### Statistics
+
+p: the probability of a token under a key; q: its mean over the claimed key and all decoys. All of these treat every key
+alike, so that the test stays exact. Same texts, anchor: the state, strength 1.5. A statistic whose decoys' z is skewed
+needs a higher one to be found; so beside it stands the 99% point of the decoys' z, and statistics are compared by how
+far z is above that.
+
+{statistics}
+{statistics_say}
+"""
+
+
+def markdown(table: Table) -> str:
+    """A table of a report under a heading."""
+    lines = [f"### {table.title}", "", table.caption, "", "| " + " | ".join(table.header) + " |"]
+    lines.append("|" + " --- |" * len(table.header))
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def take(folder: Path) -> Path:
+    """Keep the figures of a run; where they went."""
+    results, suites = Results.load(folder / RESULTS), SuiteResults.load(folder / SUITES_FILE)
+    document = {
+        "command": shlex.join(["okr", "run", results.config.preset, *suite_words(suites)]),
+        "date": results.timings.finished[:10],
+        "torch": results.environment.versions["torch"],
+        "transformers": results.environment.versions["transformers"],
+        "device": f"{results.environment.device}, {results.model.dtype}",
+        "suites": json.loads(suites.model_dump_json()),
+    }
+    path = DATA / f"evidence-{results.model.source}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def load() -> dict[str, dict]:
+    """What was measured, by model; and the experiments on robustness."""
+    names = {name: DATA / f"evidence-{name}.json" for name in MODELS} | {"robustness": DATA / "robustness.json"}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in names.items() if path.exists()}
+
+
+def suites_of(document: dict) -> SuiteResults:
+    """The figures of a run."""
+    return SuiteResults.model_validate(document["suites"])
+
+
+def render(documents: dict[str, dict]) -> tuple[str, dict[str, str]]:
+    """The page, and its plots by file name."""
+    models = {name: suites_of(documents[name]) for name in MODELS if name in documents}
+    weak = [f"{name}: {said}" for name, suites in models.items() if (said := weakness(suites))]
+    compared = [f"{name}: {said}" for name, suites in models.items() if (said := side_by_side(suites))]
+    parts, plots = [HEAD.format(weakness="\n\n".join(weak), compared="\n\n".join(compared))], {}
+    for name, suites in models.items():
+        lost = [cell for cell in suites.cells if cell.status != "done"]
+        reasons = dict.fromkeys(cell.reason for cell in lost)
+        groups = [f"{', '.join(c.name for c in lost if c.reason == reason)} ({reason})" for reason in reasons]
+        missing = f"Not measured: {'; '.join(groups)}." if lost else ""
+        own = {part: value for part, value in documents[name].items() if part != "suites"}
+        parts.append(MODEL.format(model=name, missing=missing, **own).rstrip() + "\n")
+        for section in sections(suites):
+            if not section.tables or section.title == "What is missing":
+                parts += [f"\n{text}\n" for text in section.text] if name == list(models)[-1] else []
+                continue
+            parts.append(f"\n## {section.title}: {name}\n")
+            for number, plot in enumerate(section.plots):
+                file = f"evidence-{name}-{section.title.lower().replace(' ', '-')}-{number}.svg"
+                plots[file] = f"{plot.svg.replace('currentColor', GREY).rstrip()}\n"
+                parts.append(f"\n![{plot.caption}](figures/{file})\n")
+            parts += ["\n" + markdown(table) for table in section.tables]
+    if "robustness" in documents:
+        parts.append(strengthened(documents["robustness"]))
+    return "".join(parts), plots
+
+
+def side_by_side(suites: SuiteResults) -> str:
+    """OKR, KGW and SynthID on untouched text at matched cost, in one sentence; empty where they were not run."""
+    longest = suites.options.tokens
+    found = {f.method: f for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, longest)}
+    cost = {f.method: f for f in suites.figures("held-out cost")}
+    names = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
+    shares = [f"{said} {interval(found[method], 2)}" for method, said in names.items() if method in found]
+    if not shares:
+        return ""
+    return (
+        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are "
+        f"found (95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the "
+        "model's distribution on average over keys."
+    )
+
+
+def cell(z: list[float], ahead: int) -> str:
+    """Mean z with its 95% interval, and the share that is ahead of all decoys."""
+    return f"{fmean(z):.2f} ± {1.96 * stdev(z) / len(z) ** 0.5:.2f} ({ahead / len(z):.2f})"
+
+
+def strengthened(document: dict) -> str:
+    """The experiments on robustness."""
+    first, *others = document["lines"]
+    own = next(iter(first["z"]))
+    attacks, few = list(first["z"][own]), list(others[0]["z"][own]) if others else []
+    head = " | ".join(attacks)
+    anchors = [f"| anchor | strength | cost, nats per token | {' | '.join(few)} |", "|" + " --- |" * (3 + len(few))]
+    for line in (first, *others):
+        cells = " | ".join(cell(line["z"][own][attack], line["ahead"][own][attack]) for attack in few)
+        anchors.append(f"| {line['anchor']} | {line['strength']:.2f} | {line['cost']:.4f} | {cells} |")
+    statistics = [f"| statistic, summed over tokens | 99% point | {head} |", "|" + " --- |" * (2 + len(attacks))]
+    for name in first["z"]:
+        cells = " | ".join(cell(first["z"][name][attack], first["ahead"][name][attack]) for attack in attacks)
+        statistics.append(f"| {name} | {first['point'][name]:.2f} | {cells} |")
+    rivals = [(line["anchor"], line["z"][own]) for line in others]
+    above = {
+        name: {attack: [value - first["point"][name] for value in values] for attack, values in by_attack.items()}
+        for name, by_attack in first["z"].items()
+    }
+    return STRENGTHENED.format(
+        anchors="\n".join(anchors) + "\n",
+        anchors_say=verdicts(first["z"][own], rivals, "anchor"),
+        statistics="\n".join(statistics) + "\n",
+        statistics_say=verdicts(above[own], [(n, z) for n, z in above.items() if n != own], "statistic"),
+        **{name: document[name] for name in ("texts", "tokens", "decoys", "torch")},
+    )
+
+
+def verdicts(own: dict[str, list[float]], rivals: list[tuple[str, dict[str, list[float]]]], kind: str) -> str:
+    """What was ahead of OKR's own by more than two standard errors of the difference over the same prompts."""
+    found = []
+    for attack, z in own.items():
+        for name, other in rivals:
+            if attack not in other:
+                continue
+            difference = [a - b for a, b in zip(other[attack], z, strict=True)]
+            middle = sum(difference) / len(difference)
+            variance = sum((d - middle) ** 2 for d in difference) / (len(difference) - 1)
+            if middle > 2 * (variance / len(difference)) ** 0.5:
+                found.append(f"{attack}: {name} (+{middle:.2f})")
+    if not found:
+        return f"No other {kind} was ahead of OKR's own by more than two standard errors of the paired difference."
+    return f"Ahead of OKR's own by more than two standard errors of the paired difference: {'; '.join(found)}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="folders of runs with suites")
+    for folder in parser.parse_args().folders:
+        print(take(folder))
+    page, plots = render(load())
+    for name, svg in plots.items():
+        (FIGURES / name).write_text(svg, encoding="utf-8")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

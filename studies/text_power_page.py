@@ -1,0 +1,190 @@
+"""Make docs/text-power.md and its plots from what studies/text_power.py and studies/cost_and_evidence.py wrote.
+
+python studies/text_power_page.py
+"""
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "text-power.md", ROOT / "docs" / "figures"
+MODELS = {
+    "tiny-deepseek-moe": "tiny-deepseek-moe: 64 experts, 6 active, 2 shared",
+    "coarse-mixtral": "coarse-mixtral: 32 experts, 4 active, none shared",
+}
+HEAD = """# How much does text show?
+
+Written by `python studies/text_power_page.py` from the figures of `python studies/text_power.py`; do not edit.
+
+Detection from text alone at a false-positive rate of 1%: the share of texts that are found, with 95% Clopper-Pearson
+intervals, for the first n tokens of single texts; the last two columns pool two and four texts of 400 tokens into one
+test. Cost: added loss on held-out passages in nats per token, mean of three keys, with a 95% interval over passages.
+KGW (transformers' `WatermarkLogitsProcessor`, half of the vocabulary green) runs on the same model, from the same
+prompts, at a cost like OKR's, and is scored by an exact binomial test over distinct pairs of tokens.
+
+**How much could a text show?** A key changes log p by small amounts that differ from key to key. If they have variance
+v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
+on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
+to first order in v and whatever the statistic. The second tables have that number in their last column. Soft keying
+comes within a seventh of it, so a better statistic has little left to gain at a given cost.
+
+**What does the cost buy?** Cost falls into what keyed models lose together, whichever the key, which shows nothing, and
+that by which they differ (log(m / p), m the mean over keys). The third tables give both on passages, and the evidence
+of a token of the model's own text: its mutual information with the key. Where evidence is e, z is about sqrt(2 e n).
+The yield, evidence over cost, falls as the cost grows. As far as the intervals tell, no zone measured has a better one
+than soft keying without an epsilon has at the same cost; hard zones mostly have a lower one.
+"""
+MODEL = """
+## {title}
+
+{summary}
+
+Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
+
+"""
+SUMMARY = (
+    "Near a cost of 0.05, n = 200 and n = 300: {okr} by OKR (cost {okr_cost:.4f}), {kgw} by KGW (cost {kgw_cost:.4f})."
+)
+STATISTICS = """
+The share of the same texts that each statistic finds (`detect` uses the first; p a token's probability under a key, q
+its mean over all keys), and the mean z of the first beside the bound:
+
+"""
+FEWER = """
+With 99 decoys p <= 0.01 asks the key to beat every one of them; with 399 to be among the best four. The same texts,
+judged by all decoys and by the first 99:
+
+"""
+YIELD = """
+What the cost buys (`python studies/cost_and_evidence.py`; 12 keys, 24 passages, 8 texts of the unkeyed model; nats per
+token; 95% bootstrap intervals over passages and texts; {date}):
+
+"""
+
+
+def cell(share: list[float]) -> str:
+    """A share with its interval."""
+    return f"{share[0]:.2f} ({share[1]:.2f} to {share[2]:.2f})"
+
+
+def table(document: dict) -> str:
+    """A row a setting, cheapest first within each method."""
+    lengths = list(document["lines"][0]["power"])
+    heads = ["method", "setting", "texts", "decoys", "cost (95%)", *(f"n = {n}" for n in lengths)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for line in sorted(document["lines"], key=lambda line: (line["method"], line["cost"][0])):
+        cost, low, high = line["cost"]
+        cells = [cell(line["power"][n]) for n in lengths]
+        found = [line["method"], line["setting"], str(line["texts"]), str(line.get("decoys", ""))]
+        lines.append("| " + " | ".join([*found, f"{cost:.4f} ({low:.4f} to {high:.4f})", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(document: dict) -> str:
+    """What the costliest setting of either method below 0.05 nats per token finds."""
+    words: dict[str, object] = {}
+    for method in ("OKR", "KGW"):
+        lines = [line for line in document["lines"] if line["method"] == method and line["cost"][0] <= 0.05]
+        line = max(lines, key=lambda line: line["cost"][0])
+        shares = [line["power"][n] for n in ("200", "300")]
+        words[method.lower()] = " and ".join(f"{share:.3f} ({low:.3f} to {high:.3f})" for share, low, high in shares)
+        words[f"{method.lower()}_cost"] = line["cost"][0]
+    return SUMMARY.format(**words)
+
+
+def statistics_table(document: dict) -> str:
+    """What each statistic finds of the same texts, and z of the one in use beside what the cost allows."""
+    rows = [line for line in document["lines"] if "power_of" in line]
+    names, lengths = list(rows[0]["power_of"]), ("100", "200")
+    heads = [f"{name}, n = {n}" for name in names for n in lengths]
+    heads = ["setting", "texts", "decoys", *heads, "mean z, n = 200", "sqrt(2 cost n)"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for line in sorted(rows, key=lambda line: line["cost"][0]):
+        cells = [line["setting"], str(line["texts"]), str(line["decoys"])]
+        cells += [f"{line['power_of'][name][n][0]:.3f}" for name in names for n in lengths]
+        cells += [f"{line['z']['200']:.2f}", f"{math.sqrt(max(0.0, 2 * line['cost'][0] * 200)):.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return STATISTICS + "\n".join(lines) + "\n"
+
+
+def decoys_table(document: dict) -> str:
+    """What more decoys are good for: the same texts, judged by the first 99 alone."""
+    lengths = ("100", "200", "300")
+    lines = ["| setting | decoys | " + " | ".join(f"n = {n}" for n in lengths) + " |", "|" + " --- |" * 5]
+    for line in (line for line in document["lines"] if "power_of_fewer" in line):
+        for decoys, power in ((99, line["power_of_fewer"]), (line["decoys"], line["power"])):
+            cells = [line["setting"], str(decoys), *(cell(power[n]) for n in lengths)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return FEWER + "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def yield_table(document: dict) -> str:
+    """What the cost of each setting buys, cheapest first."""
+    heads = ["setting", "cost", "by which keys differ", "evidence, own texts", "yield"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for line in sorted(document["lines"], key=lambda line: line["cost"][0]):
+        parts = [("cost", 4), ("differing", 4), ("evidence", 4), ("yield", 2)]
+        cells = ["{:.{n}f} ({:.{n}f} to {:.{n}f})".format(*line[part], n=digits) for part, digits in parts]
+        lines.append("| " + " | ".join([line["setting"], *cells]) + " |")
+    return YIELD.format(**document) + "\n".join(lines) + "\n"
+
+
+def plot(name: str, document: dict) -> None:
+    """Power against length, a line a setting."""
+    style = {"svg.hashsalt": "okr", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(7.8, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        for line in document["lines"]:
+            n = [int(length) for length in line["power"]]
+            middle, low, high = zip(*line["power"].values(), strict=True)
+            error = [
+                [m - a for m, a in zip(middle, low, strict=True)],
+                [b - m for m, b in zip(middle, high, strict=True)],
+            ]
+            style_of = "--" if line["method"] == "KGW" else "-"
+            texts = f"{line['texts']} texts" + (f", {line['decoys']} decoys" if "decoys" in line else "")
+            label = f"{line['method']} {line['setting']}, cost {line['cost'][0]:.3f} ({texts})"
+            axes.errorbar(n, middle, yerr=error, linestyle=style_of, marker="o", markersize=3, capsize=2, label=label)
+        axes.set(xscale="log", xlabel="tokens", ylabel="share of texts found, p <= 0.01", ylim=(-0.02, 1.02))
+        axes.set_xticks(n, [str(length) for length in n])
+        axes.minorticks_off()
+        figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
+
+
+def load(kind: str = "power") -> dict[str, dict]:
+    """The figures of every model that was run, ``kind`` power or efficiency."""
+    paths = {name: DATA / f"{kind}-{name}.json" for name in MODELS}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
+
+
+def render(power: dict[str, dict], efficiency: dict[str, dict]) -> str:
+    """The page, without its plots' files."""
+    parts = [HEAD]
+    for name, document in power.items():
+        parts += [
+            MODEL.format(title=MODELS[name], summary=summary(document), **document),
+            table(document),
+            statistics_table(document),
+        ]
+        parts += [decoys_table(document)]
+        parts += [yield_table(efficiency[name])] if name in efficiency else []
+        parts.append(f"\n![share of texts found against their length](figures/power-{name}.svg)\n")
+    return "".join(parts)
+
+
+def main() -> None:
+    power = load()
+    for name, document in power.items():
+        plot(f"power-{name}", document)
+    PAGE.write_text(render(power, load("efficiency")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

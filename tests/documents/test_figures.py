@@ -1,0 +1,70 @@
+"""Figures in the documentation are what their commands give: parts of the commands run again."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import okr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(page, command, zone, epsilon, strength):
+    """The cells behind a setting in the table that follows ``command``."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"`{command}`")[2]
+    return re.search(rf"^\| {zone} \| {epsilon} \| {strength} \| (.*) \|$", text, re.MULTILINE)[1].split(" | ")
+
+
+@pytest.mark.parametrize(
+    ("model", "zone", "epsilon", "strength"),
+    [("tiny-deepseek-moe", "max", 2.0, "inf"), ("tiny-switch", "boundary", "inf", 4.0)],
+)
+def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
+    """Seeds and passages are the command's, so only rounding may differ."""
+    bench = script("settings")
+    command = f"python studies/settings_table.py {model}"
+    cost, opportunities, largest, _ = row("settings.md", command, zone, f"{float(epsilon):g}", f"{float(strength):g}")
+    setting = {"zone": zone, "epsilon": float(epsilon), "strength": float(strength)}
+    keys = [okr.Key.from_passphrase(f"measuring settings {i}") for i in range(bench.KEYS)]
+    loaded = okr.load(model)
+    again = bench.cost(loaded, keys, setting)
+    assert [float(part) for part in again.split(" ± ")] == pytest.approx(
+        [float(part) for part in cost.split(" ± ")], abs=5e-4
+    )
+    rate, p, _ = bench.shown(loaded, keys[0], setting)
+    assert float(rate.rstrip("%")) == pytest.approx(float(opportunities.rstrip("%")), abs=10)
+    assert p == largest == "0.001"
+
+
+def test_the_page_on_performance_has_the_figures_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    bench = script("performance")
+    figures, text = json.loads(bench.DATA.read_text(encoding="utf-8")), bench.PAGE.read_text(encoding="utf-8")
+    assert bench.page(text, bench.tables(figures)) == text
+
+
+def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    figures = json.loads((ROOT / "docs" / "data" / "short-traces.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    assert script("routers").plain(figures["rows"]) in page
+    assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
+
+
+def test_short_traces_are_proven_again(monkeypatch):
+    """Each was found with p = 0.001; so are three texts made again, whatever rounding does."""
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    for row in script("short_traces").rows("tiny-switch", 3):
+        assert row["largest p"] == 0.001
