@@ -26,6 +26,8 @@ from okr.detection.decoys import Decoys
 from okr.detection.likelihood import Text, likelihoods
 from okr.engines.transformers import Setting
 from okr.engines.transformers.attaching import keyable_sites
+from okr.pages.machine import machine
+from okr.pages.markdown import rows_table
 
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEY = okr.Key(hashlib.sha256(b"bench detection").digest())
@@ -131,7 +133,7 @@ def measured(rounds: int, *, with_slice: bool = False) -> dict[str, Any]:
                 "detect with 63 decoys / 64 separate passes": detect,
             }
         )
-    return {"machine": routers.machine(), "detection": found, "decoys": by_decoys(tiny, 80, rounds)}
+    return {"machine": machine(), "detection": found, "decoys": by_decoys(tiny, 80, rounds)}
 
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
@@ -143,7 +145,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
         }
         for entry in figures["detection"]
     ]
-    return {"detection": routers.plain(ratios), "decoys": routers.plain(figures["decoys"])}
+    return {"detection": rows_table(ratios), "decoys": rows_table(figures["decoys"])}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import okr
+from okr.pages.machine import machine
 
 SETTINGS = routers.SETTINGS
 FULL = {"layers": 27, "hidden_size": 2048, "experts": 64, "parameters": 16_375_728_128}
@@ -81,7 +82,7 @@ def measured(*, with_slice: bool = False) -> dict[str, Any]:
     found["16B, by arithmetic: the projections"] = {
         "model": 2 * FULL["parameters"], "added": projections, "share": projections / (2 * FULL["parameters"])
     }  # fmt: skip
-    return {"machine": routers.machine(), "memory": found, "trace": bytes_per_choice(loaded.model, tokens[:, :16])}
+    return {"machine": machine(), "memory": found, "trace": bytes_per_choice(loaded.model, tokens[:, :16])}
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -15,17 +15,14 @@ states, weights and answers through memory takes by itself, at the speed of a co
 import argparse
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-import transformers
 from torch import nn
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 
@@ -33,6 +30,7 @@ import okr
 from okr.engines.transformers import attaching
 from okr.loaders.deepseek import DeepseekConfig
 from okr.loaders.random_weights import SHAPE, random_model
+from okr.pages.machine import machine
 
 INF = math.inf
 SETTINGS = {
@@ -197,28 +195,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         spread = [f"{q[1]:.2f} ({q[0]:.2f}-{q[2]:.2f})" for q in (entry["ratio"][name] for name in ratios)]
         lines.append([*(str(entry[name]) for name in labels), *figures, *spread])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def plain(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; what a row lacks stays empty."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(entry.get(name, "")) for name in names] for entry in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def machine(device: str = "cpu") -> dict[str, str]:
-    """What it was measured on, and when."""
-    info = Path("/proc/cpuinfo")
-    named = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return {
-        "processor": named[0].partition(":")[2].strip() if named else platform.processor(),
-        **({} if device == "cpu" else {"card": torch.cuda.get_device_name()}),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
 
 
 def on_cpu(rounds: int, with_slice: bool) -> Iterator[dict[str, Any]]:

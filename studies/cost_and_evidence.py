@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import power
+import text_power
 import torch
 from scipy.special import logsumexp
 from scipy.stats import bootstrap
@@ -45,12 +45,12 @@ def texts(loaded: Loaded) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Token ids of the passages, and of texts of the unkeyed model."""
     shipped = [passage.text for passage in passages(200)[-PASSAGES:]]
     human = [torch.tensor(loaded.tokenizer(text)["input_ids"][:TOKENS]) for text in shipped]
-    return human, list(power.generate(loaded, power.prompts(loaded, OWN), 5))
+    return human, list(text_power.generate(loaded, text_power.prompts(loaded, OWN), 5))
 
 
 def log_p(loaded: Loaded, row: torch.Tensor, start: int, setting: tuple) -> tuple[np.ndarray, np.ndarray]:
     """log p in nats of each token of ``row`` from ``start``, under random keys [KEYS, tokens] and none [tokens]."""
-    found = power.judged(loaded, row, start, power.key("efficiency"), setting, KEYS - 1, rows=KEYS)
+    found = text_power.judged(loaded, row, start, text_power.key("efficiency"), setting, KEYS - 1, rows=KEYS)
     return found.keyed.double().numpy(), found.unkeyed.double().numpy()
 
 
@@ -67,7 +67,7 @@ def measured(loaded: Loaded, setting: tuple, human: list[torch.Tensor], own: lis
         ahead = keyed - mean_p(keyed)
         evidence.append(fair * (np.exp(ahead) * ahead).mean())
     return {
-        "setting": power.name_of(setting),
+        "setting": text_power.name_of(setting),
         "cost": interval(cost),
         "differing": interval(differing),
         "evidence": interval(evidence),

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import routers
 import torch
 
 import okr
 from okr.experiment.presets import PRESETS
 from okr.loaders import Loaded, passages
+from okr.pages.machine import machine
+from okr.pages.markdown import rows_table
 from okr.suites.figures import share
 
 MODELS = {"tiny-deepseek-moe": "tiny", "tiny-switch": "tiny-switch"}
@@ -77,8 +78,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figures = {"machine": routers.machine(), "rows": [row for name in MODELS for row in rows(name, arguments.texts)]}
-    print(routers.plain(figures["rows"]))
+    figures = {"machine": machine(), "rows": [row for name in MODELS for row in rows(name, arguments.texts)]}
+    print(rows_table(figures["rows"]))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

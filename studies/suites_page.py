@@ -41,8 +41,8 @@ STRENGTHENED = """
 
 `python studies/edit_robustness.py --out docs/data/robustness.json`: {texts} texts of {tokens} new tokens by
 tiny-deepseek-moe, six under each key, torch {torch}, CPU, float32. z: how far the true key is ahead of {decoys} decoys,
-in their standard deviations, with its 95% interval over texts; in brackets behind it the share of texts whose key is ahead of every
-decoy. Text of no key has z 0 on average, whatever is done to it.
+in their standard deviations, with its 95% interval over texts; in brackets behind it the share of texts whose key is
+ahead of every decoy. Text of no key has z 0 on average, whatever is done to it.
 
 ### Anchors
 

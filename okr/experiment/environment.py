@@ -37,7 +37,7 @@ def _device(model: nn.Module) -> str:
 
 def _revision() -> tuple[str | None, bool | None]:
     """The commit of the source tree that this package is a tracked part of, and whether tracked files differ."""
-    folder = Path(okr.__file__).parent
+    folder = Path(__file__).parents[1]
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None, None
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")

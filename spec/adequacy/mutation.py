@@ -71,7 +71,7 @@ ROUTING = (
 )
 ATTACH = tuple(
     Target(f"okr.engines.transformers.{name}", _MODEL, stages=(60,), one_in=6)
-    for name in ("routings", "session", "replay", "engine", "fused", "families", "generation")
+    for name in ("routings", "session", "replay", "attaching", "fused", "families", "generation")
 )
 
 

@@ -20,7 +20,7 @@ PAGES = [
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
 WRITTEN = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAM = re.compile(r"\b(okr [a-z]+|python -m okr\.run|python (?:bench|tools)/\w+\.py)(?=\s|$)")
+PROGRAM = re.compile(r"\b(okr [a-z]+|python -m okr\.run|python (?:bench|studies|tools)/\w+\.py)(?=\s|$)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

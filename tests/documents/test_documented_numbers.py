@@ -5,14 +5,13 @@ Pages with tests of their own: calibration.md and text-power.md (detection/test_
 (tools/readme_figures.py, in .ci/run).
 """
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from scipy.stats import binom
+from scripts import script
 
 import okr
 from okr.experiment.config import RunConfig, resolve
@@ -28,14 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESETS = {"tiny-deepseek-moe": "tiny", "tiny-switch": "tiny-switch"}
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def rows(page, header):
     """The rows of the table that begins with ``header``, as lists of cells."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"{header}\n")[2]
@@ -45,7 +36,7 @@ def rows(page, header):
 
 @pytest.fixture(scope="module")
 def evidence():
-    report = script("evidence_report")
+    report = script("studies/suites_page")
     return report, report.load()
 
 
@@ -122,7 +113,7 @@ def test_z_after_edits_comes_out_again(evidence):
     """The cost again, and two fresh texts with OKR's own anchor: their mean z lies within five standard errors of the
     page's (once in a million runs it would not, z being about normal)."""
     _, documents = evidence
-    bench = script("robustness")
+    bench = script("studies/edit_robustness")
     first = documents["robustness"]["lines"][0]
     loaded = okr.load(bench.MODEL)
     assert bench.cost(loaded, first["strength"], first["anchor"]) == pytest.approx(first["cost"], abs=5e-4)
@@ -138,7 +129,7 @@ def test_z_after_edits_comes_out_again(evidence):
 
 
 def test_costs_of_the_page_of_power_come_out_again():
-    bench = script("power")
+    bench = script("studies/text_power")
     written = json.loads((ROOT / "docs" / "data" / "power-tiny-deepseek-moe.json").read_text(encoding="utf-8"))
     cheapest = min((line for line in written["lines"] if line["method"] == "OKR"), key=lambda line: line["cost"][0])
     zone, epsilon, strength = re.fullmatch(r"(\w+) ([\d.inf]+)(?:, strength ([\d.]+))?", cheapest["setting"]).groups()
@@ -155,8 +146,7 @@ def test_costs_of_the_page_of_power_come_out_again():
 
 def test_what_the_cost_buys_comes_out_again(monkeypatch):
     """A quarter of the texts: within five standard errors, which the intervals of the page give."""
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    bench = script("efficiency")
+    bench = script("studies/cost_and_evidence")
     written = json.loads((ROOT / "docs" / "data" / "efficiency-tiny-deepseek-moe.json").read_text(encoding="utf-8"))
     line = next(line for line in written["lines"] if line["setting"] == "boundary 1")
     monkeypatch.setattr(bench, "OWN", bench.OWN // 4)
@@ -170,7 +160,7 @@ def test_what_the_cost_buys_comes_out_again(monkeypatch):
 
 def test_changed_models_give_the_hit_rates_of_the_threat_model(monkeypatch):
     """The same seeds and traces; rounding may change single tokens of them."""
-    bench = script("threats")
+    bench = script("studies/key_recovery")
     chosen = ("not changed", "rounded to 4 bits")
     monkeypatch.setattr(bench, "CHANGES", {name: bench.CHANGES[name] for name in chosen})
     again = bench.changes(okr.load("tiny-deepseek-moe"))
@@ -186,7 +176,7 @@ def test_changed_models_give_the_hit_rates_of_the_threat_model(monkeypatch):
 
 def test_a_learnt_key_gives_the_hit_rates_of_the_threat_model(monkeypatch):
     """Learnt from the same first tokens, tried on fewer traces."""
-    bench = script("threats")
+    bench = script("studies/key_recovery")
     whole = bench.keyed_evidence
     monkeypatch.setattr(bench, "TOKENS", (250,))
 

@@ -1,24 +1,16 @@
 """Figures in the documentation are what their commands give: parts of the commands run again."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import script
 
 import okr
+from okr.pages.markdown import rows_table
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def row(page, command, zone, epsilon, strength):
@@ -33,7 +25,7 @@ def row(page, command, zone, epsilon, strength):
 )
 def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
     """Seeds and passages are the command's, so only rounding may differ."""
-    bench = script("settings")
+    bench = script("studies/settings_table")
     command = f"python studies/settings_table.py {model}"
     cost, opportunities, largest, _ = row("settings.md", command, zone, f"{float(epsilon):g}", f"{float(strength):g}")
     setting = {"zone": zone, "epsilon": float(epsilon), "strength": float(strength)}
@@ -49,22 +41,19 @@ def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
 
 
 def test_the_page_on_performance_has_the_figures_that_were_measured(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    bench = script("performance")
+    bench = script("bench/performance")
     figures, text = json.loads(bench.DATA.read_text(encoding="utf-8")), bench.PAGE.read_text(encoding="utf-8")
     assert bench.page(text, bench.tables(figures)) == text
 
 
 def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "bench")
     figures = json.loads((ROOT / "docs" / "data" / "short-traces.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
-    assert script("routers").plain(figures["rows"]) in page
+    assert rows_table(figures["rows"]) in page
     assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
 
 
 def test_short_traces_are_proven_again(monkeypatch):
     """Each was found with p = 0.001; so are three texts made again, whatever rounding does."""
-    monkeypatch.syspath_prepend(ROOT / "bench")
-    for row in script("short_traces").rows("tiny-switch", 3):
+    for row in script("studies/short_traces").rows("tiny-switch", 3):
         assert row["largest p"] == 0.001

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from okr.spec.command import Request, run
 
-PAGE = Path(__file__).parents[3] / "docs" / "porting.md"
+PAGE = Path(__file__).parents[2] / "docs" / "porting.md"
 
 
 def test_the_router_on_the_page_conforms(tmp_path, capsys):

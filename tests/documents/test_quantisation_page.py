@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.test_figures import script
+from scripts import script
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quantisation.md"
 
@@ -17,7 +17,7 @@ def written() -> list[list[str]]:
 
 
 def test_the_table_holds_every_model_in_every_precision_once() -> None:
-    bench = script("quantised")
+    bench = script("studies/quantised")
     settings = {name: ("max 2.0", f"boundary, strength {strength:g}") for name, strength in bench.SOFT.items()}
     expected = [
         (name, weights, setting)
@@ -33,7 +33,7 @@ def test_two_lines_come_out_again() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        again = list(script("quantised").rows("tiny-switch", "4bit"))
+        again = list(script("studies/quantised").rows("tiny-switch", "4bit"))
     finally:
         torch.set_num_threads(threads)
     before = [cells for cells in written() if cells[:2] == ["tiny-switch", "4bit"]]

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import torch
 from huggingface_hub import try_to_load_from_cache
+from small_runs import Silent
 from torch import Tensor, nn
 from transformers import StaticCache
 
@@ -24,7 +25,6 @@ from okr.experiment.results import schema
 from okr.experiment.runner import run
 from okr.loaders import sources
 from okr.spec import cases, oracle
-from tests.unit.experiment.small_runs import Silent
 
 KEY = okr.Key.from_passphrase("a passphrase for tests only")
 GIB = 2**30

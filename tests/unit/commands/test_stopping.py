@@ -70,7 +70,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(
 def test_ctrl_c_while_a_passphrase_is_read(
     tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("okr.cli._ask_passphrase", interrupted)
+    monkeypatch.setattr("okr.commands.keygen._ask_passphrase", interrupted)
     assert execute(["keygen", str(tmp_path / "key.json"), "--passphrase"]) == 130
     assert capfd.readouterr().err == NO_RESULT
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_the_command_begins_where_ctrl_c_is_answered() -> None:
 
 @pytest.mark.parametrize(
     ("start", "module"),
-    [("entry", "typer"), ("entry", "json"), ("run", "typer"), ("run", "okr.cli"), ("conform_cli", "okr.cli")],
+    [("entry", "typer"), ("entry", "json"), ("run", "typer"), ("run", "okr.cli"), ("commands.conform", "okr.cli")],
 )
 def test_ctrl_c_while_modules_are_imported(start: str, module: str) -> None:
     """The key is pressed where ``module`` is imported, by the command or by ``python -m okr.run``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL
 
-DRIVER = Path(__file__).with_name("killed_runs.py")
+DRIVER = Path(__file__).parents[2] / "killed_runs.py"
 
 
 def comparable(folder: Path) -> dict:

@@ -22,7 +22,7 @@ from okr.jobs.merging import LONGEST, PATIENCE, Parts, merge_leftover, part_path
 from okr.jobs.processes import Processes
 from okr.jobs.store import Journal
 
-DRIVER = Path(__file__).with_name("shared_runs.py")
+DRIVER = Path(__file__).parents[2] / "shared_runs.py"
 
 
 def samples(folder: Path) -> dict:

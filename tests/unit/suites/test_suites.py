@@ -22,7 +22,7 @@ from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.report import write_reports
 from okr.suites.runner import SuiteResults, run_suites
 
-DRIVER = Path(__file__).with_name("killed_suites.py")
+DRIVER = Path(__file__).parents[2] / "killed_suites.py"
 FULL = ("baselines/found/okr", "quality/loss/drama", "attacks/text/truncated 0.5/kgw louder", "texts/synthid/001")
 CANARIES = {"quality/canaries/none", "quality/canaries/okr"}  # for embedded models only
 

@@ -12,7 +12,15 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 from small_models import random_deepseek, random_switch
-from tests.unit.attach.adapted import (
+from transformers import GraniteMoeConfig, GraniteMoeForCausalLM
+
+import okr
+from okr import InvalidTrace, UnsupportedGeneration
+from okr.discovery import prove
+from okr.engines.transformers.attaching import keyable_sites
+from okr.traces import ModelIdentity
+from tests.unit.discovery.plain_models import Holder, InlineBlock, Network
+from tests.unit.engines.transformers.adapted import (
     ATTENTION,
     MAKERS,
     activated,
@@ -24,14 +32,6 @@ from tests.unit.attach.adapted import (
     trained,
     two_lora,
 )
-from transformers import GraniteMoeConfig, GraniteMoeForCausalLM
-
-import okr
-from okr import InvalidTrace, UnsupportedGeneration
-from okr.discovery import prove
-from okr.engines.transformers.attaching import keyable_sites
-from okr.traces import ModelIdentity
-from tests.unit.discovery.plain_models import Holder, InlineBlock, Network
 
 SETTING = {"epsilon": 2.0, "zone": "boundary", "strength": 1.0}
 IDS = torch.arange(3, 15)[None]

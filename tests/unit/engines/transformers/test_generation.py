@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor
 import okr
 from okr import AlreadyAttached, InvalidSetting, RouterNotFound, UnsupportedGeneration
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 SETTINGS = [
     {"epsilon": 2.0},

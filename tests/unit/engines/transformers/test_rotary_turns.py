@@ -5,7 +5,12 @@ import copy
 import pytest
 import torch
 import transformers
-from tests.unit.attach.test_rotary_scaling import (
+
+import okr
+from okr import InvalidTrace, UnsupportedGeneration
+from okr.engines.transformers.calling import positions
+from okr.traces import unfolded
+from tests.unit.engines.transformers.test_rotary_scaling import (
     DYNAMIC,
     FAMILIES,
     KEY,
@@ -18,11 +23,6 @@ from tests.unit.attach.test_rotary_scaling import (
     prompts,
     rates,
 )
-
-import okr
-from okr import InvalidTrace, UnsupportedGeneration
-from okr.engines.transformers.calling import positions
-from okr.traces import unfolded
 
 
 def looped(model, lengths, *, padding=0, counted=True, steps=26):

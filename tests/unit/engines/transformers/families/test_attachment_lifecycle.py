@@ -18,7 +18,7 @@ from okr import AlreadyAttached, Key, RouterNotFound, UnsupportedRouter, discove
 from tests.unit.discovery.plain_models import Holder, Network, RankingGateBlock
 from tests.unit.discovery.zoo import FAMILIES, OLDER, build, make, run
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 EVERYTHING = {"epsilon": math.inf, "zone": "boundary"}
 FIRST, SECOND = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 REPRESENTATIVE = ["deepseek_v2", "deepseek_v3", "mixtral", "dbrx", "jetmoe", "phimoe", "llama4", "zaya", "hy_v3"]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.attach.families.observed import calls_of
-from tests.unit.attach.families.test_keyed_families import ALL, KEYED, SETTINGS, check, keyable
 
 from okr import Key, watermark
 from tests.unit.discovery import zoo
+from tests.unit.engines.transformers.families.observed import calls_of
+from tests.unit.engines.transformers.families.test_keyed_families import ALL, KEYED, SETTINGS, check, keyable
 
 TEXT = [name for name in KEYED if ALL[name].inputs is zoo._text]
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.attach.families.observed import calls_of
-from tests.unit.attach.families.oracle import RULES, activation, is_legal, weights
-from tests.unit.attach.families.test_fused_routers import FAMILIES as HOT
-from tests.unit.attach.families.test_fused_routers import attachment_of
-from tests.unit.attach.families.test_keyed_families import KEYED, keyable
 
 from okr import Key, discover, record, watermark
 from okr.engines.transformers import Setting, attaching
 from okr.engines.transformers.routings import Forced, Keyed
 from tests.unit.discovery.zoo import build, make, run
+from tests.unit.engines.transformers.families.observed import calls_of
+from tests.unit.engines.transformers.families.oracle import RULES, activation, is_legal, weights
+from tests.unit.engines.transformers.families.test_fused_routers import FAMILIES as HOT
+from tests.unit.engines.transformers.families.test_fused_routers import attachment_of
+from tests.unit.engines.transformers.families.test_keyed_families import KEYED, keyable
 
 # DBRX's experts add 16-bit results to float32 ones, which torch refuses: unkeyed, too, it does not run.
 RUN = [name for name in KEYED if name != "dbrx"]

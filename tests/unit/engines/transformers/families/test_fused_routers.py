@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.attach.families.observed import calls_of
 
 from okr import Key, discover, record, watermark
 from okr.engines.transformers import Setting, attaching, fused
 from okr.engines.transformers.families import family_of
 from okr.engines.transformers.routings import Keyed
 from tests.unit.discovery.zoo import build, make, run
+from tests.unit.engines.transformers.families.observed import calls_of
 
 FAMILIES = ["deepseek_v2", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "switch_transformers"]
 EVERYTHING = {"epsilon": math.inf, "zone": "boundary"}

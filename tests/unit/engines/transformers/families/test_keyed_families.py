@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.attach.families.observed import calls_of, executed
-from tests.unit.attach.families.oracle import RULES, choice_scores, is_legal, weights
 
 from okr import Key, watermark
 from okr.discovery import discover
 from tests.unit.discovery.zoo import FAMILIES, VARIANTS, build, run
+from tests.unit.engines.transformers.families.observed import calls_of, executed
+from tests.unit.engines.transformers.families.oracle import RULES, choice_scores, is_legal, weights
 
 ALL = {**FAMILIES, **VARIANTS}
 KEYED = [name for name in ALL if name not in ("doge", "nllb_moe", "vitpose_backbone")]

@@ -1,43 +1,34 @@
 """The calibration evidence: its page says what its figures say, and a small part of it is run again."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
+from scripts import script
 
 import okr
 
-BENCH = Path(__file__).resolve().parents[3] / "bench"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_says_what_the_figures_say():
-    report = script("calibration_report")
+    report = script("studies/false_positives_page")
     runs = [report.load(kind) for kind in ("trace", "text", "trace-again")]
     assert report.PAGE.read_text(encoding="utf-8") == report.render(*runs)
 
 
 def test_misses_are_as_rare_as_chance_makes_them():
     """33 intervals of 99%: more than 6 misses happen with probability below 1e-6 if every test is exact."""
-    report = script("calibration_report")
+    report = script("studies/false_positives_page")
     page = report.PAGE.read_text(encoding="utf-8")
     assert binom.sf(6, 33, 0.01) < 1e-6
     assert page.count("| **no**") <= 6
 
 
 def test_enough_was_run():
-    report = script("calibration_report")
+    report = script("studies/false_positives_page")
     for kind, least in (("trace", 100_000), ("text", 2_000)):
         classes = report.load(kind)["classes"]
         assert sum(sum(found["p"][1]) for found in classes.values()) >= least
@@ -45,8 +36,8 @@ def test_enough_was_run():
 
 
 def test_the_page_says_how_often_keys_were_named():
-    found = json.loads((BENCH.parent / "docs" / "data" / "attribution.json").read_text(encoding="utf-8"))
-    page = (BENCH.parent / "docs" / "detection.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "docs" / "data" / "attribution.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
     for origin in ("one of the keys", "another key", "no key"):
         part = found[origin]
         assert f"in {part['named']} of {part['traces']} ({part['low']:.2f} to {part['high']:.2f})" in page
@@ -55,14 +46,18 @@ def test_the_page_says_how_often_keys_were_named():
 @pytest.mark.parametrize(("hits", "tests"), [(0, 50), (3, 400), (400, 400)])
 def test_intervals_are_clopper_and_pearson_s(hits, tests):
     expected = binomtest(hits, tests).proportion_ci(0.99, "exact")
-    assert script("calibration_report").interval(hits, tests) == pytest.approx((expected.low, expected.high))
+    assert script("studies/false_positives_page").interval(hits, tests) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize("name", ["templated and repetitive", "very short"])
 def test_null_tests_of_the_hardest_classes_run_again(name):
     """240 fresh keys on two texts: more than 33 at p <= 0.05, or 158 at 0.5, happen with probability below 1e-6 (12
     and 120 expected); fewer than 83 above 0.5 likewise."""
-    p = np.array(script("calibration").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=range(120))["p"])
+    p = np.array(
+        script("studies/false_positives").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=range(120))[
+            "p"
+        ]
+    )
     assert max(binom.sf(33, 240, 0.05), binom.sf(158, 240, 0.5), binom.cdf(82, 240, 0.5)) < 1e-6
     assert (p <= 0.05).sum() <= 33
     assert (p <= 0.5).sum() <= 158
@@ -70,5 +65,5 @@ def test_null_tests_of_the_hardest_classes_run_again(name):
 
 
 def test_the_page_of_power_says_what_its_figures_say():
-    report = script("power_report")
+    report = script("studies/text_power_page")
     assert report.PAGE.read_text(encoding="utf-8") == report.render(report.load(), report.load("efficiency"))
