@@ -22,12 +22,11 @@ from memory import peak
 from torch import nn
 
 import okr
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import keyable_sites
+from okr.detection import draw_decoys, likelihoods
+from okr.engines import Text
 from okr.pages.machine import machine
 from okr.pages.markdown import rows_table
+from okr.routing import Setting
 
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEY = okr.Key(hashlib.sha256(b"bench detection").digest())
@@ -105,12 +104,12 @@ def by_decoys(model: nn.Module, tokens: int, rounds: int) -> list[dict[str, floa
 
 def memory(model: nn.Module, text: torch.Tensor, decoys: int) -> float:
     """Peak memory that scoring ``text`` adds, in MB, by torch's own allocation events."""
-    sites, setting = keyable_sites(model), Setting(math.inf, "boundary", 1.0)
-    images = [Decoys.draw(decoys, site.num_experts, b"memory--") for site in sites]
+    engine, setting = okr.prepare(model), Setting(math.inf, "boundary", 1.0)
+    images = draw_decoys(decoys, engine.sites, b"memory")
     given = Text(text, 1, None)
 
     def score() -> None:
-        likelihoods(model, sites, [given], KEY, setting, images, temperature=1.0, rows=8, unkeyed=False)
+        likelihoods(engine, [given], KEY, setting, images, temperature=1.0, rows=8, unkeyed=False)
 
     return round(peak(score) / 2**20, 1)
 

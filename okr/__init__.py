@@ -12,14 +12,15 @@ from okr.version import SPEC_VERSION, __version__
 
 _HOME = {
     "load": "okr.loaders",
+    "prepare": "okr.engines",
     "Loaded": "okr.loaders",
     "discover": "okr.discovery",
     "RouterSite": "okr.discovery",
     "Key": "okr.routing.keys",
-    "watermark": "okr.engines.transformers",
+    "watermark": "okr.engines",
     "Watermark": "okr.engines.transformers",
     "Generation": "okr.engines.transformers",
-    "record": "okr.engines.transformers",
+    "record": "okr.engines",
     "Recorder": "okr.engines.transformers",
     "Recording": "okr.engines.transformers",
     "Trace": "okr.traces",
@@ -84,6 +85,7 @@ __all__ = [
     "detect",
     "discover",
     "load",
+    "prepare",
     "record",
     "verify",
     "verify_each",
@@ -103,7 +105,8 @@ if TYPE_CHECKING:
         verify_each,
     )
     from okr.discovery import RouterSite, discover
-    from okr.engines.transformers import Generation, Recorder, Recording, Watermark, record, watermark
+    from okr.engines import prepare, record, watermark
+    from okr.engines.transformers import Generation, Recorder, Recording, Watermark
     from okr.errors import (
         AlreadyAttached,
         InvalidConfig,

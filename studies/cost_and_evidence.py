@@ -24,7 +24,7 @@ from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
 import okr
-from okr.engines.transformers.attaching import keyable_sites
+from okr.discovery import keyable_sites
 from okr.loaders import Loaded, passages
 
 INF = math.inf

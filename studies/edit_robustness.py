@@ -23,13 +23,12 @@ import torch
 from torch import Tensor
 
 import okr
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import KeyRows, Text, _log_p
-from okr.detection.tally import site_seed
-from okr.detection.text import statistic
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import attached, keyable_sites
+from okr.detection import Decoys, draw_decoys, statistic
+from okr.detection.likelihood import KeyRows
+from okr.engines import Engine, Text
+from okr.engines.protocol import Score
 from okr.loaders import Loaded, passages
+from okr.routing import Setting
 from okr.suites.samples import Made
 from okr.suites.text_attacks import Victim, delete, dilute, substitute
 
@@ -132,18 +131,19 @@ class Anchored(KeyRows):
     anchor: Anchor
     tokens: Tensor
 
-    def choose(self, scores: Tensor, hidden: Tensor, native: object) -> Tensor:
+    def __call__(self, choice: Tensor, hidden: Tensor, native: object) -> Tensor:
         rows = self.rows[1] - self.rows[0]
         states = hidden.view(rows, -1, hidden.shape[-1])
-        return super().choose(scores, self.anchor(states, self.tokens).flatten(0, 1), native)
+        return super().__call__(choice, self.anchor(states, self.tokens).flatten(0, 1), native)
 
 
 @contextlib.contextmanager
-def keyed(loaded: Loaded, key: okr.Key, strength: float, anchor: str, images: list[Decoys]) -> Iterator[list[Anchored]]:
+def keyed(
+    engine: Engine, key: okr.Key, strength: float, anchor: str, images: list[Decoys]
+) -> Iterator[tuple[list[Anchored], Score]]:
     """The model keyed at an anchor, every row by its own image."""
-    model, sites = loaded.model, keyable_sites(loaded.model)
     setting = Setting(math.inf, "boundary", strength)
-    routings = [Anchored(site, key, setting, part) for site, part in zip(sites, images, strict=True)]
+    routings = [Anchored(site, key, setting, part) for site, part in zip(engine.sites, images, strict=True)]
     for routing in routings:
         routing.anchor = ANCHORS[anchor]
 
@@ -151,42 +151,41 @@ def keyed(loaded: Loaded, key: okr.Key, strength: float, anchor: str, images: li
         for routing in routings:
             routing.tokens = output
 
-    hook = model.get_input_embeddings().register_forward_hook(remember)
+    hook = engine.model.get_input_embeddings().register_forward_hook(remember)
     try:
-        with attached(model, sites, routings):
-            yield routings
+        with engine.scoring(routings) as score:
+            yield routings, score
     finally:
         hook.remove()
 
 
-def images_of(loaded: Loaded, decoys: int, seed: bytes) -> list[Decoys]:
-    """The claimed key's own image and ``decoys`` others, for every router."""
-    return [Decoys.draw(decoys, s.num_experts, site_seed(seed, s.path)) for s in keyable_sites(loaded.model)]
-
-
 @torch.no_grad()
-def log_p(loaded: Loaded, text: Text, key: okr.Key, strength: float, anchor: str, images: list[Decoys]) -> Tensor:
+def log_p(engine: Engine, text: Text, key: okr.Key, strength: float, anchor: str, images: list[Decoys]) -> Tensor:
     """log p [keys, tokens] of a text under a key and its images."""
     keys, parts = len(images[0].columns), []
-    with keyed(loaded, key, strength, anchor, images) as routings:
+    with keyed(engine, key, strength, anchor, images) as (routings, score):
         for first in range(0, keys, ROWS):
             last = min(first + ROWS, keys)
             for routing in routings:
                 routing.rows = (first, last)
-            parts.append(_log_p(loaded.model, text, last - first, 1.0))
+            parts.append(score(text, last - first, 1.0))
     return torch.cat(parts)
 
 
 def cost(loaded: Loaded, strength: float, anchor: str) -> float:
     """What an anchor adds to the loss of held-out passages, nats per token, mean of several keys."""
-    key, images = okr.Key.from_passphrase("robustness cost"), images_of(loaded, COST_KEYS - 1, b"robustness cost")
+    engine = okr.prepare(loaded.model)
+    key, images = (
+        okr.Key.from_passphrase("robustness cost"),
+        draw_decoys(COST_KEYS - 1, engine.sites, b"robustness cost"),
+    )
     added = []
     for passage in passages()[-COST_PASSAGES:]:
         row = loaded.tokenizer(passage.text, return_tensors="pt")["input_ids"][0, :COST_TOKENS]
         text = Text(row, 1, None)
-        with torch.no_grad():
-            native = _log_p(loaded.model, text, 1, 1.0).mean()
-        added.append(float(native - log_p(loaded, text, key, strength, anchor, images).mean()))
+        with engine.scoring(None) as score:
+            native = score(text, 1, 1.0).mean()
+        added.append(float(native - log_p(engine, text, key, strength, anchor, images).mean()))
     return float(np.mean(added))
 
 
@@ -202,9 +201,10 @@ def matched(loaded: Loaded, anchor: str, wanted: float) -> float:
 def write(loaded: Loaded, key: okr.Key, strength: float, anchor: str, prompts: Tensor, seed: int) -> Tensor:
     """A continuation of every prompt [rows, n], sampled at temperature 1: prompts and new tokens."""
     torch.manual_seed(seed)
-    rows, own = prompts, images_of(loaded, len(prompts) - 1, b"")
+    engine = okr.prepare(loaded.model)
+    rows, own = prompts, draw_decoys(len(prompts) - 1, engine.sites, b"")
     same = [Decoys(i.columns[:1].expand_as(i.columns), i.signs[:1].expand_as(i.signs)) for i in own]
-    with keyed(loaded, key, strength, anchor, same) as routings:
+    with keyed(engine, key, strength, anchor, same) as (routings, _):
         for routing in routings:
             routing.rows = (0, len(prompts))
         for _ in range(TOKENS):
@@ -224,10 +224,10 @@ def scored(loaded: Loaded, strength: float, anchor: str, texts: int) -> dict[str
         for place, row in enumerate(write(loaded, key, strength, anchor, prompts[first : first + PER_KEY], first)):
             made = Made(tuple(row.tolist()), PROMPT)
             victim = Victim(loaded, made, human[first + place], made, 1000 + first + place)
-            images = images_of(loaded, DECOYS, b"robustness %d" % (first + place))
+            images = draw_decoys(DECOYS, engine.sites, b"robustness %d" % (first + place))
             for attack in attacks:
                 text = Text(torch.tensor(ATTACKS[attack](victim).tokens), PROMPT, None)
-                found[attack].append(log_p(loaded, text, key, strength, anchor, images))
+                found[attack].append(log_p(engine, text, key, strength, anchor, images))
     return found
 
 

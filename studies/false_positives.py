@@ -23,12 +23,11 @@ import torch
 from scipy.stats import norm
 
 import okr
+from okr.detection import Decoys, SiteEvidence, gather_evidence
 from okr.detection.attribution import sequential_p_value
-from okr.detection.decoys import Decoys
-from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.tally import SiteTally
-from okr.engines.transformers import Setting
 from okr.loaders import Loaded, passages
+from okr.routing import Setting
 
 MODEL = "tiny-deepseek-moe"
 SETTINGS = {
@@ -101,7 +100,7 @@ def evidence(loaded: Loaded, tokens: list[int], setting: Setting, made_under: ok
             loaded.model, made_under, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
         ) as watermark:
             trace = watermark.generate(**arguments).traces[0]
-    return gather_evidence(loaded.model, trace, setting, skip_prompt=False)
+    return gather_evidence(okr.prepare(loaded.model), trace, setting, skip_prompt=False)
 
 
 def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:

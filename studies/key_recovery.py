@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import okr
-from okr.detection.evidence import SiteEvidence, gather_evidence
-from okr.engines.transformers import Setting
+from okr.detection import SiteEvidence, gather_evidence
 from okr.loaders import Loaded, passages
-from okr.routing import key_scores, select
+from okr.routing import Setting, key_scores, select
 
 SETTING = Setting(math.inf, "boundary", 1.0)
 OPTIONS = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
@@ -44,7 +43,7 @@ def keyed_evidence(loaded: Loaded, texts: list[str], made_under: okr.Key) -> lis
             trace = watermark.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False
             ).traces[0]
-        found.append(gather_evidence(loaded.model, trace, SETTING, skip_prompt=False))
+        found.append(gather_evidence(okr.prepare(loaded.model), trace, SETTING, skip_prompt=False))
     return found
 
 

@@ -26,14 +26,12 @@ from scipy.stats import beta, binom
 from transformers import WatermarkingConfig, WatermarkLogitsProcessor
 
 import okr
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Likelihoods, Text, likelihoods
-from okr.detection.tally import site_seed
-from okr.detection.text import statistic
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import keyable_sites
+from okr.detection import Likelihoods, draw_decoys, likelihoods, statistic
+from okr.discovery import keyable_sites
+from okr.engines import Text
 from okr.experiment.held_out_loss import paired_interval
 from okr.loaders import Loaded, passages
+from okr.routing import Setting
 
 INF = math.inf
 SETTINGS = {
@@ -142,10 +140,10 @@ def judged(
 ) -> Likelihoods:
     """The tokens of ``row`` from ``start`` under a key and its decoys; ``options`` as for ``likelihoods``."""
     zone, epsilon, strength = setting
-    sites, seed = keyable_sites(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
-    images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
+    engine, seed = okr.prepare(loaded.model), hashlib.sha256(row.numpy().tobytes()).digest()
+    images = draw_decoys(decoys, engine.sites, seed)
     chosen, text = Setting(epsilon, zone, strength), Text(row, start, None)
-    return likelihoods(loaded.model, sites, [text], made_under, chosen, images, temperature=1.0, **options)
+    return likelihoods(engine, [text], made_under, chosen, images, temperature=1.0, **options)
 
 
 def scored(loaded: Loaded, setting: tuple, ids: list[list[int]], decoys: int) -> list[torch.Tensor]:

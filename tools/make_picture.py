@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 import okr
-from okr.engines.transformers.attaching import keyable_sites
+from okr.discovery import keyable_sites
 from okr.engines.transformers.routings import Projector, choice_scores
 from okr.loaders import passages
 from okr.routing.selection import select

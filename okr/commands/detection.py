@@ -26,8 +26,8 @@ from okr.commands.options import (
 from okr.errors import InvalidKey, InvalidSetting, InvalidText
 
 if TYPE_CHECKING:
+    from okr.commands.text_files import Written
     from okr.detection import TraceVerdict
-    from okr.loaders.text_files import Written
 
 Model = Annotated[str, typer.Argument(help="The model it was made by: embedded name, preset, folder or hub id.")]
 SkipPrompt = Annotated[bool, typer.Option("--skip-prompt", help="Leave out the tokens that were given.")]
@@ -65,7 +65,8 @@ def verify_command(
     from okr.detection import verify, verify_each
     from okr.detection.evidence import trace_setting
     from okr.detection.verification import check_decoys
-    from okr.engines.transformers.replay import matching_sites
+    from okr.engines import prepare
+    from okr.engines.matching import matching_sites
     from okr.jobs.placement import load_placed
     from okr.routing import Key
     from okr.traces import Trace
@@ -79,16 +80,16 @@ def verify_command(
             trace_setting(trace, epsilon, zone, strength)  # type: ignore[arg-type]  # checked above
         except InvalidSetting as error:
             raise InvalidSetting(f"{name}: {error}") from None
-    loaded = load_placed(placement)
-    fit = sift(read, lambda trace: (matching_sites(loaded.model, trace), trace)[1], refused)
+    engine = prepare(load_placed(placement).model)
+    fit = sift(read, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
     names, items = [name for name, _ in fit], [trace for _, trace in fit]
     options: dict[str, Any] = {"epsilon": epsilon, "zone": zone, "strength": strength, "skip_prompt": skip_prompt}
     options |= {"decoys": decoys, "alpha": alpha}
     if pooled:
-        findings = Findings(names, (), verify(loaded.model, items, secret, **options), refused)
+        findings = Findings(names, (), verify(engine, items, secret, **options), refused)
     else:
         with counting("traces judged", len(items)) as advance:
-            found = verify_each(loaded.model, items, secret, **options, advance=advance)
+            found = verify_each(engine, items, secret, **options, advance=advance)
         findings = Findings(names, found.each, found.pooled, refused)
     raise typer.Exit(findings.tell(as_json, _routers if by_router else lambda verdict: ()))
 
@@ -140,7 +141,7 @@ def detect_command(
     as much again and which a single marked text can decide. A file that cannot be judged is named and costs only
     itself; the exit code is then 2. Under ``accelerate launch`` the processes share the keys.
     """
-    from okr.loaders.text_files import check_separator, joint, tokenise
+    from okr.commands.text_files import check_separator, joint, tokenise
 
     check_setting(epsilon, zone, strength)
     check_separator(separator)
@@ -149,6 +150,7 @@ def detect_command(
     from okr.commands.display import counting
     from okr.detection import detect
     from okr.detection.verification import check_decoys
+    from okr.engines import prepare
     from okr.jobs.placement import load_placed
     from okr.jobs.processes import joined
     from okr.routing import Key
@@ -160,12 +162,14 @@ def detect_command(
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
     with joined() as processes:
         loaded = load_placed(placement, processes)
-        judged = sift([(text.name, text) for text in written], lambda text: tokenise(loaded, text), refused)
+        engine = prepare(loaded.model)
+        judged = sift([(text.name, text) for text in written], lambda text: tokenise(loaded, engine, text), refused)
         tests = [] if pooled else [[tokens] for _, tokens in judged]
         tests += [[tokens for _, tokens in judged]] if pooled or len(judged) > 1 else []
         passes = sum(len(tokens.pieces) for test in tests for tokens in test)
         with counting("keys scored", (decoys + 1) * passes // processes.count, shown=processes.main) as advance:
-            found = [detect(loaded.model, **joint(test), key=secret, **options, advance=advance) for test in tests]
+            options |= {"processes": processes, "advance": advance}
+            found = [detect(engine, **joint(test), key=secret, **options) for test in tests]
     if processes.main:
         each = [] if pooled else found[: len(judged)]
         raise typer.Exit(Findings([name for name, _ in judged], each, found[-1], refused).tell(as_json))
@@ -176,7 +180,7 @@ def _written(
 ) -> "list[Written]":
     """The texts of all files, each with its prompt or source. With such files a text that is refused is an error,
     since the rest would then meet each other's."""
-    from okr.loaders.text_files import read_texts, with_given
+    from okr.commands.text_files import read_texts, with_given
 
     paths = [(str(path), path) for path in texts]
     files = sift(paths, lambda path: read_texts(path, separator), refused, names_it=True)

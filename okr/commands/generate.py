@@ -76,7 +76,7 @@ def generate_command(
     import torch
 
     from okr.commands.display import counting
-    from okr.engines.transformers import record, watermark
+    from okr.engines import record, watermark
     from okr.jobs.placement import load_placed
     from okr.jobs.store import writable_folder
 

@@ -1,14 +1,24 @@
-"""Proof that a key was there: from traces, from text alone, and which of many keys it was."""
+"""Proof that a key was there: from traces, from text alone, and which of many keys it was.
+
+The parts that tests are made of are here too, for whoever measures them: evidence, decoys, likelihoods, the statistic.
+"""
 
 from okr.detection.attribution import Attribution, Candidate, attribute
-from okr.detection.text import detect
+from okr.detection.decoys import Decoys, draw_decoys
+from okr.detection.evidence import SiteEvidence, gather_evidence
+from okr.detection.likelihood import Likelihoods, Sharing, likelihoods
+from okr.detection.text import detect, statistic, text_seed
 from okr.detection.verdict import LEAST_TOKENS, SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict, Verdicts
-from okr.detection.verification import verify, verify_each
+from okr.detection.verification import prefix_p_values, verify, verify_each, verify_keys, z_score
 
 __all__ = [
     "LEAST_TOKENS",
     "Attribution",
     "Candidate",
+    "Decoys",
+    "Likelihoods",
+    "Sharing",
+    "SiteEvidence",
     "SiteScore",
     "TextVerdict",
     "TokenScore",
@@ -17,6 +27,14 @@ __all__ = [
     "Verdicts",
     "attribute",
     "detect",
+    "draw_decoys",
+    "gather_evidence",
+    "likelihoods",
+    "prefix_p_values",
+    "statistic",
+    "text_seed",
     "verify",
     "verify_each",
+    "verify_keys",
+    "z_score",
 ]

@@ -1,8 +1,8 @@
 """Which of several keys, if any, evidence was made under.
 
 Null hypothesis of key i: the evidence was made without knowledge of it. Each key's p-value comes from images of
-that key by sequential sampling (Besag and Clifford 1991): images are drawn until ``_ENOUGH`` of them do at least as
-well, then p = _ENOUGH / drawn, or until the last of N, then p = (1 + those that do as well) / (N + 1). Such p-values
+that key by sequential sampling (Besag and Clifford 1991): images are drawn until ``ENOUGH`` of them do at least as
+well, then p = ENOUGH / drawn, or until the last of N, then p = (1 + those that do as well) / (N + 1). Such p-values
 are valid, and cheap for keys that were not there, so N can be large enough for the smallest p to survive Holm's
 correction over all keys (valid however the p-values depend on each other).
 """
@@ -18,19 +18,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from okr.detection.counting import count
-from okr.detection.decoys import Decoys
+from okr.detection.decoys import Decoys, site_seed
 from okr.detection.evidence import SiteEvidence, all_evidence
-from okr.detection.tally import at_least_as_good, site_seed
+from okr.detection.tally import at_least_as_good
 from okr.detection.verdict import Bounded, holm
 from okr.detection.verification import MOST_DECOYS, as_traces
-from okr.engines.transformers.routings import Projector
+from okr.engines import Engine, prepare
+from okr.engines.choice import Projector
 from okr.errors import InvalidKey, InvalidSetting
 from okr.routing import Key
 from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
-_ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
+ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
 _BLOCKS = (64, 448, 3584)  # images drawn at a time; the last size is repeated
 
 
@@ -74,8 +75,8 @@ class Attribution(Bounded):
 
 
 def attribute(
-    model: nn.Module,
-    evidence: Trace | Sequence[Trace],
+    model: nn.Module | Engine,
+    traces: Trace | Sequence[Trace],
     keys: Sequence[Key],
     *,
     epsilon: float | None = None,
@@ -91,12 +92,12 @@ def attribute(
     was there takes len(keys) / alpha images, of which a million are allowed. Deterministic. Raises InvalidKey for no or
     equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
     """
-    items = as_traces(evidence)
+    items = as_traces(traces)
     keys = [check_key(key) for key in (keys if isinstance(keys, Iterable) else [keys])]
     if not keys or len({key.id for key in keys}) < len(keys):
         raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
     largest = images_needed(len(keys), alpha)
-    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    found = all_evidence(prepare(model), items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     sites = [site for trace in found for site in trace if len(site.choice)]
     content = b"".join(trace.digest() for trace in items)
     results = []
@@ -140,7 +141,7 @@ def images_needed(keys: int, alpha: float) -> int:
 def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int) -> tuple[float, int]:
     """The sequential p-value of one key with at most ``largest`` images, and how many were drawn.
 
-    Where it is at most ``_ENOUGH`` / (largest + 1) it is the p-value of a test with exactly ``largest`` decoys.
+    Where it is at most ``ENOUGH`` / (largest + 1) it is the p-value of a test with exactly ``largest`` decoys.
     """
     *_, (p, images) = _sequential(sites, key, seed, largest)
     assert p is not None
@@ -161,9 +162,9 @@ def _sequential(
     for number, size in enumerate(_sizes(largest), 1):
         matched, support = _count(sites, claimed, size, seed, number)
         better = at_least_as_good(matched[1:], support[1:], own).cumsum(0) + as_good
-        if int(better[-1]) >= _ENOUGH:
-            drawn += int((better < _ENOUGH).sum()) + 1
-            yield _ENOUGH / drawn, drawn
+        if int(better[-1]) >= ENOUGH:
+            drawn += int((better < ENOUGH).sum()) + 1
+            yield ENOUGH / drawn, drawn
             return
         drawn, as_good = drawn + size, int(better[-1])
         yield None, drawn

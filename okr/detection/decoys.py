@@ -1,10 +1,14 @@
 """Decoy keys: random images of the claimed key (spec chapter VERIFY)."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from okr.discovery import RouterSite
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class Decoys:
         columns[0], signs[0] = torch.arange(experts), 1.0
         return cls(columns, signs)
 
+    def part(self, first: int, last: int) -> "Decoys":
+        """The images ``first`` to ``last`` - 1."""
+        return Decoys(self.columns[first:last], self.signs[first:last])
+
     def scores(
         self, claimed: Float[Tensor, "tokens experts"], first: int, last: int
     ) -> Float[Tensor, "tokens keys experts"]:
@@ -40,3 +48,13 @@ class Decoys:
         columns = self.columns[first : first + len(claimed)].to(claimed.device)
         signs = self.signs[first : first + len(claimed)].to(claimed.device)
         return claimed.gather(-1, columns[:, None].expand_as(claimed)) * signs[:, None]
+
+
+def site_seed(seed: bytes, path: str) -> bytes:
+    """What a site's decoys are drawn from."""
+    return hashlib.sha256(seed + path.encode()).digest()
+
+
+def draw_decoys(count: int, sites: Sequence[RouterSite], seed: bytes) -> list[Decoys]:
+    """``count`` decoys of a key, and the key itself, at each of ``sites``."""
+    return [Decoys.draw(count, site.num_experts, site_seed(seed, site.path)) for site in sites]

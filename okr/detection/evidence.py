@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from okr.discovery import RouterSite
-from okr.engines.transformers import Setting, replay
+from okr.engines import Engine
 from okr.errors import InvalidSetting
-from okr.routing import check_setting, find_zone
+from okr.routing import Setting, find_zone
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
@@ -36,7 +36,7 @@ class SiteEvidence:
     outside: int
 
 
-def gather_evidence(model: nn.Module, trace: Trace, setting: Setting, *, skip_prompt: bool) -> list[SiteEvidence]:
+def gather_evidence(engine: Engine, trace: Trace, setting: Setting, *, skip_prompt: bool) -> list[SiteEvidence]:
     """Replay ``trace`` and keep what a test needs, site by site. ``skip_prompt`` leaves out the tokens that were given
     (all of an encoder's). Raises InvalidTrace when the trace is another model's."""
     found: list[SiteEvidence] = []
@@ -44,7 +44,7 @@ def gather_evidence(model: nn.Module, trace: Trace, setting: Setting, *, skip_pr
     def observe(site: RouterSite, choice: Tensor, hidden: Tensor, experts: Tensor) -> None:
         found.append(_site_evidence(site, setting, choice, hidden, experts, trace.prompt_length if skip_prompt else 0))
 
-    replay(model, trace, observe)
+    engine.replay(trace, observe)
     return found
 
 
@@ -82,12 +82,11 @@ def trace_setting(trace: Trace, epsilon: float | None, zone: ZoneName | None, st
     strength = header.strength if strength is None else strength
     if epsilon is None or zone is None or strength is None:
         raise InvalidSetting("this trace was recorded without a key: say which epsilon, zone and strength to test for")
-    check_setting(1, 1, epsilon, zone, strength)
-    return Setting(float(epsilon), zone, float(strength))
+    return Setting.checked(epsilon, zone, strength)
 
 
 def all_evidence(
-    model: nn.Module,
+    engine: Engine,
     traces: list[Trace],
     *,
     epsilon: float | None,
@@ -98,4 +97,4 @@ def all_evidence(
     """The evidence of each trace in turn, one trace in memory at a time."""
     for trace in traces:
         setting = trace_setting(trace, epsilon, zone, strength)
-        yield gather_evidence(model, trace, setting, skip_prompt=skip_prompt)
+        yield gather_evidence(engine, trace, setting, skip_prompt=skip_prompt)

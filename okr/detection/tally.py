@@ -1,6 +1,5 @@
 """Counting what a claimed key and its decoys match, over sites and traces (spec chapter VERIFY)."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from okr.detection.counting import count
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence
 from okr.detection.verdict import SiteScore, TokenScore
-from okr.engines.transformers.routings import Projector
+from okr.engines.choice import Projector
 from okr.routing import Key
 
 
@@ -51,11 +50,6 @@ class SiteTally:
             hit_rate=float(self.matched[0]) / free if free else None,
             chance_rate=float(self.matched[1:].mean()) / free if free else None,
         )
-
-
-def site_seed(seed: bytes, path: str) -> bytes:
-    """What a site's decoys are drawn from."""
-    return hashlib.sha256(seed + path.encode()).digest()
 
 
 def at_least_as_good(

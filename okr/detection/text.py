@@ -22,16 +22,13 @@ from jaxtyping import Float
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Likelihoods, Text, likelihoods
-from okr.detection.tally import site_seed
+from okr.detection.decoys import draw_decoys
+from okr.detection.likelihood import ALONE, Likelihoods, Sharing, likelihoods
 from okr.detection.verdict import LEAST_TOKENS, TextVerdict
 from okr.detection.verification import check_decoys, z_score
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import keyable_sites
-from okr.engines.transformers.calling import is_encoder_decoder, positions, vocabulary
+from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidSetting, InvalidText
-from okr.routing import Key, check_setting
+from okr.routing import Key, Setting
 from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 
@@ -40,7 +37,7 @@ TokenIds = Any  # a sequence of whole numbers, a one-dimensional array or tensor
 
 
 def detect(
-    model: nn.Module,
+    model: nn.Module | Engine,
     token_ids: TokenIds | Sequence[TokenIds],
     key: Key,
     *,
@@ -53,16 +50,18 @@ def detect(
     alpha: float = 0.05,
     temperature: float = 1.0,
     rows: int = 16,
+    processes: Sharing = ALONE,
     advance: Callable[[int], None] = lambda count: None,
 ) -> TextVerdict:
     """Whether a text, or several texts pooled into one test, were sampled under ``key``.
 
-    Arguments: ``token_ids`` [n] as the model reads them (its own special tokens in front), or a list of such texts, all
-    without padding, which would be judged like any token;
+    Arguments: ``model``, or what :func:`okr.prepare` made of it; ``token_ids`` [n] as the model reads them (its own
+    special tokens in front), or a list of such texts, all without padding, which would be judged like any token;
     ``prompt_length`` tokens of each are given, not judged (at least the first always is); ``source_ids`` is what an
     encoder reads, then ``token_ids`` starts with the decoder's start token. ``temperature`` is the one the text was
     sampled at, as far as known; a wrong one costs power, never validity. ``rows`` keys run side by side: memory grows
-    with it, not with ``decoys``. ``advance`` hears how many keys each pass scored.
+    with it, not with ``decoys``. Several ``processes`` share the keys. ``advance`` hears how many keys each pass
+    scored.
 
     With fewer than LEAST_TOKENS judged tokens over all texts the verdict is "cannot tell": p_value is 1.
 
@@ -71,14 +70,14 @@ def detect(
     check_key(key)
     check_decoys(decoys, alpha)
     check_scoring(temperature, rows)
-    sites = keyable_sites(model)
-    for site in sites:
-        check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
-    texts = as_texts(model, token_ids, prompt_length, source_ids)
-    seed = text_seed(key, texts)
-    images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
-    setting = Setting(float(epsilon), zone, float(strength))
-    found = likelihoods(model, sites, texts, key, setting, images, temperature=temperature, rows=rows, advance=advance)
+    engine = prepare(model)
+    setting = Setting.checked(epsilon, zone, strength)
+    texts = as_texts(engine, token_ids, prompt_length, source_ids)
+    images = draw_decoys(decoys, engine.sites, text_seed(key, texts))
+    found = likelihoods(
+        engine, texts, key, setting, images,
+        temperature=temperature, rows=rows, processes=processes, advance=advance,
+    )  # fmt: skip
     return _verdict(found, key, alpha, temperature)
 
 
@@ -133,7 +132,7 @@ def text_seed(key: Key, texts: Sequence[Text]) -> bytes:
 
 
 def as_texts(
-    model: nn.Module,
+    engine: Engine,
     token_ids: TokenIds | Sequence[TokenIds],
     prompt_length: int | Sequence[int],
     source_ids: TokenIds | Sequence[TokenIds] | None,
@@ -145,11 +144,14 @@ def as_texts(
     sources = [None] * len(parts) if source_ids is None else list(source_ids) if several else [source_ids]
     if not parts or not len(parts) == len(lengths) == len(sources):
         raise InvalidText(f"{len(parts)} texts, {len(lengths)} prompt lengths and {len(sources)} sources do not match")
-    encoder_decoder = is_encoder_decoder(model)
-    if encoder_decoder == (source_ids is None):
-        needs = "needs source_ids, what its encoder reads" if encoder_decoder else "has no encoder to read source_ids"
-        raise InvalidText(f"{type(model).__name__} {needs}")
-    known, room = vocabulary(model), positions(model)
+    if engine.encoder_decoder == (source_ids is None):
+        needs = (
+            "needs source_ids, what its encoder reads"
+            if engine.encoder_decoder
+            else "has no encoder to read source_ids"
+        )
+        raise InvalidText(f"{engine.name} {needs}")
+    known, room = engine.vocabulary, engine.positions
     return [
         _text(part, length, source, known, room) for part, length, source in zip(parts, lengths, sources, strict=True)
     ]

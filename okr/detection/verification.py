@@ -10,15 +10,17 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from jaxtyping import Float
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from okr.detection.decoys import Decoys
-from okr.detection.evidence import SiteEvidence, all_evidence
-from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled, site_seed
+from okr.detection.decoys import Decoys, site_seed
+from okr.detection.evidence import SiteEvidence, all_evidence, gather_evidence
+from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled
 from okr.detection.verdict import TraceVerdict, Verdicts
+from okr.engines import Engine, prepare
 from okr.errors import InvalidSetting, InvalidTrace
-from okr.routing import Key
+from okr.routing import Key, Setting
 from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
@@ -27,7 +29,7 @@ MOST_DECOYS = 1_000_000  # what they match is counted token by token: two bytes 
 
 
 def verify(
-    model: nn.Module,
+    model: nn.Module | Engine,
     traces: Trace | Sequence[Trace],
     key: Key,
     *,
@@ -43,21 +45,22 @@ def verify(
     The pooled null hypothesis is that *none* of the traces was made with knowledge of the key: one marked trace among
     many others can be enough to reject it (:func:`verify_each` also judges every trace by itself).
 
-    Arguments: settings that are None are what the traces' headers say; ``skip_prompt`` leaves out the tokens that were
-    given. The p-value is exact and at least 1 / (decoys + 1). Deterministic: the decoys are drawn from a hash of the
-    traces and the key id. Raises InvalidTrace when a trace is another model's, InvalidSetting when a setting is
-    missing or alpha cannot be reached.
+    Arguments: ``model``, or what :func:`okr.prepare` made of it; settings that are None are what the traces' headers
+    say; ``skip_prompt`` leaves out the tokens that were given. The p-value is exact and at least 1 / (decoys + 1).
+    Deterministic: the decoys are drawn from a hash of the traces and the key id. Raises InvalidTrace when a trace is
+    another model's, InvalidSetting when a setting is missing or alpha cannot be reached.
     """
     items = as_traces(traces)
     check_key(key)
     check_decoys(decoys, alpha)
-    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    engine = prepare(model)
+    found = all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     tallies, by_token = count(items, found, key, decoys)
-    return _verdict(tallies, by_token, key, alpha, _dtypes(model, items))
+    return _verdict(tallies, by_token, key, alpha, _dtypes(engine, items))
 
 
 def verify_each(
-    model: nn.Module,
+    model: nn.Module | Engine,
     traces: Sequence[Trace],
     key: Key,
     *,
@@ -76,22 +79,51 @@ def verify_each(
     items = as_traces(traces)
     check_key(key)
     check_decoys(decoys, alpha)
-    found = all_evidence(model, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    engine = prepare(model)
+    found = all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
     together, each = _Count(items, key, decoys), []
     for trace, sites in zip(items, found, strict=True):
         alone = _Count([trace], key, decoys)
         for test in (alone, together):
             test.add(trace, sites)
-        each.append(_verdict(*alone.parts(), key, alpha, _dtypes(model, [trace])))
+        each.append(_verdict(*alone.parts(), key, alpha, _dtypes(engine, [trace])))
         advance(1)
-    return Verdicts(tuple(each), _verdict(*together.parts(), key, alpha, _dtypes(model, items)))
+    return Verdicts(tuple(each), _verdict(*together.parts(), key, alpha, _dtypes(engine, items)))
 
 
-def _dtypes(model: nn.Module, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
+def verify_keys(
+    model: nn.Module | Engine,
+    trace: Trace,
+    keys: Sequence[Key],
+    *,
+    decoys: int = 999,
+    epsilon: float | None = None,
+    zone: ZoneName | None = None,
+    strength: float | None = None,
+    alpha: float = 0.001,
+    skip_prompt: bool = False,
+) -> list[TraceVerdict]:
+    """What :func:`verify` says of one trace under each of ``keys``, from one replay: a test a key, none corrected for
+    the others (:func:`okr.attribute` does that). Arguments and errors as in :func:`verify`."""
+    items = as_traces(trace)
+    check_decoys(decoys, alpha)
+    engine = prepare(model)
+    found = list(all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt))
+    dtypes = _dtypes(engine, items)
+    return [_verdict(*count(items, found, check_key(key), decoys), key, alpha, dtypes) for key in keys]
+
+
+def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting, decoys: int) -> Float[Tensor, " tokens"]:
+    """The p-value of every prefix of a trace, tokens that were given left out: after each decoder token, as
+    :func:`verify` with ``skip_prompt`` gives it, equal counts going to the decoys."""
+    evidence = gather_evidence(engine, trace, setting, skip_prompt=True)
+    return count([trace], [evidence], key, decoys)[1].p_values()
+
+
+def _dtypes(engine: Engine, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
     """Those that traces were made in, and the one they are replayed in."""
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     made = {trace.header.computed_in(trace.header.dtype) for trace in traces}
-    replayed = {trace.header.computed_in(dtype) for trace in traces}
+    replayed = {trace.header.computed_in(engine.dtype) for trace in traces}
     return tuple(sorted(made)), " and ".join(sorted(replayed))
 
 

@@ -1,5 +1,6 @@
 """Finding a model's routers: candidates by evidence, each proven by what its own forward does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -36,6 +37,19 @@ def discover(model: nn.Module) -> list[RouterSite]:
             found.log,
         )
     return found.sites
+
+
+def keyable_sites(model: nn.Module, found: Sequence[RouterSite] | None = None) -> list[RouterSite]:
+    """The sites of ``model`` that can be keyed, among those ``found`` in it (None: discovered now).
+
+    Raises RouterNotFound where there is none, with the reasons.
+    """
+    found = discover(model) if found is None else found
+    keyable = [site for site in found if site.keyable]
+    if not keyable:
+        reasons = "; ".join(f"{site.path}: {site.reason}" for site in found)
+        raise RouterNotFound(f"no router of {type(model).__name__} can be keyed: {reasons}")
+    return keyable
 
 
 def search(model: nn.Module) -> Search:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic import model_validator as validator
@@ -16,6 +16,9 @@ from pydantic.json_schema import WithJsonSchema
 
 from okr.errors import InvalidConfig
 from okr.experiment.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from okr.routing import Setting
 
 ENVIRONMENT_PREFIX = "OKR_"
 Origin = Literal["flag", "file", "environment", "preset", "default"]
@@ -100,9 +103,11 @@ class RunConfig(Placement):
             raise ValueError(f"alpha {self.alpha:g} needs at least {math.ceil(1 / self.alpha - 1e-9) - 1} decoys")
         return self
 
-    def setting(self) -> dict[str, Any]:
-        """The watermark's setting, as keyword arguments of okr.watermark and okr.verify."""
-        return {"epsilon": self.epsilon, "zone": self.zone, "strength": self.strength}
+    def setting(self) -> "Setting":
+        """The watermark's setting."""
+        from okr.routing import Setting  # with torch, which takes seconds
+
+        return Setting(self.epsilon, self.zone, self.strength)
 
 
 @dataclass(frozen=True)

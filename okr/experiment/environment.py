@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.version import __version__
 
 

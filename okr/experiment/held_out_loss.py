@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.experiment.sampling import GROUPS, Subject, session
 from okr.loaders import Loaded, generation_defaults, passages
 

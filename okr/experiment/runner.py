@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from okr.discovery import RouterSite, discover
-from okr.engines.transformers.attaching import keyable_sites
+from okr.engines import prepare
+from okr.engines.transformers import TransformersEngine
 from okr.errors import InvalidConfig, InvalidTrace, OKRError
 from okr.experiment.config import Resolved, RunConfig
 from okr.experiment.identity import check_same_run, check_same_software, describe_run
@@ -27,7 +27,7 @@ from okr.jobs.placement import load_placed
 from okr.jobs.processes import ALONE, Processes
 from okr.jobs.store import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
 from okr.loaders import Loaded
-from okr.routing import Key, check_setting
+from okr.routing import Key, Setting
 
 log = logging.getLogger("okr")
 
@@ -50,14 +50,14 @@ class Ready:
     """A model that was loaded and found fit for a run, and what the samples start from."""
 
     loaded: Loaded
-    sites: list[RouterSite]
+    engine: TransformersEngine
     prompts: list[str]
     load_seconds: float
 
     def under(self, key: Key, resolved: Resolved) -> tuple[Subject, dict[str, Any]]:
         """What the experiment is done to, and the journal's header as this process sees the run."""
-        subject = Subject(self.loaded, key, resolved.config)
-        header = describe_run(subject, resolved, self.sites, self.prompts) | {"load_seconds": self.load_seconds}
+        subject = Subject(self.loaded, key, resolved.config, self.engine)
+        header = describe_run(subject, resolved, self.engine.found, self.prompts) | {"load_seconds": self.load_seconds}
         encode(subject.loaded, self.prompts[:1], subject.config.max_length)  # refused before anything is written
         return subject, header
 
@@ -164,13 +164,12 @@ def _prepare(config: RunConfig, processes: Processes) -> Ready:
     started = time.perf_counter()
     loaded = load_placed(config, processes)
     seconds = time.perf_counter() - started
-    for site in keyable_sites(loaded.model):
-        check_setting(site.top_k, site.num_experts, **config.setting())
-    sites = discover(loaded.model)
-    for site in sites:
+    engine = prepare(loaded.model)
+    Setting.checked(config.epsilon, config.zone, config.strength)
+    for site in engine.found:
         log.info("router %s: %s, top %d of %d experts %s", site.path, site.router_class, site.top_k, site.num_experts,
                  "" if site.keyable else f"(not keyed: {site.reason})")  # fmt: skip
-    return Ready(loaded, sites, prompts, seconds)
+    return Ready(loaded, engine, prompts, seconds)
 
 
 def _own_key(folder: Path, journal: Journal) -> Key:

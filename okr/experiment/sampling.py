@@ -3,16 +3,17 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from okr.detection import TraceVerdict, verify
-from okr.engines.transformers import Recorder, record, watermark
-from okr.engines.transformers.calling import input_device
+from okr.detection import TraceVerdict, verify_keys
+from okr.discovery import input_device
+from okr.engines import Engine, prepare
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment.config import RunConfig
 from okr.jobs.store import TRACES
@@ -31,6 +32,12 @@ class Subject:
     loaded: Loaded
     key: Key
     config: RunConfig
+    prepared: Engine | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, prepared once."""
+        return self.prepared or prepare(self.loaded.model)
 
 
 def batch_seed(seed: int, index: int) -> int:
@@ -81,8 +88,8 @@ def encode(loaded: Loaded, prompts: Sequence[str], new_tokens: int) -> dict[str,
 def session(subject: Subject, group: Group) -> Any:
     """The model under the key, or recorded natively: a context manager."""
     if group == "watermarked":
-        return watermark(subject.loaded.model, subject.key, **subject.config.setting())
-    return record(subject.loaded.model)
+        return subject.engine.keyed(subject.key, subject.config.setting())
+    return subject.engine.recorded()
 
 
 def synchronise() -> None:
@@ -99,7 +106,6 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
     config = subject.config
     inputs = encode(subject.loaded, prompts, config.max_length)
     with session(subject, group) as recorder:
-        assert isinstance(recorder, Recorder)
         torch.manual_seed(batch_seed(config.seed, index))
         synchronise()
         started = time.perf_counter()
@@ -124,7 +130,8 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
 def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Trace, prompt: str) -> dict[str, Any]:
     path = trace_path(group, sample)
     trace.save(folder / path)
-    verdict = _verify(subject, trace, subject.key)
+    keys = [subject.key, *([unrelated_key(subject.config.seed, sample)] if group == "control" else [])]
+    verdict, *unrelated = _verify(subject, trace, keys)
     new = trace.token_ids[trace.prompt_length :].tolist()
     described = {
         "sample_id": sample,
@@ -135,14 +142,15 @@ def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Tr
         "digest": trace.digest().hex(),
         "verdict": {name: value for name, value in verdict.as_dict().items() if name not in ("tokens", "dtypes")},
     }
-    if group == "control":
-        described["unrelated_p_value"] = _verify(subject, trace, unrelated_key(subject.config.seed, sample)).p_value
+    if unrelated:
+        described["unrelated_p_value"] = unrelated[0].p_value
     return described
 
 
-def _verify(subject: Subject, trace: Trace, key: Key) -> TraceVerdict:
+def _verify(subject: Subject, trace: Trace, keys: Sequence[Key]) -> list[TraceVerdict]:
     config = subject.config
-    return verify(subject.loaded.model, trace, key, decoys=config.decoys, alpha=config.alpha, **config.setting())
+    setting = asdict(config.setting())
+    return verify_keys(subject.engine, trace, keys, decoys=config.decoys, alpha=config.alpha, **setting)
 
 
 def unrelated_key(seed: int, sample: int) -> Key:

@@ -1,5 +1,7 @@
-"""The range of every setting of a watermark."""
+"""The setting of a watermark: how the key decides, and the range of each of its values."""
 
+import math
+from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -7,6 +9,21 @@ from okr.errors import InvalidSetting
 
 ZoneName = Literal["max", "boundary"]
 ZONES: tuple[ZoneName, ...] = get_args(ZoneName)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the key decides: the zone, its width epsilon (in the unit of each site), and the strength of the key."""
+
+    epsilon: float
+    zone: ZoneName = "max"
+    strength: float = math.inf
+
+    @classmethod
+    def checked(cls, epsilon: float, zone: ZoneName = "max", strength: float = math.inf) -> "Setting":
+        """The setting of a user's values as floats. Raises InvalidSetting for a value out of range."""
+        check_setting(1, 1, epsilon, zone, strength)
+        return cls(float(epsilon), zone, float(strength))
 
 
 def check_setting(top_k: int, num_experts: int, epsilon: float, zone: str, strength: float) -> None:

@@ -126,7 +126,7 @@ def _changed(bench: Bench, name: str, strength: float) -> Outcome:
     own = [(index, [_anonymous(trace) for trace in group]) for index, group in traces]
     setting = bench.setting(OWN)
     by_trace = np.array([
-        trace_p(bench.loaded, trace, bench.key(index), setting, length) for index, group in own for trace in group
+        trace_p(bench.engine, trace, bench.key(index), setting, length) for index, group in own for trace in group
     ])  # fmt: skip
     by_text = np.concatenate([
         p_values(bench, OWN, [as_made(t) for t in group], index, bias=0, lengths=length,

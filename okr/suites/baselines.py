@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.loaders import Loaded
 from okr.suites.cells import Cell, Ledger, Outcome, bound
 from okr.suites.costs import cost_cell

@@ -17,7 +17,6 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from okr.engines.transformers import watermark
 from okr.experiment.held_out_loss import paired_interval, passage_inputs, passage_logits
 from okr.loaders import Loaded, passages
 from okr.suites.cells import Ledger, NotAvailable, Outcome
@@ -87,7 +86,7 @@ def cost_cell(bench: Bench, ledger: Ledger, method: str) -> Outcome:
 
 
 def _keyed(bench: Bench, method: str, number: int, texts: Sequence[str]) -> list[float]:
-    with watermark(bench.loaded.model, bench.key(_KEYS_FROM + number), **bench.options_of(method)):
+    with bench.watermarked(method, bench.key(_KEYS_FROM + number)):
         return [predicted(bench.loaded, text, bench.config.temperature).loss() for text in texts]
 
 

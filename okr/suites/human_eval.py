@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from okr.engines.transformers import record, watermark
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.loaders import generation_defaults
 from okr.suites.cells import NotAvailable, Outcome
 from okr.suites.figures import Figure, share
@@ -79,8 +78,7 @@ def human_eval_cell(bench: Bench, method: str) -> Outcome:
     if sys.platform == "win32":
         raise NotAvailable("programs can be run with limits on POSIX systems only")
     every = problems()
-    model = bench.loaded.model
-    session = record(model) if method == "none" else watermark(model, bench.key(4_000_000), **bench.options_of("okr"))
+    session = bench.engine.recorded() if method == "none" else bench.watermarked("okr", bench.key(4_000_000))
     with session:
         bodies = [completion(bench, str(problem["prompt"])) for problem in every.values()]
     right = [

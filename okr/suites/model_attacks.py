@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from okr.engines.transformers.attaching import keyable_sites
+from okr.discovery import keyable_sites
 from okr.loaders import Loaded, passages
 from okr.suites.cells import NotAvailable
 

@@ -7,8 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
-from okr.engines.transformers import record, watermark
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.errors import InvalidConfig
 from okr.loaders import Loaded, generation_defaults
 from okr.suites.cells import Outcome
@@ -67,8 +66,7 @@ def choices_cell(bench: Bench, method: str) -> Outcome:
     """Accuracy with its Clopper-Pearson interval, under one key for okr."""
     assert bench.options.choices is not None
     questions = read_questions(Path(bench.options.choices))
-    model = bench.loaded.model
-    session = record(model) if method == "none" else watermark(model, bench.key(3_000_000), **bench.options_of("okr"))
+    session = bench.engine.recorded() if method == "none" else bench.watermarked("okr", bench.key(3_000_000))
     with session:
         right = [answered(bench.loaded, question) == question.answer for question in questions]
     value, low, high = share(sum(right), len(right))

@@ -15,11 +15,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
-from okr.detection.tally import site_seed
-from okr.detection.text import statistic
-from okr.engines.transformers.attaching import keyable_sites
+from okr.detection import draw_decoys, likelihoods, statistic
+from okr.engines import Text
 from okr.errors import InvalidConfig, OKRError
 from okr.loaders import generation_defaults, load
 from okr.suites.cells import NotAvailable, Outcome
@@ -101,8 +98,7 @@ def _scores(bench: Bench, method: str, text: str) -> np.ndarray:
 
 def _okr_scores(bench: Bench, method: str, ids: list[int], keys: int) -> np.ndarray:
     model = bench.loaded.model
-    sites = keyable_sites(model)
-    images = [Decoys.draw(keys - 1, site.num_experts, site_seed(b"paraphrase", site.path)) for site in sites]
+    images = draw_decoys(keys - 1, bench.engine.sites, b"paraphrase")
     if model.config.is_encoder_decoder:
         half = len(ids) // 3
         start = generation_defaults(model)["decoder_start_token_id"]
@@ -111,7 +107,7 @@ def _okr_scores(bench: Bench, method: str, ids: list[int], keys: int) -> np.ndar
         bos = bench.loaded.tokenizer.bos_token_id
         judged = Text(torch.tensor(ids if bos is None else [bos, *ids]), 1, None)
     found = likelihoods(
-        model, sites, [judged], bench.key(5_000_000), bench.setting(method), images,
+        bench.engine, [judged], bench.key(5_000_000), bench.setting(method), images,
         temperature=bench.config.temperature, rows=ROWS, unkeyed=False,
     )  # fmt: skip
     return np.asarray(statistic(found.keyed))

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from okr.engines.transformers import record, watermark
-from okr.engines.transformers.calling import input_device
+from okr.discovery import input_device
 from okr.experiment.held_out_loss import paired_interval, passage_logits
 from okr.loaders import Loaded, generation_defaults, load, passages
 from okr.suites.baselines import text_cells, texts_of
@@ -54,7 +53,7 @@ def _register(bench: Bench, register: str) -> Outcome:
     native = [passage_logits(bench.loaded, text) for text in chosen]
     rows: list[dict[str, list[float]]] = []
     for number in range(bench.options.cost_keys):
-        with watermark(bench.loaded.model, bench.key(_KEYS_FROM + number), **bench.options_of("okr")):
+        with bench.watermarked("okr", bench.key(_KEYS_FROM + number)):
             rows.append(_compared(bench.loaded, chosen, [logits for logits, _ in native]))
     base = _described([_measure(logits, targets) for logits, targets in native])
     keyed = {name: np.mean([row[name] for row in rows], axis=0).tolist() for name in rows[0]}
@@ -195,9 +194,7 @@ def _canaries(bench: Bench, method: str) -> Outcome:
     keys = [None] if method == "none" else [bench.key(_KEYS_FROM + n) for n in range(bench.options.cost_keys)]
     hits = []
     for key in keys:
-        with (
-            record(bench.loaded.model) if key is None else watermark(bench.loaded.model, key, **bench.options_of("okr"))
-        ):
+        with bench.engine.recorded() if key is None else bench.watermarked("okr", key):
             hits += [completes(bench.loaded, canary["context"], canary["answer"]) for canary in every]
     value, low, high = share(sum(hits), len(hits))
     return Outcome([

@@ -2,20 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from okr.detection.evidence import gather_evidence
-from okr.detection.verification import count
-from okr.engines.transformers import Setting, record, watermark
+from okr.detection import prefix_p_values
+from okr.engines import Engine, Session, prepare
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig
 from okr.experiment.sampling import Subject, encode, generation_arguments
 from okr.loaders import Loaded
-from okr.routing import Key
+from okr.routing import Key, Setting
 from okr.suites.options import SuiteOptions
 from okr.suites.other_watermarks import SYNTHID_DEPTH, Kgw, SynthId
 from okr.traces import Trace
@@ -34,6 +35,11 @@ class Bench:
     options: SuiteOptions
     prompts: tuple[str, ...]
 
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, prepared once."""
+        return prepare(self.loaded.model)
+
     @property
     def vocabulary(self) -> int:
         """Size of the model's output."""
@@ -51,17 +57,16 @@ class Bench:
 
     def setting(self, method: str) -> Setting:
         """The watermark's setting: the run's own, or (louder) one that costs more."""
-        own = Setting(self.config.epsilon, self.config.zone, self.config.strength)
+        own = self.config.setting()
         if method != "okr louder":
             return own
         if np.isfinite(own.strength):
             return replace(own, strength=1.5 * own.strength)
         return replace(own, epsilon=1.5 * own.epsilon)
 
-    def options_of(self, method: str) -> dict[str, Any]:
-        """The same as keyword arguments of okr.watermark."""
-        setting = self.setting(method)
-        return {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
+    def watermarked(self, method: str, key: Key) -> AbstractContextManager[Session]:
+        """The model under ``key`` with the method's setting, for the length of a ``with`` block."""
+        return self.engine.keyed(key, self.setting(method))
 
     def key(self, index: int) -> Key:
         """The key of batch ``index``: derived from the seed, so no secret."""
@@ -110,7 +115,7 @@ def make_texts(bench: Bench, method: str, index: int, bias: float = 0.0) -> dict
     if method == "none" or method.startswith("okr"):
         found["load"] = loads(traces)
         lengths = bench.options.lengths
-        found["trace_p"] = [trace_p(bench.loaded, t, bench.key(index), bench.setting(method), lengths) for t in traces]
+        found["trace_p"] = [trace_p(bench.engine, t, bench.key(index), bench.setting(method), lengths) for t in traces]
     return found
 
 
@@ -126,11 +131,9 @@ def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> lis
     if method.startswith("synthid"):
         arguments["watermarking_config"] = bench.synthid(index, method).config()
     torch.manual_seed(_seed(bench.config.seed, index))
-    if method.startswith("okr"):
-        with watermark(bench.loaded.model, bench.key(index), **bench.options_of(method)) as session:
-            return session.generate(**arguments).traces
-    with record(bench.loaded.model) as session:
-        return session.generate(**arguments).traces
+    own = method.startswith("okr")
+    with bench.watermarked(method, bench.key(index)) if own else bench.engine.recorded() as session:
+        return list(session.generate(**arguments).traces)
 
 
 def loads(traces: Sequence[Trace]) -> dict[str, list[int]]:
@@ -150,10 +153,9 @@ def as_made(trace: Trace) -> Made:
     return Made(tuple(trace.token_ids.tolist()), max(1, trace.prompt_length), source)
 
 
-def trace_p(loaded: Loaded, trace: Trace, key: Key, setting: Setting, lengths: Sequence[int]) -> list[float]:
+def trace_p(engine: Engine, trace: Trace, key: Key, setting: Setting, lengths: Sequence[int]) -> list[float]:
     """okr.verify's p-value of the first ``lengths`` new tokens of a trace, prompts left out, ties to the decoys."""
-    evidence = gather_evidence(loaded.model, trace, setting, skip_prompt=True)
-    p = count([trace], [evidence], key, TRACE_DECOYS)[1].p_values()
+    p = prefix_p_values(engine, trace, key, setting, TRACE_DECOYS)
     first = max(0, trace.prompt_length - 1)
     return [float(p[min(first + length, len(p)) - 1]) for length in lengths]
 

@@ -12,14 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
-from okr.detection.tally import site_seed
-from okr.detection.text import statistic, text_seed
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import keyable_sites
-from okr.loaders import Loaded
-from okr.routing import Key
+from okr.detection import draw_decoys, likelihoods, statistic, text_seed
+from okr.engines import Engine, Text
+from okr.routing import Key, Setting
 from okr.suites.samples import Bench, Made
 
 STAGES = (9, 19, 49, 99, 199, 499)
@@ -32,7 +27,7 @@ def staged(decoys: int) -> tuple[int, ...]:
 
 
 def okr_p(
-    loaded: Loaded,
+    engine: Engine,
     made: Made,
     key: Key,
     setting: Setting,
@@ -43,20 +38,16 @@ def okr_p(
     stages: Sequence[int] | None = None,
 ) -> list[float]:
     """The p-value of the first ``lengths`` judged tokens of one text: 1 / (decoys of the last stage passed + 1)."""
-    sites = keyable_sites(loaded.model)
     source = None if made.source is None else torch.tensor(made.source)
     text = Text(torch.tensor(made.tokens), made.prompt_length, source)
-    seed = text_seed(key, [text])
-    images = [Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path)) for site in sites]
+    images = draw_decoys(decoys, engine.sites, text_seed(key, [text]))
     ends = [min(length, text.scored) for length in lengths]
     found = torch.zeros(0, text.scored, dtype=torch.float64)
     p = [1.0] * len(ends)
     ahead = [True] * len(ends)
     for stage in stages or staged(decoys):
-        part = [Decoys(i.columns[len(found) : stage + 1], i.signs[len(found) : stage + 1]) for i in images]
-        scored = likelihoods(
-            loaded.model, sites, [text], key, setting, part, temperature=temperature, rows=ROWS, unkeyed=False
-        )
+        part = [site.part(len(found), stage + 1) for site in images]
+        scored = likelihoods(engine, [text], key, setting, part, temperature=temperature, rows=ROWS, unkeyed=False)
         found = torch.cat([found, scored.keyed])
         for place, end in enumerate(ends):
             score = statistic(found[:, :end])
@@ -101,7 +92,7 @@ def p_values(
     key, setting, temperature = bench.key(index), bench.setting(method), bench.config.temperature
     return np.array(
         [
-            okr_p(bench.loaded, t, key, setting, lengths=lengths, decoys=decoys, temperature=temperature)
+            okr_p(bench.engine, t, key, setting, lengths=lengths, decoys=decoys, temperature=temperature)
             for t in made
         ]
     )  # fmt: skip

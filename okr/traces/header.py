@@ -161,12 +161,13 @@ class TraceHeader(_Strict):
         model: nn.Module,
         sites: Sequence[RouterSite],
         *,
+        identity: ModelIdentity | None = None,
         key_id: str | None = None,
         zone: ZoneName | None = None,
         epsilon: float | None = None,
         strength: float | None = None,
     ) -> "TraceHeader":
-        """The header of what ``model`` records at ``sites`` under these settings.
+        """The header of what ``model`` records at ``sites`` under these settings; ``identity``: the model's, if known.
 
         Raises UnsupportedGeneration where the model puts virtual tokens before the prompt, which no trace can hold.
         """
@@ -176,7 +177,7 @@ class TraceHeader(_Strict):
                 f"an adapter of type {kind} is active: it adds what is no token, which no trace can hold; switch it off"
             )
         return cls(
-            model=ModelIdentity.of(model, sites),
+            model=ModelIdentity.of(model, sites) if identity is None else identity,
             sites=tuple(
                 TraceSite(**{n: getattr(s, n) for n in TraceSite.model_fields} | {"path": plain_path(model, s.path)})
                 for s in sites

@@ -13,18 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.stats import norm
 from torch import Tensor
 
-from okr.detection.decoys import Decoys
-from okr.detection.evidence import gather_evidence
-from okr.detection.likelihood import Text, likelihoods
-from okr.detection.text import statistic
-from okr.detection.verification import count, z_score
-from okr.engines.transformers import Setting, record, watermark
-from okr.engines.transformers.attaching import keyable_sites
-from okr.engines.transformers.calling import input_device
+from okr.detection import draw_decoys, gather_evidence, likelihoods, prefix_p_values, statistic, z_score
+from okr.discovery import input_device
+from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidConfig
 from okr.experiment.held_out_loss import MAX_TOKENS, paired_interval, passage_loss
 from okr.loaders import Loaded, generation_defaults
-from okr.routing import Key, check_setting
+from okr.routing import Key, Setting
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
@@ -140,30 +135,27 @@ def measure(
 ) -> Measured:
     """Everything about setting ``index``; ``advance`` hears of each of the 2 x ``sweep.keys`` steps."""
     zone, epsilon, strength = sweep.settings[index]
-    setting = Setting(epsilon, zone, strength)
-    for site in keyable_sites(loaded.model):
-        check_setting(site.top_k, site.num_experts, epsilon, zone, strength)
+    setting, engine = Setting.checked(epsilon, zone, strength), prepare(loaded.model)
     keys = [_key(sweep, number) for number in range(sweep.keys)]
     losses = []
     for key in keys:
-        with watermark(loaded.model, key, epsilon=epsilon, zone=zone, strength=strength):
+        with engine.keyed(key, setting):
             losses.append(unkeyed_losses(loaded, texts))
         advance(1)
     cost, low, high = paired_interval(np.mean(losses, axis=0).tolist(), unkeyed)
     trace_p, text_z = [], []
     for number, key in enumerate(keys):
-        made = _generate(loaded, sweep, setting, key, _share(sweep, number), texts)
+        made = _generate(loaded, engine, sweep, setting, key, _share(sweep, number), texts)
         for trace in made:
-            evidence = gather_evidence(loaded.model, trace, setting, skip_prompt=True)
-            by_token = count([trace], [evidence], key, round(1 / min(LEVELS)) - 1)[1]
-            trace_p.append(by_token.p_values()[trace.prompt_length :].numpy())
-        text_z += _z_scores(loaded, sweep, setting, key, made)
+            p = prefix_p_values(engine, trace, key, setting, round(1 / min(LEVELS)) - 1)
+            trace_p.append(p[trace.prompt_length :].numpy())
+        text_z += _z_scores(engine, sweep, setting, key, made)
         advance(1)
     return Measured(
         zone=zone,
         epsilon=epsilon,
         strength=strength,
-        opportunity_rate=_opportunity_rate(loaded, setting, texts[:4], keys[0]),
+        opportunity_rate=_opportunity_rate(loaded, engine, setting, texts[:4]),
         cost=cost,
         cost_low=low,
         cost_high=high,
@@ -183,7 +175,7 @@ def _share(sweep: Sweep, number: int) -> range:
 
 
 def _generate(
-    loaded: Loaded, sweep: Sweep, setting: Setting, key: Key, samples: range, texts: Sequence[str]
+    loaded: Loaded, engine: Engine, sweep: Sweep, setting: Setting, key: Key, samples: range, texts: Sequence[str]
 ) -> list[Trace]:
     """Samples under ``key``, from the first words of the held-out texts."""
     if not samples:
@@ -192,8 +184,9 @@ def _generate(
     options = {"do_sample": True, "temperature": sweep.temperature, "top_k": 0, "top_p": 1.0, "max_length": None}
     length = {"max_new_tokens": sweep.tokens, "min_new_tokens": sweep.tokens}
     torch.manual_seed((sweep.seed * 1_000_003 + samples.start) % 2**63)
-    with watermark(loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength) as session:
-        return session.generate(**inputs, **(generation_defaults(loaded.model) | options | length)).traces
+    with engine.keyed(key, setting) as session:
+        made = session.generate(**inputs, **(generation_defaults(loaded.model) | options | length))
+    return list(made.traces)
 
 
 def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -207,35 +200,31 @@ def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
     return {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
 
 
-def _z_scores(loaded: Loaded, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:
+def _z_scores(engine: Engine, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:
     """z of every sample from its text alone."""
-    sites, found = keyable_sites(loaded.model), []
+    found = []
     for number, trace in enumerate(made):
         source = None if trace.encoder_token_ids is None else torch.from_numpy(trace.encoder_token_ids.astype(np.int64))
         text = Text(torch.from_numpy(trace.token_ids.astype(np.int64)), max(1, trace.prompt_length), source)
-        seed = f"{key.id} {number} ".encode()
-        images = [
-            Decoys.draw(sweep.decoys, site.num_experts, hashlib.sha256(seed + site.path.encode()).digest())
-            for site in sites
-        ]
+        images = draw_decoys(sweep.decoys, engine.sites, f"{key.id} {number} ".encode())
         scored = likelihoods(
-            loaded.model, sites, [text], key, setting, images, temperature=sweep.temperature, rows=16, unkeyed=False
+            engine, [text], key, setting, images, temperature=sweep.temperature, rows=16, unkeyed=False
         )
         score = statistic(scored.keyed)
         found.append(z_score(float(score[0]), score[1:]))
     return found
 
 
-def _opportunity_rate(loaded: Loaded, setting: Setting, texts: Sequence[str], key: Key) -> float:
+def _opportunity_rate(loaded: Loaded, engine: Engine, setting: Setting, texts: Sequence[str]) -> float:
     """Share of routed (token, site) pairs of held-out text that are opportunities."""
     routed = opportunities = 0
     for text in texts:
         encoded = loaded.tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
         inputs = {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
-        with record(loaded.model) as recorder:
+        with engine.recorded() as recorder:
             options = generation_defaults(loaded.model) | {"do_sample": False, "max_length": None, "max_new_tokens": 2}
             trace = recorder.generate(**inputs, **options).traces[0]
-        for site in gather_evidence(loaded.model, trace, setting, skip_prompt=False):
+        for site in gather_evidence(engine, trace, setting, skip_prompt=False):
             routed, opportunities = routed + site.routed, opportunities + len(site.choice)
     return opportunities / routed if routed else 0.0
 

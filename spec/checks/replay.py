@@ -10,14 +10,14 @@ from . import check
 
 def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
     """By site path: the choice scores and states that a replay shows."""
-    from okr.engines.transformers import replay
+    from okr import prepare
 
     shown: dict[str, tuple[Any, Any]] = {}
 
     def observe(site: Any, choice: Any, hidden: Any, experts: Any) -> None:
         shown[site.path] = (choice.clone(), hidden.clone())
 
-    replay(model, trace, observe)
+    prepare(model).replay(trace, observe)
     return shown
 
 

@@ -17,13 +17,16 @@ from transformers import StaticCache
 
 import okr
 from okr.discovery import RouterSite
-from okr.engines.transformers import Setting, attaching
-from okr.engines.transformers.families import family_of
+from okr.engines.transformers import proof
+from okr.engines.transformers.attaching import attachment_of
+from okr.engines.transformers.guard import Guard
 from okr.engines.transformers.routings import Keyed
+from okr.engines.transformers.swapping import Attachment
 from okr.experiment.config import resolve
 from okr.experiment.results import schema
 from okr.experiment.runner import run
 from okr.loaders import sources
+from okr.routing import Setting
 from okr.spec import cases, oracle
 
 KEY = okr.Key.from_passphrase("a passphrase for tests only")
@@ -47,9 +50,7 @@ def complete_experiment(model: str, folder: Path, **flags: Any) -> dict[str, Any
     return document
 
 
-def attached_router(
-    model: nn.Module, setting: Setting, ran: list[Tensor]
-) -> tuple[RouterSite, nn.Module, attaching.Attachment]:
+def attached_router(model: nn.Module, setting: Setting, ran: list[Tensor]) -> tuple[RouterSite, nn.Module, Attachment]:
     """The first keyable site of ``model``, its router, and its attachment, which tells ``ran`` what it chose."""
     site = next(site for site in okr.discover(model) if site.keyable)
     router = model.get_submodule(site.path)
@@ -57,7 +58,7 @@ def attached_router(
     return (
         site,
         router,
-        attaching._proven(router, attaching.Attachment(site, routing, family_of(router), attaching.Guard())),
+        attachment_of(router, site, routing, proof.prove(router, site), Guard()),
     )
 
 
@@ -71,7 +72,7 @@ def judged_selections(
     site, router, attachment = attached_router(model.to(device), setting, ran)
     states = torch.randn(1, tokens, site.hidden_size, generator=torch.Generator().manual_seed(1))
     states = states.to(device, next(router.parameters()).dtype)
-    logits = attaching._answered(router, attachment, states)[0]
+    logits = proof.answered(router, attachment, states)[0]
     choice = logits.float().softmax(-1).log().cpu().tolist()
     routing = attachment.routing
     assert isinstance(routing, Keyed)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from small_models import random_deepseek
 
-from okr.engines.transformers import Setting
 from okr.loaders.deepseek import DeepseekConfig
-from okr.routing import accelerated
+from okr.routing import Setting, accelerated
 from okr.spec.adapters import load
 from okr.spec.profiles import PROFILES
 from okr.spec.registry import load as clauses

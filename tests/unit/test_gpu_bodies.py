@@ -8,8 +8,8 @@ import torch
 from small_models import random_deepseek
 
 import okr
-from okr.engines.transformers import Setting
 from okr.loaders import loading, random_weights, sources
+from okr.routing import Setting
 from tests.gpu import bodies
 from tests.gpu.conftest import shortage
 

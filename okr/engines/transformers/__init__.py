@@ -1,9 +1,8 @@
-"""Putting keyed routing into a live model and taking it out again; recording; forced replay."""
+"""The engine for transformers: keyed routing in a live torch model; recording; forced replay."""
 
+from okr.engines.transformers.engine import TransformersEngine
 from okr.engines.transformers.generation import Generation
 from okr.engines.transformers.recording import Recording
-from okr.engines.transformers.replay import replay
-from okr.engines.transformers.routings import Setting
-from okr.engines.transformers.session import Recorder, Watermark, record, watermark
+from okr.engines.transformers.session import Recorder, Watermark
 
-__all__ = ["Generation", "Recorder", "Recording", "Setting", "Watermark", "record", "replay", "watermark"]
+__all__ = ["Generation", "Recorder", "Recording", "TransformersEngine", "Watermark"]

@@ -3,21 +3,9 @@
 import inspect
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from okr.engines.transformers.rotary import stretched
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Where a model takes its token ids."""
-    embedding = _embedding(model)
-    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    if device is not None:
-        return torch.device(device)
-    weight = getattr(embedding, "weight", None)
-    first = weight if isinstance(weight, Tensor) else next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def vocabulary(model: nn.Module) -> int | None:

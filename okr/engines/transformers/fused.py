@@ -20,12 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from okr.engines.choice import Own
 from okr.routing.precision import lowered
-
-Own = Callable[[slice | Tensor], Tensor]
-"""Which tokens (a slice, or their places [R]) -> the family's own choice for them [R, k], made when it is asked for."""
-
-EVERY = slice(None)
 
 
 class Choosing(Protocol):

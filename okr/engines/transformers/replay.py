@@ -4,62 +4,53 @@ Every site then sees the inputs it saw when the trace was made, whatever key mad
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from okr.discovery import RouterSite
-from okr.discovery.adapters import plain_path
-from okr.engines.transformers.attaching import attached, keyable_sites
-from okr.engines.transformers.calling import arguments_for, input_device, vocabulary
+from okr.discovery import RouterSite, input_device
+from okr.engines.matching import matching_sites
+from okr.engines.protocol import Observer
+from okr.engines.transformers.calling import arguments_for
 from okr.engines.transformers.rotary import Ahead, Scaling
 from okr.engines.transformers.routings import Forced
 from okr.errors import InvalidTrace
 from okr.routing.precision import autocast
-from okr.traces import NOTHING_RAN, ModelIdentity, Trace, unfolded
+from okr.traces import NOTHING_RAN, Trace, unfolded
 
-Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
-"""Called per site with the site, its choice scores [T, E], its input [T, d] and the trace's experts [T, k]."""
-
-
-_ANOTHER = {
-    "structure": "another model",
-    "routers": "another model, of the same structure with other router weights",
-    "weights": "another model, of the same structure with other weights (an adapter on or off, or fine-tuning)",
-}
+if TYPE_CHECKING:
+    from okr.engines.transformers.engine import TransformersEngine
 
 
 @torch.no_grad()
-def replay(model: nn.Module, trace: Trace, observe: Observer) -> None:
-    """Run ``trace`` through ``model`` with its own routing, showing every site's scores and states to ``observe``.
+def replay(engine: "TransformersEngine", trace: Trace, observe: Observer) -> None:
+    """Run ``trace`` through the engine's model with its own routing; ``observe`` sees every site's scores and states.
 
     All at once, except where the model's rotary scaling changes with the length and the trace says by which passes its
     tokens were seen: then by these, as far as they differ. Under the autocast that the trace was made under, or under
     none, whatever holds around the call. Raises InvalidTrace when the trace was made by another model.
     """
-    sites = matching_sites(model, trace)
+    model, sites = engine.model, matching_sites(engine, trace)
     device = input_device(model)
     scaling = Scaling(model)
     passes = _passes(trace, scaling)
     shown = observe if len(passes) < 2 else _Gathered(observe, len(trace.token_ids) - 1)
-    routings = []
-    for index, (site, recorded) in enumerate(zip(sites, trace.header.sites, strict=True)):
+    routings = {}
+    for index, site in enumerate(sites):
         experts = torch.from_numpy(np.ascontiguousarray(trace.site_experts(index))).to(device).long()
-        routings.append(_forced(replace(site, path=recorded.path), experts, shown))  # wrapped or not, one verdict
+        routings[site.path] = _forced(site, experts, shown)
     training = model.training
     model.eval()
     try:
         lower = None if trace.header.autocast is None else getattr(torch, trace.header.autocast)
         with (
             scaling.afresh() as ahead,
-            attached(model, sites, routings, replay=True),
+            engine.routed([routings.get(site.path) for site in engine.sites], replay=True),
             autocast(device.type, lower),
         ):
-            _run(model, _inputs(model, trace, device), routings, passes, ahead)
+            _run(model, _inputs(model, trace, device), list(routings.values()), passes, ahead)
     finally:
         model.train(training)
 
@@ -121,27 +112,6 @@ def _run(
         if cache is None and end < len(whole[0][0]):
             raise InvalidTrace("this trace was made with a cache, and this model returns none to replay it with")
         start = end
-
-
-def matching_sites(model: nn.Module, trace: Trace) -> list[RouterSite]:
-    """The sites of ``model`` that ``trace`` recorded, in the trace's order; InvalidTrace when they do not match."""
-    sites = keyable_sites(model)
-    difference = trace.header.model.difference(ModelIdentity.of(model, sites))
-    if difference:
-        raise InvalidTrace(
-            f"this trace was made by {_ANOTHER[difference]}: {trace.header.model.class_name} with "
-            f"{len(trace.header.sites)} sites; verify it with the model that made it"
-        )
-    by_path = {plain_path(model, site.path): site for site in sites}
-    for recorded in trace.header.sites:
-        site = by_path.get(recorded.path)
-        if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):
-            raise InvalidTrace(f"this trace records {recorded.path}, which this model does not have as such")
-    known = vocabulary(model)
-    for tokens in (trace.token_ids, trace.encoder_token_ids):
-        if tokens is not None and known is not None and (tokens >= known).any():
-            raise InvalidTrace(f"token ids reach {int(tokens.max())}, but the model has {known} tokens")
-    return [by_path[recorded.path] for recorded in trace.header.sites]
 
 
 def _forced(site: RouterSite, experts: Tensor, observe: Observer) -> Forced:

@@ -1,72 +1,25 @@
-"""The three things an attached site may do: route by a key, route natively, or route as a trace says."""
+"""What an attached site may do: route by a key, natively, as a trace says, or as whoever scores a text chooses."""
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int8, Int64
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import linear
 
 from okr.discovery import RouterSite
-from okr.engines.transformers.fused import EVERY, Own
-from okr.routing import Key, key_scores
+from okr.engines.choice import EVERY, Own, Projector, choice_scores, filled
+from okr.engines.protocol import Chooser
+from okr.routing import Key, Setting
 from okr.routing.accelerated import Accelerated, Rule, accelerate
 from okr.routing.compiled import Selector, in_memory
 from okr.routing.scores import TINY, products
 from okr.routing.selection import route
-from okr.routing.settings import ZoneName
 
 Report = Callable[[Callable[[], Tensor]], None]
 """Called at every call of a router with what says which experts ran [T, k]."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the key decides: the zone, its width epsilon (in the site's unit) and the strength."""
-
-    epsilon: float
-    zone: ZoneName = "max"
-    strength: float = math.inf
-
-
-def choice_scores(site: RouterSite, scores: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
-    """c: what the family ranks, in float32 or wider; logarithms where it ranks softmax probabilities."""
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    return scores.log() if site.ranks == "probabilities" else scores
-
-
-class Projector:
-    """The projection of one site under one key, as a tensor on whichever device asks (made once a device)."""
-
-    def __init__(self, site: RouterSite, key: Key) -> None:
-        self._signs = torch.from_numpy(
-            key.projection(
-                stack=site.stack, layer=site.layer, hidden_size=site.hidden_size, num_experts=site.num_experts
-            )
-        )
-        self._on: dict[torch.device, Tensor] = {}
-
-    def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
-        """The key scores g of router inputs."""
-        return key_scores(hidden, self.on(hidden.device))
-
-    @property
-    def signs(self) -> Int8[Tensor, "hidden_size experts"]:
-        """The projection as it is in the key, on the CPU."""
-        return self._signs
-
-    def on(self, device: torch.device) -> Float[Tensor, "hidden_size experts"]:
-        """The projection on ``device``, float32."""
-        projection = self._on.get(device)
-        if projection is None:
-            rows = self._signs.t().to(device, torch.float32).contiguous()  # an expert's signs together, as in a gate:
-            projection = self._on[device] = rows.t()  # with few experts the product is twice as fast
-        return projection
 
 
 class Native:
@@ -141,19 +94,6 @@ class Keyed(Native):
         return filled(self.select(choice.numpy(), keys.numpy(), norms), native)
 
 
-def filled(
-    selected: tuple[Int64[np.ndarray, "tokens top_k"], Bool[np.ndarray, " tokens"], bool], native: Own
-) -> Int[Tensor, "tokens top_k"]:
-    """What a :class:`~okr.routing.compiled.Selector` selected, and the family's own choice where there is no
-    opportunity."""
-    experts, opportunity, everywhere = selected
-    chosen = torch.from_numpy(experts)
-    if everywhere:
-        return chosen
-    left = torch.from_numpy(~opportunity).nonzero().flatten()
-    return chosen.index_copy_(0, left, native(left).to(chosen.dtype))
-
-
 class Forced(Native):
     """Routes as ``experts`` [T, k] says (negative: natively) and shows ``observe`` the scores and hidden states."""
 
@@ -174,3 +114,16 @@ class Forced(Native):
         own = native(EVERY)
         experts = self.experts.to(own.device)
         return torch.where(experts < 0, own, experts)
+
+
+class Chosen(Native):
+    """Routes as ``chooser`` says, given the choice scores [T, E], the router's input [T, d] and the family's choice."""
+
+    def __init__(self, site: RouterSite, chooser: Chooser) -> None:
+        super().__init__()
+        self.site, self.chooser = site, chooser
+
+    def choose(
+        self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
+    ) -> Int[Tensor, "tokens top_k"]:
+        return self.chooser(choice_scores(self.site, scores), hidden, native)

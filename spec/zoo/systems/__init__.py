@@ -77,9 +77,9 @@ def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Calla
 
     def register(routing: type) -> type:
         def seed(change: Change) -> None:
-            from okr.engines.transformers import session
+            from okr.engines.transformers import engine
 
-            change(session, "Keyed", routing)
+            change(engine, "Keyed", routing)
 
         _SYSTEMS.append(System(routing.__name__, bug, seed, fails, passes))
         return routing

@@ -9,51 +9,63 @@ import torch
 from torch import Tensor, nn
 
 from okr.discovery.interception import Record
+from okr.engines.choice import Own
 from okr.engines.transformers import fused
-from okr.engines.transformers.fused import Own
 from okr.engines.transformers.journal import Journals, _current
 from okr.engines.transformers.routings import Native
 from okr.errors import AlreadyAttached, RouterNotFound
 
 from . import Change, broken
 
-engine: Any = import_module("okr.engines.transformers.attaching")
+engine: Any = import_module("okr.engines.transformers.engine")
+swapping: Any = import_module("okr.engines.transformers.swapping")
 session: Any = import_module("okr.engines.transformers.session")
 RIGHT = ("WEIGHT-002", "WEIGHT-003", "TRACE-003", "TRACE-006", "VERIFY-005", "VERIFY-008")
+
+
+def _running(change: Change, wrapped: Callable[[nn.Module, Any], Any]) -> None:
+    """Let ``wrapped`` (model, the block's context manager) stand for every attachment but a replay's."""
+    routed = engine.TransformersEngine.routed
+
+    def changed(self: Any, routings: Any, *, replay: bool = False) -> Any:
+        block = routed(self, routings, replay=replay)
+        return block if replay else wrapped(self.model, block)
+
+    change(engine.TransformersEngine, "routed", changed)
 
 
 def _around(change: Change, before: Callable[[nn.Module], Any], after: Callable[[nn.Module, Any], Any]) -> None:
     """Let something happen to the model around every attachment, also one that ends by an exception."""
 
     @contextmanager
-    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
-        with engine.attached(model, *arguments, **options):
+    def attached(model: nn.Module, block: Any) -> Iterator[None]:
+        with block:
             state = before(model)
             try:
                 yield
             finally:
                 after(model, state)
 
-    change(session, "attached", attached)
+    _running(change, attached)
 
 
 @broken("a hook left behind by an exception", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
 def forgets_after_errors(change: Change) -> None:
     @contextmanager
-    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
-        with engine.attached(model, *arguments, **options):
+    def attached(model: nn.Module, block: Any) -> Iterator[None]:
+        with block:
             hook = model.register_forward_hook(lambda *_: None)
             yield
             hook.remove()
 
-    change(session, "attached", attached)
+    _running(change, attached)
 
 
 @broken("an attribute left on every router", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
 def leaves_attributes(change: Change) -> None:
     def mark(model: nn.Module, _: Any) -> None:
         for module in model.modules():
-            if isinstance(module, engine._Attached):
+            if isinstance(module, swapping.AttachedRouter):
                 module.__dict__["_okr_was_here"] = True
 
     _around(change, lambda model: None, mark)
@@ -61,16 +73,16 @@ def leaves_attributes(change: Change) -> None:
 
 @broken("classes left replaced", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
 def leaves_classes(change: Change) -> None:
-    swap_out = engine._swap_out
+    swap_out = swapping.swap_out
 
     def swapped(module: nn.Module) -> None:
-        keyed = isinstance(getattr(module.__dict__.get("_okr_attachment"), "routing", None), session.Keyed)
+        keyed = isinstance(getattr(module.__dict__.get("_okr_attachment"), "routing", None), engine.Keyed)
         swap_out(module)
         if keyed:
             native: Any = type(module)
             module.__class__ = type(native.__name__, (native,), {"__module__": native.__module__})
 
-    change(engine, "_swap_out", swapped)
+    change(engine, "swap_out", swapped)
 
 
 @broken("training mode left on", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
@@ -103,28 +115,28 @@ def keeps_a_buffer(change: Change) -> None:
 @broken("a second watermark takes over", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
 def second_takes_over(change: Change) -> None:
     @contextmanager
-    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+    def attached(model: nn.Module, block: Any) -> Iterator[None]:
         for module in model.modules():
-            engine._swap_out(module)
-        with engine.attached(model, *arguments, **options):
+            swapping.swap_out(module)
+        with block:
             yield
 
-    change(session, "attached", attached)
+    _running(change, attached)
 
 
 @broken("refusing a second one ends the first", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
 def refusal_ends_the_first(change: Change) -> None:
     @contextmanager
-    def attached(model: nn.Module, *arguments: Any, **options: Any) -> Iterator[None]:
+    def attached(model: nn.Module, block: Any) -> Iterator[None]:
         try:
-            with engine.attached(model, *arguments, **options):
+            with block:
                 yield
         except AlreadyAttached:
             for module in model.modules():
-                engine._swap_out(module)
+                swapping.swap_out(module)
             raise
 
-    change(session, "attached", attached)
+    _running(change, attached)
 
 
 @broken("the recorder sorts what it records in place", fails=("ATTACH-004",), passes=("ATTACH-001", *RIGHT))
@@ -150,33 +162,26 @@ class _Rounds(Native):
 
 @broken("recording rounds the weights", fails=("ATTACH-004", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
 def recording_rounds(change: Change) -> None:
-    change(session, "Native", _Rounds)
+    change(engine, "Native", _Rounds)
 
 
 @broken("a model without routers is watermarked", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
 def accepts_dense_models(change: Change) -> None:
-    sites = session.keyable_sites
-
-    def found(model: nn.Module) -> Any:
-        try:
-            return sites(model)
-        except RouterNotFound:
-            return []
-
-    change(session, "keyable_sites", found)
+    change(engine, "discover", lambda model: [])
+    change(engine, "keyable_sites", lambda model, found: found)
 
 
 @broken("a refusal of many lines", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
 def long_refusals(change: Change) -> None:
-    sites = session.keyable_sites
+    discover = engine.discover
 
     def found(model: nn.Module) -> Any:
         try:
-            return sites(model)
+            return discover(model)
         except RouterNotFound as error:
             raise RouterNotFound(f"{error}\nsee the manual") from None
 
-    change(session, "keyable_sites", found)
+    change(engine, "discover", found)
 
 
 @broken("copies are keyed", fails=("ATTACH-006", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
@@ -184,7 +189,7 @@ def copies_are_keyed(change: Change) -> None:
     def reduce(self: Any, protocol: Any) -> Any:
         return _new, (type(self),), dict(self.__dict__)
 
-    change(engine._Attached, "__reduce_ex__", reduce)
+    change(swapping.AttachedRouter, "__reduce_ex__", reduce)
 
 
 def _new(kind: Any) -> Any:
@@ -193,7 +198,7 @@ def _new(kind: Any) -> Any:
 
 @broken("copies have classes of their own", fails=("ATTACH-006",), passes=("ATTACH-001", *RIGHT))
 def copies_have_other_classes(change: Change) -> None:
-    change(engine, "_blank", lambda native: _new(type(native.__name__, (native,), {})))
+    change(swapping, "_blank", lambda native: _new(type(native.__name__, (native,), {})))
 
 
 @broken("generating ends the watermark", fails=("ATTACH-007",), passes=("ATTACH-001", *RIGHT))
@@ -203,7 +208,7 @@ def generating_ends_it(change: Change) -> None:
     def generated(model: nn.Module, *arguments: Any) -> Any:
         made = generate(model, *arguments)
         for module in model.modules():
-            engine._swap_out(module)
+            swapping.swap_out(module)
         return made
 
     change(session, "generate", generated)
@@ -214,13 +219,13 @@ def counts_nothing(change: Change) -> None:
     def intercepted(attachment: Any, native: Any, module: Any, states: Tensor, args: Any, kwargs: Any) -> Any:
         record, hidden = Record(), states.reshape(-1, attachment.site.hidden_size)
         choose = attachment.routing.choose
-        with engine.Interception(
+        with swapping.Interception(
             attachment.site, states.shape[:-1], lambda scores, own: choose(scores, hidden, own.__getitem__), record
         ):
             output = native.forward(module, *args, **kwargs)
         return output, output[-1] if record.chosen is None else record.chosen
 
-    change(engine, "_intercepted", intercepted)
+    change(swapping, "_intercepted", intercepted)
 
 
 @broken("a replaced forward is not looked at", fails=("ATTACH-008",), passes=("ATTACH-001", *RIGHT))

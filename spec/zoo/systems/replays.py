@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import okr.engines.transformers
-from okr.engines.transformers import families, routings
-from okr.engines.transformers.fused import EVERY, Own
+from okr.engines import choice
+from okr.engines.choice import EVERY, Own
+from okr.engines.transformers import TransformersEngine, families
 from okr.engines.transformers.routings import Forced
 from okr.traces import ModelIdentity
 from okr.traces.weights import WeightSample
 
 from . import Change, broken
 
-module: Any = import_module("okr.engines.transformers.replay")  # its function of the same name hides it
-evidence: Any = import_module("okr.detection.evidence")
+module: Any = import_module("okr.engines.transformers.replay")
 RIGHT = (
     "WEIGHT-001",
     "WEIGHT-002",
@@ -123,14 +122,13 @@ def sees_everything_at_once(change: Change) -> None:
 
 
 def _after(change: Change, then: Callable[[nn.Module], Any]) -> None:
-    replay = okr.engines.transformers.replay
+    replay = TransformersEngine.replay
 
-    def replayed(model: nn.Module, *arguments: Any) -> None:
-        replay(model, *arguments)
-        then(model)
+    def replayed(self: Any, *arguments: Any) -> None:
+        replay(self, *arguments)
+        then(self.model)
 
-    change(okr.engines.transformers, "replay", replayed)
-    change(evidence, "replay", replayed)
+    change(TransformersEngine, "replay", replayed)
 
 
 @broken("evaluation mode left on", fails=("REPLAY-004",), passes=(*RIGHT, "REPLAY-001", "REPLAY-002"))
@@ -147,7 +145,7 @@ def leaves_a_hook(change: Change) -> None:
 def no_logarithms(change: Change) -> None:
     class Shows(Forced):
         def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
-            self.observe(routings.choice_scores(self.site, scores).exp(), hidden)
+            self.observe(choice.choice_scores(self.site, scores).exp(), hidden)
             return torch.where(self.experts < 0, native(EVERY), self.experts)
 
     change(module, "Forced", Shows)

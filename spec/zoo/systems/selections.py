@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from okr.engines import choice
+from okr.engines.choice import EVERY, Own
 from okr.engines.transformers import routings
-from okr.engines.transformers.fused import EVERY, Own
-from okr.engines.transformers.routings import Keyed, Setting
+from okr.engines.transformers.routings import Keyed
+from okr.routing import Setting
 
 from . import Change, broken, keyed
 
@@ -115,7 +117,7 @@ def ranks_probabilities(change: Change) -> None:
     change(routings, "choice_scores", lambda site, scores: scores)
 
 
-class _FirstLayers(routings.Projector):
+class _FirstLayers(choice.Projector):
     def __init__(self, site: Any, key: Any) -> None:
         super().__init__(replace(site, layer=0), key)
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 import okr as package
-from okr.detection import TextVerdict, likelihood, text
-from okr.detection.decoys import Decoys
+from okr.detection import Decoys, TextVerdict, likelihood, text
+from okr.engines import Text
+from okr.engines.transformers import TransformersEngine
 
 from . import Change, broken
 
@@ -89,15 +90,13 @@ def judges_the_prompt(change: Change) -> None:
 
 @broken("predictions off by one", fails=("TEXT-003", "TEXT-007"), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-006"))
 def predictions_off_by_one(change: Change) -> None:
-    scored = likelihood.Text
-
-    def log_p(model: Any, given: Any, rows: int, temperature: float) -> Any:
-        other = scored(given.tokens.roll(-1), given.prompt_length, given.source)
+    def log_p(self: Any, given: Any, rows: int, temperature: float) -> Any:
+        other = Text(given.tokens.roll(-1), given.prompt_length, given.source)
         inputs, targets = given.tokens[:-1].expand(rows, -1), other.tokens[given.prompt_length :]
-        found = model(input_ids=inputs, use_cache=False).logits[:, given.prompt_length - 1 :].log_softmax(-1)
+        found = self.model(input_ids=inputs, use_cache=False).logits[:, given.prompt_length - 1 :].log_softmax(-1)
         return found.gather(-1, targets.expand(rows, -1)[..., None])[..., 0].double()
 
-    change(likelihood, "_log_p", log_p)
+    change(TransformersEngine, "log_p", log_p)
 
 
 @broken("the first of several texts", fails=("TEXT-008",), passes=(*SOUND[:-3], "TEXT-001", "TEXT-002", "TEXT-011"))

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from okr.engines.choice import EVERY, Own
 from okr.engines.transformers import families, generation
-from okr.engines.transformers.fused import EVERY, Own
 from okr.engines.transformers.generation import Generation
 from okr.engines.transformers.routings import Keyed
 from okr.errors import InvalidTrace

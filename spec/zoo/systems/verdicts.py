@@ -10,8 +10,7 @@ import torch
 from scipy.special import ndtr
 
 import okr as package
-from okr.detection import TraceVerdict, text, verification
-from okr.detection.decoys import Decoys
+from okr.detection import Decoys, TraceVerdict, text, verification
 
 from . import Change, broken
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from okr.engines.transformers import attaching
-from okr.engines.transformers.fused import EVERY, Own
+from okr.engines.choice import EVERY, Own
+from okr.engines.transformers import swapping
 from okr.engines.transformers.routings import Keyed
 
 from . import Change, broken, keyed
@@ -50,7 +50,7 @@ class AscendingExperts(Keyed):
 
 def _output(change: Change, weigh: Callable[[Any, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Let ``weigh(router, logits, weights, experts)`` have the last word where a key routes."""
-    forward: Any = attaching._Attached.forward
+    forward: Any = swapping.AttachedRouter.forward
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
@@ -60,7 +60,7 @@ def _output(change: Change, weigh: Callable[[Any, Tensor, Tensor, Tensor], Tenso
         logits, weights, experts = output
         return logits, weigh(self, logits, weights, experts), experts
 
-    change(attaching._Attached, "forward", changed)
+    change(swapping.AttachedRouter, "forward", changed)
 
 
 @broken("not normalised over the selected", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)

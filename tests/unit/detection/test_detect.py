@@ -11,13 +11,14 @@ from torch.nn.functional import log_softmax
 
 import okr
 from okr import InvalidSetting, InvalidText, Key
-from okr.detection import likelihood
-from okr.detection.decoys import Decoys
-from okr.detection.likelihood import Text, likelihoods
-from okr.detection.text import as_texts, statistic
-from okr.engines.transformers import Setting
-from okr.engines.transformers.attaching import attached, keyable_sites
+from okr.detection import Decoys, likelihoods, statistic
+from okr.detection.text import as_texts
+from okr.discovery import keyable_sites
+from okr.engines import Text
+from okr.engines.transformers import TransformersEngine
+from okr.engines.transformers.attaching import attached
 from okr.engines.transformers.routings import Keyed
+from okr.routing import Setting
 
 SOFT = {"epsilon": math.inf, "zone": "boundary", "strength": 4.0}
 
@@ -56,7 +57,7 @@ def test_keys_side_by_side_are_keys_one_by_one(moe, key, rows):
         for site in sites:
             moe.get_submodule(site.path).expert_capacity = 10**6
     images = [Decoys.draw(4, site.num_experts, site.path.encode()[-8:]) for site in sites]
-    found = likelihoods(moe, sites, [text], key, setting, images, temperature=1.5, rows=rows)
+    found = likelihoods(okr.prepare(moe), [text], key, setting, images, temperature=1.5, rows=rows)
     by_place = {(site.stack, site.layer): part for site, part in zip(sites, images, strict=True)}
     arguments = {"input_ids": text.tokens[None, :-1], "use_cache": False}
     if encoder_decoder:
@@ -114,14 +115,14 @@ def test_rounding_that_depends_on_the_place_in_a_batch_favours_no_key(deepseek, 
     """The first row a little likelier and all keys alike otherwise: p <= 0.1 for more
     than 34 of 120 keys happens with probability below 1e-6 (12 expected)."""
     assert binom.sf(34, 120, 0.1) < 1e-6
-    exact = likelihood._log_p
+    exact = TransformersEngine.log_p
 
-    def rounded(model, text, rows, temperature):
-        found = torch.zeros_like(exact(model, text, rows, temperature))
+    def rounded(engine, text, rows, temperature):
+        found = torch.zeros_like(exact(engine, text, rows, temperature))
         found[0] += 1e-9  # where keys are in order, the claimed one
         return found
 
-    monkeypatch.setattr(likelihood, "_log_p", rounded)
+    monkeypatch.setattr(TransformersEngine, "log_p", rounded)
     options = {"decoys": 9, "alpha": 0.1, "rows": 10, **SOFT}
     found = [
         okr.detect(deepseek, [1, *range(5, 21)], Key(bytes([number] * 16)), **options).p_value for number in range(120)
@@ -234,8 +235,8 @@ def test_settings_out_of_range(deepseek, key, options):
 def test_texts_come_in_many_forms(deepseek):
     row = [1, 2, 3]
     for one in (row, tuple(row), np.array(row), torch.tensor(row)):
-        (text,) = as_texts(deepseek, one, 0, None)
+        (text,) = as_texts(okr.prepare(deepseek), one, 0, None)
         assert text.tokens.tolist() == row
         assert text.prompt_length == 1
     for several in ([row, row[:2]], [torch.tensor(row), np.array(row[:2])], torch.tensor([row, row])):
-        assert len(as_texts(deepseek, several, [1, 1], None)) == 2
+        assert len(as_texts(okr.prepare(deepseek), several, [1, 1], None)) == 2

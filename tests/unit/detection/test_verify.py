@@ -10,8 +10,8 @@ from scipy.stats import binom
 
 import okr
 from okr import InvalidSetting, InvalidTrace, Key
+from okr.detection import Decoys
 from okr.detection.counting import count, matches
-from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence
 from okr.routing import find_zone, select
 

@@ -1,6 +1,7 @@
 """Many traces in one process: each a test of its own, all of them one, from one replay of each."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import okr
-from okr.detection import evidence, verdict
+from okr.detection import verdict
 from okr.detection.tally import TokenTally
+from okr.engines.transformers import TransformersEngine, engine, proof
 
 SETTING = {"epsilon": 2.0, "zone": "max", "strength": math.inf}
 
@@ -35,12 +37,26 @@ def test_each_is_what_verify_says_of_it_and_pooled_what_it_says_of_all(moe, key)
     assert heard == [1, 1, 1]
 
 
-def test_every_trace_is_replayed_once(deepseek, key, monkeypatch):
-    replayed, replay = [], evidence.replay
-    monkeypatch.setattr(evidence, "replay", lambda *given: (replayed.append(given[1]), replay(*given)))
-    traces = made(deepseek, key, 3)
-    okr.verify_each(deepseek, traces, key, decoys=9, alpha=0.1)
-    assert replayed == traces
+def test_a_model_is_found_and_proven_once_and_every_trace_replayed_once(moe, key, monkeypatch):
+    counted = Counter()
+
+    def count(owner, name):
+        whole = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (counted.update([name]), whole(*given))[1])
+
+    traces = made(moe, key, 24, tokens=4)
+    count(engine, "discover")
+    count(proof, "prove")
+    count(TransformersEngine, "replay")
+    okr.verify_each(moe, traces, key, decoys=9, alpha=0.1)
+    sites = len(traces[0].header.sites)
+    assert counted == {"discover": 1, "prove": sites, "replay": 24}
+    prepared = okr.prepare(moe)
+    okr.verify(prepared, traces[:3], key, decoys=9, alpha=0.1)
+    okr.attribute(prepared, traces[:2], [key])
+    with okr.watermark(prepared, key, **SETTING):
+        pass
+    assert counted == {"discover": 2, "prove": 2 * sites, "replay": 24 + 3 + 2}
 
 
 def test_one_marked_trace_among_many_moves_the_pooled_test_and_itself_alone(deepseek, key):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import random_deepseek, random_switch
 
-from okr.engines.transformers.attaching import keyable_sites
+from okr.discovery import keyable_sites
 from okr.loaders import Loaded
 from okr.suites.model_attacks import CHANGES, noisy, pruned, replaced, rounded
 

@@ -16,8 +16,7 @@ from transformers import GraniteMoeConfig, GraniteMoeForCausalLM
 
 import okr
 from okr import InvalidTrace, UnsupportedGeneration
-from okr.discovery import prove
-from okr.engines.transformers.attaching import keyable_sites
+from okr.discovery import keyable_sites, prove
 from okr.traces import ModelIdentity
 from tests.unit.discovery.plain_models import Holder, InlineBlock, Network
 from tests.unit.engines.transformers.adapted import (

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okr import Key, discover, record, verify, watermark
-from okr.engines.transformers import Setting, attaching
-from okr.engines.transformers.families import family_of
+from okr.engines.transformers import proof
+from okr.engines.transformers.attaching import attachment_of
+from okr.engines.transformers.guard import Guard
 from okr.engines.transformers.routings import Keyed
-from okr.routing import accelerated
+from okr.routing import Setting, accelerated
 from tests.unit.discovery.zoo import build, make, run
 
 pytest.importorskip("triton", reason="Triton has wheels for Linux on x86-64 only; the kernels are not used without it")
@@ -48,11 +49,11 @@ def kernels(monkeypatch):
     served = SimpleNamespace(products=products, choose=choose, MOST_EXPERTS=triton_kernels.MOST_EXPERTS)
     monkeypatch.setattr(accelerated, "kernels_on", lambda device: served)
     monkeypatch.setattr(Keyed, "prepare", prepare_anywhere)
-    for proof in (accelerated._proven, accelerated._joint_proven):
-        proof.cache_clear()
+    for known in (accelerated._proven, accelerated._joint_proven):
+        known.cache_clear()
     yield asked
-    for proof in (accelerated._proven, accelerated._joint_proven):
-        proof.cache_clear()
+    for known in (accelerated._proven, accelerated._joint_proven):
+        known.cache_clear()
 
 
 def prepare_anywhere(self, device, dtype):
@@ -66,9 +67,9 @@ def routed(name, setting, hidden, dtype):
     site = next(site for site in discover(model) if site.keyable)
     router, ran = model.get_submodule(site.path), []
     routing = Keyed(site, KEY, setting, lambda experts: ran.append(experts()))
-    attachment = attaching._proven(router, attaching.Attachment(site, routing, family_of(router), attaching.Guard()))
+    attachment = attachment_of(router, site, routing, proof.prove(router, site), Guard())
     with torch.no_grad():
-        return attaching._answered(router, attachment, hidden(site.hidden_size).to(DEVICE, dtype)), ran[-1], routing
+        return proof.answered(router, attachment, hidden(site.hidden_size).to(DEVICE, dtype)), ran[-1], routing
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -117,9 +118,8 @@ def test_kernels_route_as_torch_does_under_autocast(name, weights, states, lower
             patch.setattr(accelerated, "kernels_on", lambda device, served=served: served)
             patch.setattr(Keyed, "prepare", prepare_anywhere)
             routing = Keyed(site, KEY, Setting(INF, "boundary"), lambda experts: ran.append(experts()))
-            attachment = attaching.Attachment(site, routing, family_of(router), attaching.Guard())
-            attachment = attaching._proven(router, attachment)
-            attaching._answered(router, attachment, hidden)
+            attachment = attachment_of(router, site, routing, proof.prove(router, site), Guard())
+            proof.answered(router, attachment, hidden)
     assert (routing.card is not None) == (served is not None)
     assert (ran[0] != ran[1]).any(-1).sum() <= 1
 

@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okr import Key, discover, record, watermark
-from okr.engines.transformers import Setting, attaching
+from okr.engines.transformers import proof
+from okr.engines.transformers.attaching import attached
 from okr.engines.transformers.routings import Forced, Keyed
+from okr.routing import Setting
 from tests.unit.discovery.zoo import build, make, run
 from tests.unit.engines.transformers.families.observed import calls_of
 from tests.unit.engines.transformers.families.oracle import RULES, activation, is_legal, weights
 from tests.unit.engines.transformers.families.test_fused_routers import FAMILIES as HOT
-from tests.unit.engines.transformers.families.test_fused_routers import attachment_of
+from tests.unit.engines.transformers.families.test_fused_routers import first_attachment
 from tests.unit.engines.transformers.families.test_keyed_families import KEYED, keyable
 
 # DBRX's experts add 16-bit results to float32 ones, which torch refuses: unkeyed, too, it does not run.
@@ -93,7 +95,7 @@ def replayed(model, name, number, calls, seen, dtype):
         experts = torch.from_numpy(call.experts)
         none = torch.zeros(len(experts), dtype=torch.bool)
         routings.append(Forced(call.site, experts, none, lambda choice, hidden: shown.append((choice, hidden))))
-    with attaching.attached(model, [call.site for call in calls], routings, replay=True), torch.autocast("cpu", dtype):
+    with attached(model, [call.site for call in calls], routings, replay=True), torch.autocast("cpu", dtype):
         output = run(model, name, number)
     for call, (site, scores), (choice, hidden) in zip(calls, seen, shown, strict=True):
         with np.errstate(divide="ignore"):
@@ -118,13 +120,13 @@ def replayed(model, name, number, calls, seen, dtype):
     seed=st.integers(0, 999),
 )
 def test_the_fused_router_is_the_general_engine_bit_for_bit(name, setting, dtype, lowered, shape, seed):
-    router, attachment, ran = attachment_of(build(name), setting)
+    router, attachment, ran = first_attachment(build(name), setting)
     assert attachment.fused.modes == (None, torch.bfloat16, torch.float16)
     hidden = torch.randn(*shape, attachment.site.hidden_size, generator=torch.Generator().manual_seed(seed))
     hidden = hidden.to(dtype) if lowered else hidden
     with torch.autocast("cpu", dtype), torch.no_grad():
-        outputs = [attaching._answered(router, replace(attachment, fused=f), hidden) for f in (attachment.fused, None)]
-    assert attaching._same(*outputs)
+        outputs = [proof.answered(router, replace(attachment, fused=f), hidden) for f in (attachment.fused, None)]
+    assert proof.same_outputs(*outputs)
     assert torch.equal(*ran[-2:])
 
 
@@ -138,12 +140,12 @@ def test_a_fused_forward_serves_only_the_autocast_it_is_proven_for(monkeypatch):
         return logits, weights * (1 + (logits.dtype == torch.bfloat16)), experts
 
     monkeypatch.setattr(router_class, "forward", changed)
-    router, attachment, _ = attachment_of(build("mixtral"), Setting(0.0))
+    router, attachment, _ = first_attachment(build("mixtral"), Setting(0.0))
     assert attachment.fused.modes == (None, torch.float16)
     states = torch.randn(2, 3, attachment.site.hidden_size)
     for dtype in LOWER:
         with torch.autocast("cpu", dtype), torch.no_grad():
-            assert attaching._same(attaching._answered(router, attachment, states), router(states))
+            assert proof.same_outputs(proof.answered(router, attachment, states), router(states))
 
 
 @pytest.mark.parametrize("name", ["deepseek_v2", "mixtral", "switch_transformers", "deepseek_v3", "phimoe"])

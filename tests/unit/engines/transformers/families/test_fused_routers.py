@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from okr import Key, discover, record, watermark
-from okr.engines.transformers import Setting, attaching, fused
-from okr.engines.transformers.families import family_of
+from okr.engines.transformers import fused, proof
+from okr.engines.transformers.attaching import attachment_of
+from okr.engines.transformers.guard import Guard
 from okr.engines.transformers.routings import Keyed
+from okr.routing import Setting
 from tests.unit.discovery.zoo import build, make, run
 from tests.unit.engines.transformers.families.observed import calls_of
 
@@ -26,14 +28,14 @@ SETTINGS = st.builds(
 )
 
 
-def attachment_of(model, setting):
+def first_attachment(model, setting):
     """(router, its attachment as the engine makes it, list of the experts that ran) of the model's first site."""
     site = next(site for site in discover(model) if site.keyable)
     router, ran = model.get_submodule(site.path), []
     routing = Keyed(site, KEY, setting, lambda experts: ran.append(experts()))
     return (
         router,
-        attaching._proven(router, attaching.Attachment(site, routing, family_of(router), attaching.Guard())),
+        attachment_of(router, site, routing, proof.prove(router, site), Guard()),
         ran,
     )
 
@@ -49,14 +51,14 @@ def attachment_of(model, setting):
 )
 def test_the_fused_router_is_the_general_engine_bit_for_bit(name, setting, dtype, shape, scale, seed):
     model = make(name).to(dtype)
-    router, attachment, ran = attachment_of(model, setting)
+    router, attachment, ran = first_attachment(model, setting)
     assert attachment.fused is not None
     if name == "switch_transformers":
         router.expert_capacity = 2  # few enough that tokens are dropped
     hidden = torch.randn(*shape, attachment.site.hidden_size, generator=torch.Generator().manual_seed(seed))
     hidden = (hidden * scale).to(dtype)
-    outputs = [attaching._answered(router, replace(attachment, fused=f), hidden) for f in (attachment.fused, None)]
-    assert attaching._same(*outputs)
+    outputs = [proof.answered(router, replace(attachment, fused=f), hidden) for f in (attachment.fused, None)]
+    assert proof.same_outputs(*outputs)
     assert torch.equal(*ran[-2:])
 
 
@@ -66,10 +68,10 @@ def test_tokens_are_routed_alone_as_together(setting, scale, seed):
     """One token takes a way of its own, which rounds differently: scores within 1e-6 of each other may fall either way.
     A token meets that with a chance below 1e-5, so two of nine do in any of 40 examples with less than 1e-6."""
     model = build("deepseek_v2")
-    router, attachment, ran = attachment_of(model, setting)
+    router, attachment, ran = first_attachment(model, setting)
     hidden = torch.randn(1, 9, attachment.site.hidden_size, generator=torch.Generator().manual_seed(seed)) * scale
     for states in (hidden, *hidden.split(1, dim=1)):
-        attaching._answered(router, attachment, states)
+        proof.answered(router, attachment, states)
     together, alone = ran[-10], torch.cat(ran[-9:])
     assert (together != alone).any(-1).sum() <= 1
 
@@ -77,14 +79,14 @@ def test_tokens_are_routed_alone_as_together(setting, scale, seed):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_and_training_are_the_same_through_both(name):
     model = make(name).train()
-    router, attachment, _ = attachment_of(model, Setting(0.5, "boundary", 1.0))
+    router, attachment, _ = first_attachment(model, Setting(0.5, "boundary", 1.0))
     hidden = torch.randn(2, 5, attachment.site.hidden_size)
     gradients = []
     for served in (attachment.fused, None):
         torch.manual_seed(1)  # Switch jitters its input in training
         states = hidden.clone().requires_grad_()
         router.zero_grad()
-        output = attaching._answered(router, replace(attachment, fused=served), states)
+        output = proof.answered(router, replace(attachment, fused=served), states)
         sum((part * part).sum() for part in output if part.is_floating_point()).backward()
         gradients.append([parameter.grad for parameter in router.parameters()])
     assert all(map(torch.equal, *gradients))
@@ -94,28 +96,28 @@ def test_gradients_and_training_are_the_same_through_both(name):
 def test_every_router_of_a_hot_family_is_fused_when_keyed_and_when_recorded(name, monkeypatch):
     model = build(name)
     sites = [site for site in discover(model) if site.keyable]
-    attachments, proven = [], attaching._proven
-    monkeypatch.setattr(attaching, "_proven", lambda *given: attachments.append(proven(*given)) or attachments[-1])
+    proofs, prove = [], proof.prove
+    monkeypatch.setattr(proof, "prove", lambda *given: proofs.append(prove(*given)) or proofs[-1])
     native = run(model, name)
     with record(model):
         assert torch.equal(run(model, name), native)
     with watermark(model, KEY, **EVERYTHING), calls_of(model, sites) as calls:
         keyed = run(model, name)
-    assert len(attachments) == 2 * len(sites)
-    assert all(attachment.fused is not None for attachment in attachments)
+    assert len(proofs) == 2 * len(sites)
+    assert all(one.fused is not None for one in proofs)
     assert {call.site.path for call in calls} == {site.path for site in sites}
-    monkeypatch.setattr(attaching, "fused_for", lambda module: [])
+    monkeypatch.setattr(proof, "fused_for", lambda module: [])
     with watermark(model, KEY, **EVERYTHING):
         assert torch.equal(run(model, name), keyed)
 
 
 def test_group_limits_subclasses_and_other_families_are_left_to_the_general_engine():
     for name in ("deepseek_v2:groups", "deepseek_v3", "phimoe", "granitemoe"):
-        assert attachment_of(build(name), Setting(1.0))[1].fused is None
+        assert first_attachment(build(name), Setting(1.0))[1].fused is None
     model = make("mixtral")
     for layer in model.model.layers:
         layer.mlp.gate.__class__ = type("Own", (type(layer.mlp.gate),), {})
-    assert attachment_of(model, Setting(1.0))[1].fused is None
+    assert first_attachment(model, Setting(1.0))[1].fused is None
 
 
 def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypatch, caplog):
@@ -130,8 +132,8 @@ def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypat
 
     monkeypatch.setattr(router_class, "forward", changed)
     fused.tell_slow.cache_clear()
-    assert attachment_of(model, Setting(1.0))[1].fused is None
-    assert attachment_of(model, Setting(1.0))[1].fused is None
+    assert first_attachment(model, Setting(1.0))[1].fused is None
+    assert first_attachment(model, Setting(1.0))[1].fused is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("MixtralTopKRouter: ")
     assert "more slowly" in line
@@ -150,11 +152,11 @@ def each_token_alone(self, hidden_states):
 def test_the_switch_of_an_older_release_is_fused_too(shape, monkeypatch):
     model = make("switch_transformers")
     monkeypatch.setattr(type(model.encoder.block[1].layer[1].mlp.router), "forward", each_token_alone)
-    router, attachment, ran = attachment_of(model, Setting(0.5, "boundary"))
+    router, attachment, ran = first_attachment(model, Setting(0.5, "boundary"))
     assert attachment.fused is not None
     hidden = torch.randn(*shape, attachment.site.hidden_size)
-    by_hand = attaching._answered(router, attachment, hidden)
-    general = attaching._answered(router, replace(attachment, fused=None), hidden)
+    by_hand = proof.answered(router, attachment, hidden)
+    general = proof.answered(router, replace(attachment, fused=None), hidden)
     assert all(map(torch.equal, by_hand, general))
     assert torch.equal(ran[-1], ran[-2])
     assert torch.equal(ran[-1].flatten(), by_hand[1].flatten(0, -2).argmax(-1))

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import okr
+from okr.commands.text_files import Written, check_separator, joint, read_texts, tokenise, with_given
+from okr.engines import prepare
 from okr.errors import InvalidConfig, InvalidText
 from okr.experiment.prompts import prompts_in
 from okr.loaders import Loaded
-from okr.loaders.text_files import Written, check_separator, joint, read_texts, tokenise, with_given
 
 LINES = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"]), max_size=20)
 
@@ -124,9 +125,9 @@ def test_a_blank_line_of_json_costs_only_itself(tmp_path: Path, byte_level: Load
     path.write_text('{"text": "the whale"}\n{"text": ""}\n{"text": "the sea"}\n')
     one, blank, two = read_texts(path)
     assert [text.name for text in (one, blank, two)] == [f"{path}:{number}" for number in (1, 2, 3)]
-    assert all(tokenise(byte_level, text).pieces for text in (one, two))
+    assert all(tokenise(byte_level, prepare(byte_level.model), text).pieces for text in (one, two))
     with pytest.raises(InvalidText, match="blank"):
-        tokenise(byte_level, blank)
+        tokenise(byte_level, prepare(byte_level.model), blank)
 
 
 def test_prompts_are_read_like_texts(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_text_behind_its_prompt_is_read_in_the_tokens_that_were_sampled(
     front = tokenizer(prompt)["input_ids"]
     sampled = tokenizer(prompt + text)["input_ids"][len(front) :]
     assert tokenizer.decode(front + sampled, skip_special_tokens=True) == prompt + text
-    tokens = tokenise(loaded, Written("a", text, prompt=prompt))
+    tokens = tokenise(loaded, prepare(loaded.model), Written("a", text, prompt=prompt))
     assert (tokens.pieces, tokens.given) == ([front + sampled], [len(front)])
 
 
@@ -194,7 +195,7 @@ def test_a_prompt_that_ends_within_a_word_keeps_its_tokens(byte_level: Loaded) -
     prompt, text = "the whale sank in t", "he sea"
     front, behind = tokenizer(prompt)["input_ids"], tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer(prompt + text)["input_ids"][: len(front)] != front, "else the case is not what it should be"
-    tokens = tokenise(byte_level, Written("a", text, prompt=prompt))
+    tokens = tokenise(byte_level, prepare(byte_level.model), Written("a", text, prompt=prompt))
     assert (tokens.pieces, tokens.given) == ([front + behind], [len(front)])
 
 
@@ -206,13 +207,13 @@ def test_a_rendered_chat_template_starts_once(byte_level: Loaded) -> None:
         Written("a", f"<bos>{plain}"),
         Written("a", plain),
     ):
-        (ids,) = tokenise(byte_level, written_text).pieces
+        (ids,) = tokenise(byte_level, prepare(byte_level.model), written_text).pieces
         assert (ids[0], ids.count(bos)) == (bos, 1)
 
 
 def test_long_texts_are_pieces_of_one_test(byte_level: Loaded) -> None:
     room = byte_level.model.config.max_position_embeddings
-    tokens = tokenise(byte_level, Written("a", "the whale rose and sank again " * 300))
+    tokens = tokenise(byte_level, prepare(byte_level.model), Written("a", "the whale rose and sank again " * 300))
     assert len(tokens.pieces) > 1
     assert all(piece[0] == byte_level.tokenizer.bos_token_id and len(piece) <= room for piece in tokens.pieces)
     both = joint([tokens, tokens])

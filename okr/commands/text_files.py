@@ -10,6 +10,7 @@ from okr.errors import InvalidConfig, InvalidText
 from okr.loaders.written_files import decoded, holds_json_lines, strings_of
 
 if TYPE_CHECKING:
+    from okr.engines import Engine
     from okr.loaders import Loaded
 
 FIELDS = ("text", "prompt", "source")
@@ -122,8 +123,10 @@ def joint(texts: Sequence[Tokens]) -> dict[str, Any]:
     }
 
 
-def tokenise(loaded: "Loaded", written: Written) -> Tokens:
+def tokenise(loaded: "Loaded", engine: "Engine", written: Written) -> Tokens:
     """The tokens of one text as the model reads it, its own special tokens in front.
+
+    ``engine`` runs the loaded model.
 
     Without a prompt a text beyond the model's positions becomes several pieces. Raises InvalidText for what this model
     cannot judge.
@@ -135,7 +138,7 @@ def tokenise(loaded: "Loaded", written: Written) -> Tokens:
     tokens = (
         _for_encoder_decoder(loaded, written) if loaded.model.config.is_encoder_decoder else _alone(loaded, written)
     )
-    as_texts(loaded.model, **joint([tokens]))
+    as_texts(engine, **joint([tokens]))
     return tokens
 
 

@@ -1,0 +1,15 @@
+"""Where a model takes its tokens."""
+
+import torch
+from torch import Tensor, nn
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where a model takes its token ids."""
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    device = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    weight = getattr(embedding, "weight", None)
+    first = weight if isinstance(weight, Tensor) else next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
