@@ -215,6 +215,7 @@ def write(loaded: Loaded, key: okr.Key, strength: float, anchor: str, prompts: T
 
 def scored(loaded: Loaded, strength: float, anchor: str, texts: int) -> dict[str, list[Tensor]]:
     """log p [keys, tokens] of ``texts`` texts after every attack; other anchors than OKR's meet the first few."""
+    engine = okr.prepare(loaded.model)
     attacks = list(ATTACKS) if anchor == next(iter(ANCHORS)) else list(ATTACKS)[:FOR_ANCHORS]
     prompts = torch.tensor([loaded.tokenizer(p.text)["input_ids"][:PROMPT] for p in passages(texts)])
     human = [passage.text for passage in passages()[::-1]]

@@ -11,7 +11,7 @@ from scipy.stats import binom, false_discovery_control
 
 import okr
 from okr import InvalidKey, InvalidSetting, Key
-from okr.detection.attribution import _ENOUGH, holm
+from okr.detection.attribution import ENOUGH, holm
 
 SETTING = {"epsilon": 1.0, "zone": "boundary"}
 
@@ -43,7 +43,7 @@ def test_the_right_key_among_others_and_none_without_it(moe, key):
 
 def test_each_p_value_is_valid(deepseek):
     """300 unrelated keys on one trace: P(p <= x) <= x. More than 36 at 0.05, or 192 at 0.5, happen with probability
-    below 1e-6; sequential sampling keeps to the rule (p is _ENOUGH / drawn or its floor)."""
+    below 1e-6; sequential sampling keeps to the rule (p is ENOUGH / drawn or its floor)."""
     trace = generated(deepseek, numbered(10**6))
     found = okr.attribute(deepseek, trace, [numbered(i) for i in range(300)], alpha=0.5)
     p = np.array([candidate.p_value for candidate in found.candidates])
@@ -54,7 +54,7 @@ def test_each_p_value_is_valid(deepseek):
     assert (p > 0.5).sum() > 60
     for candidate in found.candidates:
         drawn = candidate.images
-        assert candidate.p_value == _ENOUGH / drawn or (drawn == 599 and candidate.p_value < _ENOUGH / 599 + 1 / 600)
+        assert candidate.p_value == ENOUGH / drawn or (drawn == 599 and candidate.p_value < ENOUGH / 599 + 1 / 600)
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
