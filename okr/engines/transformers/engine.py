@@ -55,11 +55,17 @@ class TransformersEngine:
         self._proofs: list[Proof] | None = None
         self._identity: tuple[Any, ModelIdentity] | None = None
 
+    def _weights(self) -> Any:
+        """What is another value once weights, devices or adapters changed."""
+        return revision(self.model), WeightSample.of(self.model)  # the sample: some write past revisions (.data)
+
     def _state(self) -> Any:
-        """What is another value once weights, devices, adapters or the routers' hooks changed."""
-        routers = (self.model.get_submodule(site.path) for site in self.routers)
-        hooks = [(id(m), m.__dict__.get("forward"), *m._forward_hooks, *m._forward_pre_hooks) for m in routers]
-        return revision(self.model), WeightSample.of(self.model), hooks  # the sample: some write past revisions (.data)
+        """The same, and the hooks and instance methods of the routers; None for a router that is gone."""
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        routers = [modules.get(site.path) for site in self.routers]
+        return self._weights(), [
+            m and (id(m), m.__dict__.get("forward"), *m._forward_hooks, *m._forward_pre_hooks) for m in routers
+        ]
 
     def refresh(self) -> None:
         """Look anew where the model changed since it was prepared. Every method does so first."""
@@ -93,7 +99,7 @@ class TransformersEngine:
 
     def identity(self) -> ModelIdentity:
         """Which model this is now: computed anew where weights changed."""
-        now = self._state()
+        now = self._weights()
         if self._identity is None or self._identity[0] != now:
             self._identity = now, ModelIdentity.of(self.model, self.routers)
         return self._identity[1]
