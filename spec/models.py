@@ -121,6 +121,16 @@ def growing_model() -> Any:
     return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
 
 
+@made
+def stretched_model() -> Any:
+    """Mixtral-like, with rotary embeddings of other frequencies for all sequences of more than 12 tokens (longrope)."""
+    torch.manual_seed(8)
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 12}
+    rope |= {"short_factor": [1.0] * 8, "long_factor": [1.0 + 2 * place for place in range(8)]}
+    size = SIZE | {"head_dim": 16, "rope_parameters": rope}
+    return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
+
+
 def models() -> list[Any]:
     """Those with a decoder alone, whose routers give logits, weights and experts."""
     return [softmax_model(), sigmoid_model(), scaled_model()]

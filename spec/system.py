@@ -21,7 +21,9 @@ from .models import (
     scaled_model,
     sigmoid_model,
     softmax_model,
+    stretched_model,
 )
+from .verdicts import Violation, require, words
 
 __all__ = [
     "capacity_model",
@@ -33,6 +35,7 @@ __all__ = [
     "scaled_model",
     "sigmoid_model",
     "softmax_model",
+    "stretched_model",
 ]
 
 okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see
@@ -258,3 +261,25 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def copied(model: Any) -> Any:
     """A deep copy."""
     return copy.deepcopy(model)
+
+
+@contextmanager
+def accepted(what: str) -> Iterator[None]:
+    """Violation where the package refuses, by an error of its own, what the block does."""
+    try:
+        yield
+    except okr.OKRError as error:
+        raise Violation(f"{what} was refused: {words(error)}") from error
+
+
+@contextmanager
+def refused(kind: type[Exception], what: str) -> Iterator[None]:
+    """Violation unless the block raises an error of ``kind``, whose message is one line."""
+    try:
+        yield
+    except kind as error:
+        require(bool(str(error)) and "\n" not in str(error), f"{what}: the error is not one clear line", got=error)
+    except Exception as error:
+        raise Violation(f"{what}: {type(error).__name__} instead of {kind.__name__}: {words(error)}") from error
+    else:
+        raise Violation(f"{what} was accepted")
