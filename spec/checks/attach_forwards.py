@@ -227,18 +227,7 @@ def _gradients(model: Any) -> list[Any]:
     return found
 
 
-def _in_training(checkpointing: dict[str, Any] | None) -> Any:
-    from .. import system
-
-    model = system.copied(system.softmax_model()).train()
-    if checkpointing is not None:
-        model.gradient_checkpointing_enable(checkpointing)
-        model.enable_input_require_grads()
-    return model
-
-
 @check("OKR-ATTACH-008")
-@catch_warnings(action="ignore")
 def gradients_are_of_what_ran(subject: Subject) -> None:
     """Of a forward under the key: inside the block, also where checkpoints recompute it; after the block, unless they
     would."""
@@ -249,21 +238,33 @@ def gradients_are_of_what_ran(subject: Subject) -> None:
 
     expected: list[Any] = []
     for checkpointing in (None, {"use_reentrant": True}, {"use_reentrant": False}):
-        model = _in_training(checkpointing)
+        model, found, later = _trained(checkpointing)
+        expected = expected or found
+        same = len(found) == len(expected) and all(map(torch.allclose, found, expected))
+        require(same, "gradients of a checkpointed forward are of another")
+        if checkpointing is None:
+            with system.accepted("a backward that recomputes nothing"):
+                later[0].backward()
+            require(all(map(torch.equal, _gradients(model), expected)), "gradients after the block are of another")
+            continue
+        for value in later:
+            with system.refused(okr.UnsupportedRouter, f"a backward after the block ({checkpointing})"):
+                value.backward()
+
+
+def _trained(checkpointing: dict[str, Any] | None) -> tuple[Any, list[Any], list[Any]]:
+    """A model, its gradients of a loss under the key, and, for after the block: that loss anew, and a sum of what the
+    model's body gives."""
+    from .. import system
+
+    model = system.copied(system.softmax_model()).train()
+    with catch_warnings(action="ignore"):  # of renamed arguments, and of checkpoints without gradients
+        if checkpointing is not None:
+            model.gradient_checkpointing_enable(checkpointing)
+            model.enable_input_require_grads()
         with _runs(model)[0]() as session, system.accepted("a backward inside the block"):
             _loss(model).backward()
             found = _gradients(model)
-            expected = expected or found
-            same = all(map(torch.allclose, found, expected)) and len(found) == len(expected)
-            require(same, "gradients of a checkpointed forward are of another")
-            session.generate(system.tokens(1), max_new_tokens=2, **system.GREEDY)  # without gradients, in between
+            session.generate(system.tokens(1), max_new_tokens=2, use_cache=False, **system.GREEDY)  # without gradients
             states = model.model(input_ids=system.tokens(), use_cache=False).last_hidden_state.sum()
-            loss = _loss(model)
-        if checkpointing is None:
-            with system.accepted("a backward that recomputes nothing"):
-                loss.backward()
-            require(all(map(torch.equal, _gradients(model), expected)), "gradients after the block are of another")
-            continue
-        for value in (loss, states):
-            with system.refused(okr.UnsupportedRouter, f"a backward after the block ({checkpointing})"):
-                value.backward()
+            return model, found, [_loss(model), states]
