@@ -131,6 +131,15 @@ def stretched_model() -> Any:
     return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
 
 
+@made
+def unscaled_model() -> Any:
+    """The growing model, with rotary embeddings that nothing scales."""
+    size = SIZE | {"max_position_embeddings": 12, "head_dim": 16}
+    model = MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)).eval()
+    model.load_state_dict(growing_model().state_dict())
+    return model
+
+
 def models() -> list[Any]:
     """Those with a decoder alone, whose routers give logits, weights and experts."""
     return [softmax_model(), sigmoid_model(), scaled_model()]

@@ -22,6 +22,7 @@ from .models import (
     sigmoid_model,
     softmax_model,
     stretched_model,
+    unscaled_model,
 )
 from .verdicts import Violation, require, words
 
@@ -36,6 +37,7 @@ __all__ = [
     "sigmoid_model",
     "softmax_model",
     "stretched_model",
+    "unscaled_model",
 ]
 
 okr: Any = import_module("okr")  # its public names are made on first use, which type checkers cannot see

@@ -142,7 +142,7 @@ def any_of_several_tokens_ends_a_text(subject: Subject) -> None:
 
 @check("OKR-TRACE-001")
 def what_a_cache_held_is_marked(subject: Subject) -> None:
-    """A second turn: nobody saw what ran for the tokens in a given cache. One that holds the whole prompt is refused."""
+    """A second turn: nobody saw what ran for the tokens in a given cache. A cache of the whole prompt is refused."""
     import torch
 
     from .. import system
