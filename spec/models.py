@@ -15,6 +15,8 @@ from transformers import (
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SwitchTransformersConfig,
     SwitchTransformersForConditionalGeneration,
 )
@@ -138,6 +140,17 @@ def unscaled_model() -> Any:
     model = MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)).eval()
     model.load_state_dict(growing_model().state_dict())
     return model
+
+
+@made
+def softmax_families() -> list[Any]:
+    """Qwen-like: softmax over 8 experts, top-2, weights normalised over the selected, or as they are."""
+    torch.manual_seed(9)
+    size = SIZE | {"moe_intermediate_size": 16, "head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2}
+    return [
+        spread_routers(Qwen3MoeForCausalLM(Qwen3MoeConfig(**size, norm_topk_prob=normalised)), 10)
+        for normalised in (True, False)
+    ]
 
 
 def models() -> list[Any]:

@@ -193,7 +193,7 @@ def ways_that_cannot_be_traced_are_refused(subject: Subject) -> None:
     settings = {"max_new_tokens": 2, **system.GREEDY}
     configured: dict[str, Any] = {"num_beams": 2, "guidance_scale": 1.5, "penalty_alpha": 0.6}
     configured |= {"prompt_lookup_num_tokens": 2, "dola_layers": "high", "assistant_early_exit": 1}
-    alone = {"assistant_model": model, "custom_generate": "elsewhere", "adapter_names": ["one"]}
+    alone = {"assistant_model": model, "custom_generate": lambda *_, **__: ids, "adapter_names": ["one"]}
     alone |= {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
     with _keyed(model) as session:
         for name, value in (configured | alone).items():

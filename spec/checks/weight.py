@@ -149,7 +149,7 @@ def _all_legal(index: int, setting: Setting, work: Callable[[Any], object]) -> N
         here = Setting(site.top_k, setting.epsilon, setting.zone, setting.strength)
         for token in range(len(rows)):
             taken = experts[token].tolist()
-            fair = _legal_nearby(choice[token].tolist(), key[token].tolist(), here, taken)
+            fair = legal_nearby(choice[token].tolist(), key[token].tolist(), here, taken)
             require(fair, f"{site.path}, token {token}: illegal selection", got=sorted(taken))
 
 
@@ -167,7 +167,7 @@ def choice_scores(index: int, model: Any, module: Any, rows: Any) -> Any:
     return groups.masked_fill(~allowed[..., None], -torch.inf).flatten(1)
 
 
-def _legal_nearby(choice: list[float], key: list[float], setting: Setting, taken: list[int]) -> bool:
+def legal_nearby(choice: list[float], key: list[float], setting: Setting, taken: list[int]) -> bool:
     """Whether the selection is legal for these scores, or for such as differ from them by rounding.
 
     Here c and g are recomputed, not given, so each may be off by ``off``. A selection is accepted if raising the
