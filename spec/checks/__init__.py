@@ -1,4 +1,4 @@
-"""The executable form of the text: one module per chapter, at least one check per clause."""
+"""The executable form of the text: modules named after chapters, at least one check per clause."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

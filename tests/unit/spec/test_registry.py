@@ -16,9 +16,10 @@ def test_every_clause_has_a_check_and_every_check_a_clause():
     assert checked - clauses == set()
 
 
-def test_checks_stand_in_the_module_of_their_chapter():
+def test_checks_stand_in_a_module_of_their_chapter():
     for check in all_checks():
-        assert check.body.__module__ == f"okr.spec.checks.{registry.load()[check.clause].room}"
+        module = check.body.__module__.rpartition(".")[2]
+        assert module.partition("_")[0] == registry.load()[check.clause].room
 
 
 def test_vectors_name_clauses_that_exist():
