@@ -69,9 +69,10 @@ ROUTING = (
     Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
+_ENGINE = ("routings", "session", "replay", "attaching", "guard", "proof", "swapping", "engine", "fused", "families")
 ATTACH = tuple(
-    Target(f"okr.engines.transformers.{name}", _MODEL, stages=(60,), one_in=6)
-    for name in ("routings", "session", "replay", "attaching", "fused", "families", "generation")
+    Target(f"okr.engines.{name}", _MODEL, stages=(60,), one_in=6)
+    for name in ("choice", "matching", *(f"transformers.{name}" for name in (*_ENGINE, "generation")))
 )
 
 

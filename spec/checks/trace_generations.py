@@ -93,24 +93,31 @@ def _require_ran(model: Any, trace: Any, seen: dict[str, Any], text: list[int], 
 
 
 @check("OKR-TRACE-001")
-def tokens_that_are_no_padding_stay(subject: Subject) -> None:
-    """Where there is no padding token, or the mask says that it is none, prompts are traced whole."""
+def padding_is_what_is_said_to_be(subject: Subject) -> None:
+    """The prompt's, by the mask or else the padding token that holds for this call; nothing is padding where there is
+    no such token. A text that no rule ended has none, even where it ends with that token."""
     import torch
 
     from .. import system
 
     model = system.softmax_model()
-    ids, _ = _padded()
-    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
-    with _keyed(model) as session, system.outputs_of(model) as seen:
-        with _configured(model, pad_token_id=None, eos_token_id=None), system.accepted("a model without padding"):
-            made = [session.generate(ids, **options)]
-        with system.accepted("a mask of ones"):
-            made.append(session.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options))
-        calls = {path: all_of[: len(all_of) // 2] for path, all_of in seen.items()}
-    for one in made:
-        for row in (0, 1):
-            _require_ran(model, one.traces[row], calls, one.sequences[row].tolist(), row, 0)
+    ids, mask = _padded()
+    options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
+    ways = [
+        (ids, {"attention_mask": torch.ones_like(ids), "pad_token_id": 0}, 0),
+        (ids, {}, 0),
+        (torch.where(mask.bool(), ids, 63), {"pad_token_id": 63}, 2),
+        (ids, {"attention_mask": mask, "eos_token_id": 63}, 2),
+    ]
+    with _keyed(model) as session, _configured(model, pad_token_id=None, eos_token_id=None):
+        last = int(session.generate(ids, attention_mask=mask, **options).sequences[0, -1])
+        ways[-1][1]["pad_token_id"] = last
+        for prompt, way, skip in ways:
+            with system.outputs_of(model) as seen, system.accepted(f"generate with {sorted(way)}"):
+                made = session.generate(prompt, **options, **way)
+            for row in (0, 1):
+                text = made.sequences[row].tolist()
+                _require_ran(model, made.traces[row], seen, text, row, skip if row else 0)
 
 
 @check("OKR-TRACE-001")

@@ -76,14 +76,14 @@ def native_selection_gives_native_output_in_every_mode(subject: Subject) -> None
             model, states = system.copied(original).to(dtype), [part.to(dtype) for part in drawn]
             with _mode(model, mode):
                 expected = _called(model, states, by_name)
-                for run in _native(model):
+                for run in _native(model)[: 2 if mode == "training" else 1]:
                     with run(), system.accepted(f"{type(model).__name__}: {mode}, {dtype}"):
                         found = _called(model, states, by_name)
                     same = len(found) == len(expected) and all(
                         one.dtype == other.dtype and torch.equal(one, other)
                         for one, other in zip(expected, found, strict=True)
                     )
-                    require(same, f"{type(model).__name__}: {mode or 'called by name'}, {dtype}: other outputs")
+                    require(same, f"{type(model).__name__}: {mode}, {dtype}: other outputs")
 
 
 _SHAPES = ((1, 1), (2, 7))
@@ -95,8 +95,7 @@ def _modes() -> tuple[tuple[Any, str, bool], ...]:
     return (
         (torch.float32, "training", False),
         (torch.float32, "autocast", False),
-        (torch.float32, "no gradients", True),
-        (torch.bfloat16, "no gradients", False),
+        (torch.bfloat16, "no gradients", True),
     )
 
 
