@@ -17,6 +17,7 @@ from okr.errors import AlreadyAttached, RouterNotFound
 
 from . import Change, broken
 
+attaching: Any = import_module("okr.engines.transformers.attaching")
 engine: Any = import_module("okr.engines.transformers.engine")
 swapping: Any = import_module("okr.engines.transformers.swapping")
 session: Any = import_module("okr.engines.transformers.session")
@@ -82,7 +83,7 @@ def leaves_classes(change: Change) -> None:
             native: Any = type(module)
             module.__class__ = type(native.__name__, (native,), {"__module__": native.__module__})
 
-    change(engine, "swap_out", swapped)
+    change(attaching, "swap_out", swapped)
 
 
 @broken("training mode left on", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
