@@ -200,7 +200,7 @@ def _require_formula(model: Any, formula: Formula, given: Any, lowered: bool, na
     for _, module in system.routers(model):
         logits, weights, chosen = module(given)
         expected = formula(logits.float().softmax(-1), chosen, lowered)
-        same = weights.dtype == expected.dtype and torch.equal(weights, expected)
+        same = weights.dtype == expected.dtype and torch.allclose(weights, expected, rtol=1e-5)
         require(same, f"weights are not by the formula in force ({name})", expected=expected, got=weights)
 
 
