@@ -1,7 +1,7 @@
 """``python -m okr.spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
 
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``mutation`` (of okr.routing), ``attach`` (mutants of
-okr.engines.transformers), ``alarms``.
+okr.engines), ``alarms``.
 """
 
 import json
@@ -46,7 +46,7 @@ def zoo(everyone: Sequence[Any], level: str, keep: int = KEEP_CASES) -> list[dic
 
 
 def attach(reach: mutation.Reach) -> list[dict[str, Any]]:
-    """The fates of mutants of okr.engines.transformers."""
+    """The fates of mutants of okr.engines."""
     return [entry for target in mutation.ATTACH for entry in mutation.run(target, reach)]
 
 

@@ -1,4 +1,4 @@
-"""Runs the mutants of okr.routing and okr.engines.transformers against the clauses, each in a process of its own.
+"""Runs the mutants of okr.routing and okr.engines against the clauses, each in a process of its own.
 
 Only a clause that is violated (an assertion) kills a mutant; crashes and hangs are counted apart. A mutant lives on if
 every clause about its module passes. Sources are never edited: a child process executes the changed tree in place of
@@ -69,10 +69,24 @@ ROUTING = (
     Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
 )
-_ENGINE = ("routings", "session", "replay", "attaching", "guard", "proof", "swapping", "engine", "fused", "families")
-ATTACH = tuple(
-    Target(f"okr.engines.{name}", _MODEL, stages=(60,), one_in=6)
-    for name in ("choice", "matching", *(f"transformers.{name}" for name in (*_ENGINE, "generation")))
+_ENGINE = (
+    "routings",
+    "session",
+    "replay",
+    "attaching",
+    "guard",
+    "proof",
+    "swapping",
+    "fused",
+    "families",
+    "generation",
+)
+ATTACH = (
+    *(
+        Target(f"okr.engines.{name}", _MODEL, stages=(60,), one_in=6)
+        for name in ("choice", "matching", *(f"transformers.{name}" for name in _ENGINE))
+    ),
+    Target("okr.engines.transformers.engine", (*_MODEL, "text"), stages=(60,), one_in=6),
 )
 
 
@@ -113,11 +127,12 @@ def _sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
 def reach(targets: Sequence[Target]) -> Reach:
     """By clause and module: the functions that are called when the clause is asked, evidence and all.
 
-    The targets have the same rooms and stages. Raises RuntimeError where a clause does not hold without any mutant.
+    The targets have the same stages. Raises RuntimeError where a clause does not hold without any mutant.
     """
     modules = {importlib.import_module(t.module).__file__: t.module for t in targets}
-    cases, found = drawn(targets[0].clauses, targets[0].stages[-1]), Reach()
-    for clause in targets[0].clauses:
+    clauses = {clause.id: clause for target in targets for clause in target.clauses}
+    cases, found = drawn(clauses.values(), targets[0].stages[-1]), Reach()
+    for clause in clauses.values():
         called = {module: set[str]() for module in modules.values()}
 
         def note(frame: Any, event: str, argument: Any, called: dict[str, set[str]] = called) -> None:

@@ -121,11 +121,12 @@ def _attach(entries: list[dict[str, Any]], explained: dict[str, str]) -> str:
     own = sum(e["what"].partition(":")[0] in _OWN_ERRORS for e in crashed)
     unreached = sum(e["what"] == UNREACHED for e in entries)
     lines = [
-        "## Mutants of okr.engines.transformers",
+        "## Mutants of okr.engines",
         "",
         "A sixth of the mutants of the code that puts routing into models, drawn by lot with a fixed seed, asked of",
-        "the chapters WEIGHT, TRACE, REPLAY and ATTACH on models of four families, with 60 cases where the ci profile",
-        "has 150. A mutant is asked only the clauses that call its function; where none does, it survives.",
+        "the chapters WEIGHT, TRACE, REPLAY and ATTACH, and TEXT for the engine that scores texts, on models of five",
+        "families, with 60 cases where the ci profile has 150. A mutant is asked only the clauses that call its",
+        "function; where none does, it survives.",
         "",
         "This code checks itself: a router is used only after it repeated the family's own output bit for bit, and",
         "every call is counted. So many mutants raise before a clause can judge, which is no kill: of",
@@ -164,7 +165,7 @@ def _alarms(entries: list[dict[str, Any]]) -> str:
 
 _LIMITS = """## What this does not show
 
-- The system clauses are tried on models of four families of the seventy that can be keyed, on the CPU, in float32;
+- The system clauses are tried on models of five families of the seventy that can be keyed, on the CPU, in float32;
   what they do not run is held by unit tests alone. Their zoo changes the package from inside, so its bugs are those
   that somebody thought of.
 - The system clauses catch every bug of their zoo, but of the mutants of `okr.engines.transformers` that neither crash

@@ -45,15 +45,20 @@ def exceptions_inside_a_forward_leave_no_mark(subject: Subject) -> None:
 
 
 @contextmanager
-def _dispatched(model: Any) -> Iterator[None]:
-    """The model's routers under hooks of accelerate's, which call what was their forward when the hook was added."""
+def _dispatched(model: Any, offloaded: bool = False) -> Iterator[None]:
+    """The model's routers under hooks of accelerate's, which call what was their forward when the hook was added;
+    ``offloaded``: their weights are at hand during a call alone."""
     from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_module
 
     from .. import system
 
     modules = [module for _, module in system.routers(model)]
     for module in modules:
-        add_hook_to_module(module, AlignDevicesHook(execution_device="cpu"))
+        weights = {name: value.detach() for name, value in module.state_dict().items()} if offloaded else None
+        hook = AlignDevicesHook(
+            execution_device="cpu", offload=offloaded, weights_map=weights, place_submodules=offloaded
+        )
+        add_hook_to_module(module, hook)
     try:
         yield
     finally:
@@ -83,6 +88,8 @@ def dispatched_models_are_keyed_and_restored(subject: Subject) -> None:
                 changed = system.differences(before, system.fingerprint(model))
                 require(not changed, f"a dispatched {name} after leaving", got=changed)
                 require(torch.equal(system.logits(model), plain), f"a dispatched {name}: other logits after leaving")
+        with _dispatched(model, offloaded=True), system.accepted(f"an offloaded {name}"), runs(model)[0]():
+            require(torch.equal(system.logits(model), keyed), f"an offloaded {name} runs otherwise")
 
 
 @check("OKR-ATTACH-002")
