@@ -18,7 +18,7 @@ def test_every_clause_has_a_check_and_every_check_a_clause():
 
 def test_checks_stand_in_the_module_of_their_chapter():
     for check in all_checks():
-        assert check.body.__module__ == f"okr.spec.checks.{registry.load()[check.clause].room}"
+        assert check.body.__module__ == f"okr.spec.checks.{registry.load()[check.clause].chapter}"
 
 
 def test_vectors_name_clauses_that_exist():
