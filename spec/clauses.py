@@ -13,7 +13,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "clauses.md"
 _PARTS = ("text/??-{}.md", "checks/{}.py", "zoo/{}.py", "zoo/systems/{}.py")  # of spec/, for each chapter
 _HEAD = """# What tests each clause
 
-`python -m okr.spec.clauses` writes this page from the [specification](../spec/text/00-terms.md) and its executable form.
+`python -m okr.spec.clauses` writes this page from the [specification](../spec/text/00-terms.md) and its tests.
 
 - A **check** is a function in `spec/checks/`. It draws cases and says whether the clause holds on each of them.
 - A **zoo member** is a router or a system with one seeded bug, in `spec/zoo/` or `spec/zoo/systems/`. The clause must
