@@ -1,4 +1,4 @@
-"""Where the ``okr`` command starts: light, so that Ctrl-C is answered before anything else is even imported."""
+"""The start of the ``okr`` command. It imports little, so that Ctrl-C is answered before anything else is imported."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ NO_RESULT = "stopped; there is no result"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and leave with its exit code."""
+    """Run the command and exit with its code."""
     try:
         from okr.cli import main as command
 

@@ -1,12 +1,12 @@
-"""Every error that OKR raises on purpose. The message is one line that says what is wrong and what to do."""
+"""The errors that OKR raises on purpose. Each message is one line that says what is wrong and what to do."""
 
 
 class OKRError(Exception):
-    """Base of all errors of this package; the command line prints its message and exits with code 2."""
+    """The base of all errors of this package. The command line prints its message and exits with code 2."""
 
 
 class RouterNotFound(OKRError):
-    """The model has no router that could be keyed (未找到任何gate层). ``log`` says what was looked at."""
+    """The model has no router that can be keyed (未找到任何gate层). ``log`` says what was looked at."""
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class AlreadyAttached(OKRError):
 
 
 class UnsupportedGeneration(OKRError):
-    """A way of generating for which traces cannot be made (beam search, assisted decoding)."""
+    """This way of generating cannot be recorded in traces, or a generation outlived its block."""
 
 
 class ModelLoadError(OKRError):
@@ -50,7 +50,7 @@ class InvalidSetting(OKRError):
 
 
 class InvalidConfig(OKRError):
-    """An experiment's configuration, prompts or output folder cannot be used."""
+    """A run's configuration, prompts or output folder cannot be used."""
 
 
 class ProcessFailed(OKRError):

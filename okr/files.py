@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole at every moment, whatever happens to the process or the disk."""
+"""Writes files so that they are whole at every moment, whatever happens to the process or the disk."""
 
 import contextlib
 import os
@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put ``content`` in place of ``path``, on disk when this returns; its mode is 0644 less what the umask takes.
+    """Write ``content`` to ``path`` in place of what was there, and flush it to the disk. The mode is 0644 less what
+    the umask takes.
 
-    Where that fails (a full disk, Ctrl-C) the old file stays and nothing else is left. Raises OSError, and ValueError
-    for a name that no file can have.
+    If that fails (a full disk, Ctrl-C) the old file stays and nothing else is left. Raises OSError, or ValueError for
+    a name that no file can have.
     """
     if len(os.fsencode(path.name)) > 255:
         raise ValueError("File name too long")

@@ -39,7 +39,7 @@ def usual_jobs(name: str) -> int:
 
 def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int) -> Iterator[Result]:
     """Every clause's result as it comes, in the order of ``clauses`` whatever ``jobs`` is."""
-    chapters = [tuple(group) for _, group in groupby(clauses, lambda clause: clause.room)]
+    chapters = [tuple(group) for _, group in groupby(clauses, lambda clause: clause.chapter)]
     if jobs > 1 and len(chapters) > 1:
         yield from _side_by_side(named, chapters, profile, min(jobs, len(chapters)))
         return

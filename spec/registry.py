@@ -22,14 +22,14 @@ class Clause:
     """One numbered requirement.
 
     ``level`` says of what: ``routing`` (the three functions of a router) or ``system`` (a router at work in a model,
-    with its keys, traces, verdicts and results). ``room`` is the chapter's file and the module of its checks.
+    with its keys, traces, verdicts and results). ``chapter`` is the chapter's name in text/, checks/ and zoo/.
     """
 
     id: str
     keyword: str
     level: str
-    room: str
     chapter: str
+    title: str
     statement: str
     why: str
     bug: str
@@ -51,7 +51,7 @@ def parse(text: str, source: str = "00-text.md") -> list[Clause]:
     if not marks:
         return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    room = source.removesuffix(".md").partition("-")[2]
+    chapter = source.removesuffix(".md").partition("-")[2]
     clauses = []
     for mark, end in zip(marks, ends, strict=True):
         body = text[mark.end() : end].split("\n## ")[0]
@@ -60,7 +60,7 @@ def parse(text: str, source: str = "00-text.md") -> list[Clause]:
         parts = [" ".join(part.split()) for part in (statement, why, bug)]
         if not all(parts):
             raise ValueError(f"{source}: {mark['id']} needs a statement, *Why:* and *Likely bug:*")
-        clauses.append(Clause(mark["id"], mark["keyword"], mark["level"], room, title["title"], *parts))
+        clauses.append(Clause(mark["id"], mark["keyword"], mark["level"], chapter, title["title"], *parts))
     return clauses
 
 

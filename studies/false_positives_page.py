@@ -19,8 +19,8 @@ HEAD = """# Are the p-values true?
 Written by `python studies/false_positives_page.py` from the figures of `python studies/false_positives.py`; do not
 edit.
 
-The null hypothesis of every test: the evidence was made without knowledge of the claimed key. Then a p-value of at
-most x must turn up with probability at most x, in any kind of text. Every test below has a fresh key, so that the
+The null hypothesis of every test is that the evidence was made without knowledge of the claimed key. Then a p-value of
+at most x must turn up with probability at most x, in any kind of text. Every test below has a fresh key, so that the
 p-values of a row are independent given its texts and Clopper-Pearson intervals (99%) are right. (Under one key the
 p-values of different texts depend on each other; see [results](results.md).) A row *holds* if its interval holds the
 nominal value. Of many intervals of 99%, one in a hundred misses by chance.
@@ -32,8 +32,7 @@ TRACE = """
 ## Traces
 
 {texts} texts in each class, {keys} fresh keys on each: {total:,} tests. Each key is tested as `okr.attribute` tests
-it, one image after another up to {decoys}; wherever p <= 0.01 that is the p-value of `okr.verify` with {decoys}
-decoys.
+it, with one decoy after another up to {decoys}. If p <= 0.01, this is the p-value of `okr.verify` with {decoys} decoys.
 
 """
 AGAIN = """
@@ -42,10 +41,11 @@ is an independent run; both are shown, and the first stays in the table above.
 
 """
 NAIVE = """
-What a binomial test would say on the same traces: the hits of a key over all free slots, taken as independent draws
-with the chance of the zone (f / |P|), zone `max`, epsilon 2. It is wrong both ways: it takes the slots of one token
-for independent draws, which makes it blind on ordinary text of this length, and it takes tokens with alike states for
-independent, which makes it cry wolf on repetitive text. That is why OKR never reports such a z-score as evidence.
+This is what a binomial test would say on the same traces (zone `max`, epsilon 2). It takes the hits of a key over all
+free slots as independent draws with the chance f / |P|. It is wrong in two ways. The slots of one token are not
+independent draws, so the test finds too little in ordinary text of this length. Tokens with similar states are not
+independent, so it reports too many false positives on repetitive text. OKR therefore never reports such a z-score as
+evidence.
 
 """
 TEXT = """

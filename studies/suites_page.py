@@ -40,9 +40,9 @@ STRENGTHENED = """
 ## Trying to make text survive edits
 
 `python studies/edit_robustness.py --out docs/data/robustness.json`: {texts} texts of {tokens} new tokens by
-tiny-deepseek-moe, six under each key, torch {torch}, CPU, float32. z: how far the true key is ahead of {decoys} decoys,
-in their standard deviations, with its 95% interval over texts; in brackets behind it the share of texts whose key is
-ahead of every decoy. Text of no key has z 0 on average, whatever is done to it.
+tiny-deepseek-moe, six under each key, torch {torch}, CPU, float32. z says how far the true key is ahead of {decoys}
+decoys, in their standard deviations, with its 95% interval over texts. The share of texts whose key is ahead of every
+decoy stands in brackets. Unwatermarked text has z 0 on average, whatever is done to it.
 
 ### Anchors
 
@@ -53,15 +53,15 @@ states after it. Smoother anchors were tried, each at the strength at which it c
 {anchors_say}
 
 None of them is built in. The specified router decides on its own input alone ([SCORE](../spec/text/02-score.md)), so
-that a token's experts depend on no batch, padding or cache; these anchors need earlier states, or the token's
+that a token's experts depend on no batch, padding or cache. These anchors need earlier states, or the token's
 embedding, at every router.
 
 ### Statistics
 
-p: the probability of a token under a key; q: its mean over the claimed key and all decoys. All of these treat every key
-alike, so that the test stays exact. Same texts, anchor: the state, strength 1.5. A statistic whose decoys' z is skewed
-needs a higher one to be found; so beside it stands the 99% point of the decoys' z, and statistics are compared by how
-far z is above that.
+p is the probability of a token under a key, and q its mean over the claimed key and all decoys. Every statistic here
+treats all keys alike, so the test stays exact. The texts are the same; the anchor is the state, at strength 1.5. If the
+decoys' z is skewed, a text needs a higher z to be found. The table therefore has the 99% point of the decoys' z, and
+statistics are compared by how far z is above it.
 
 {statistics}
 {statistics_say}

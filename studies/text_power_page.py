@@ -20,23 +20,25 @@ HEAD = """# How much does text show?
 
 Written by `python studies/text_power_page.py` from the figures of `python studies/text_power.py`; do not edit.
 
-Detection from text alone at a false-positive rate of 1%: the share of texts that are found, with 95% Clopper-Pearson
-intervals, for the first n tokens of single texts; the last two columns pool two and four texts of 400 tokens into one
-test. Cost: added loss on held-out passages in nats per token, mean of three keys, with a 95% interval over passages.
-KGW (transformers' `WatermarkLogitsProcessor`, half of the vocabulary green) runs on the same model, from the same
-prompts, at a cost like OKR's, and is scored by an exact binomial test over distinct pairs of tokens.
+The first tables are about detection from text alone at a false-positive rate of 1%. They give the share of texts that
+are found, with 95% Clopper-Pearson intervals, for the first n tokens of single texts. The last two columns pool two
+and four texts of 400 tokens into one test. The cost is the added loss on held-out passages in nats per token: the mean
+of three keys, with a 95% interval over passages. KGW (transformers' `WatermarkLogitsProcessor`, half of the vocabulary
+green) runs on the same model, from the same prompts, at a similar cost. It is scored by an exact binomial test over
+distinct pairs of tokens.
 
-**How much could a text show?** A key changes log p by small amounts that differ from key to key. If they have variance
-v a token, a keyed model loses v / 2 a token on text that was not made with the key, which is the cost, and gains v / 2
-on its own. Over n tokens the claimed key is then ahead of decoys by n v, whose spread is sqrt(n v): z = sqrt(2 cost n),
-to first order in v and whatever the statistic. The second tables have that number in their last column. Soft keying
-comes within a seventh of it, so a better statistic has little left to gain at a given cost.
+**How much could a text show?** A key changes log p by small amounts that differ from key to key. Let v be their
+variance for a token. On text that was not made with the key, a keyed model then loses v / 2 for each token: this is
+the cost. On its own text it gains v / 2. Over n tokens the claimed key is ahead of decoys by n v, with a spread of
+sqrt(n v). So z = sqrt(2 cost n), to first order in v and for every statistic. The last column of the second tables has
+that number. Soft keying comes within a seventh of it, so a better statistic has little left to gain at a given cost.
 
-**What does the cost buy?** Cost falls into what keyed models lose together, whichever the key, which shows nothing, and
-that by which they differ (log(m / p), m the mean over keys). The third tables give both on passages, and the evidence
-of a token of the model's own text: its mutual information with the key. Where evidence is e, z is about sqrt(2 e n).
-The yield, evidence over cost, falls as the cost grows. As far as the intervals tell, no zone measured has a better one
-than soft keying without an epsilon has at the same cost; hard zones mostly have a lower one.
+**What does the cost buy?** The cost has two parts. One part is what all keyed models lose, whichever the key; it shows
+nothing. The other is the part by which keys differ (log(m / p), where m is the mean over keys). The third tables give
+both on passages. They also give the evidence of a token of the model's own text, which is its mutual information with
+the key. If the evidence is e, z is about sqrt(2 e n). The yield is evidence divided by cost; it falls as the cost
+grows. As far as the intervals tell, no zone that was measured yields more than soft keying without an epsilon at the
+same cost, and zones with an infinite strength mostly yield less.
 """
 MODEL = """
 ## {title}
@@ -50,13 +52,13 @@ SUMMARY = (
     "Near a cost of 0.05, n = 200 and n = 300: {okr} by OKR (cost {okr_cost:.4f}), {kgw} by KGW (cost {kgw_cost:.4f})."
 )
 STATISTICS = """
-The share of the same texts that each statistic finds (`detect` uses the first; p a token's probability under a key, q
-its mean over all keys), and the mean z of the first beside the bound:
+This is the share of the same texts that each statistic finds, and the mean z of the first statistic beside the bound.
+`detect` uses the first. p is a token's probability under a key, and q its mean over all keys.
 
 """
 FEWER = """
-With 99 decoys p <= 0.01 asks the key to beat every one of them; with 399 to be among the best four. The same texts,
-judged by all decoys and by the first 99:
+With 99 decoys, p <= 0.01 asks the key to beat every one of them; with 399 decoys, to be among the best four. These are
+the same texts, judged by all decoys and by the first 99:
 
 """
 YIELD = """

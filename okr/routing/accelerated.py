@@ -1,9 +1,9 @@
-"""Keyed routing on a card by the kernels of :mod:`okr.routing.triton_kernels`, where they are proven or not at all.
+"""Keyed routing on a card by the kernels of :mod:`okr.routing.triton_kernels`, wherever they are proven.
 
-A proof runs once a process for each device, dtype, shape and setting, when a watermark is attached, and compiles the
-kernels on the way, so that nothing compiles or waits for the device while the model runs. Without Triton, without a
-card that it serves, with more experts than it serves, or where a kernel fails or answers differently from torch's own
-operations, those operations do the work; so they do under torch.compile, which makes kernels of its own.
+A proof runs once in a process for each device, dtype, shape and setting, when a watermark is attached. It compiles the
+kernels on the way, so that nothing compiles or waits for the device while the model runs. torch's own operations do
+the work in four cases: there is no Triton; there is no card that it serves; there are more experts than it serves; a
+kernel fails or gives another answer. They also do it under torch.compile, which makes kernels of its own.
 """
 
 import importlib.util
@@ -24,14 +24,14 @@ from okr.routing.selection import route
 log = logging.getLogger("okr")
 
 OLDEST = (8, 0)
-"""Compute capability from which cards multiply bfloat16, the dtype that the kernels are made for."""
+"""The compute capability from which cards multiply bfloat16, the dtype that the kernels are made for."""
 
 _SCORES = (torch.float32, torch.bfloat16, torch.float16)
 _COUNTS = (1, 16, 100, 2049)  # tokens of a proof: every tile of the kernels
 
 
 def kernels_on(device: torch.device) -> Any:
-    """The module of kernels, or None where they cannot run on ``device``."""
+    """The module of kernels, or None if they cannot run on ``device``."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
@@ -43,7 +43,7 @@ def kernels_on(device: torch.device) -> Any:
 
 @dataclass(frozen=True)
 class Rule:
-    """How one site's key decides, in numbers that a proof can be kept by; ``log``: the family ranks probabilities."""
+    """How a key decides at one site, in numbers by which a proof is stored. ``log``: the family ranks probabilities."""
 
     top_k: int
     epsilon: float
@@ -52,12 +52,13 @@ class Rule:
     log: bool
 
     def setting(self) -> dict[str, Any]:
-        """As keyword arguments of :func:`okr.routing.selection.route`."""
+        """The keyword arguments of :func:`okr.routing.selection.route`."""
         return {"top_k": self.top_k, "epsilon": self.epsilon, "zone": self.zone, "strength": self.strength}
 
 
 class Accelerated:
-    """One keyed site on one card: its signs there, and what was proven. T tokens, E experts, k kept, d numbers each."""
+    """One keyed site on one card: the key's signs there, and what was proven. T tokens, E experts, k kept, d numbers
+    each."""
 
     def __init__(
         self, kernels: Any, signs: Int8[Tensor, "hidden_size experts"], rule: Rule, dtype: torch.dtype
@@ -68,7 +69,7 @@ class Accelerated:
         self.joint: frozenset[torch.dtype] = frozenset()
 
     def serves(self, scores: Tensor) -> bool:
-        """Whether these scores [T, E] are for the kernels."""
+        """Whether the kernels can take these scores [T, E]."""
         return (
             scores.device == self.signs.device
             and scores.dtype in _SCORES
@@ -77,8 +78,8 @@ class Accelerated:
         )
 
     def serves_gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-        """Whether the joint product gives, as far as was proven, the bits of the family's own: ``linear`` in ``dtype``
-        of states [T, d] and a gate's weight [E, d]."""
+        """Whether the joint product gives the bits of the family's own product, as far as was proven. That product is
+        ``linear`` in ``dtype`` of states [T, d] and a gate's weight [E, d]."""
         return (
             dtype in self.joint
             and hidden.dtype == weight.dtype
@@ -89,13 +90,13 @@ class Accelerated:
         )
 
     def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The gate's logits in ``dtype`` and the key scores [T, E], the states read once for both."""
+        """The gate's logits in ``dtype`` and the key scores, both [T, E]. The states are read once for both."""
         with torch.cuda.device_of(hidden):
             keys, logits = self.kernels.products(hidden, self.signs, weight.contiguous(), dtype)
         return logits, keys
 
     def key_scores(self, hidden: Tensor) -> Float[Tensor, "tokens experts"]:
-        """The key scores of states [T, d]; autocast may make these of another dtype than the proof's."""
+        """The key scores [T, E] of states [T, d]. Under autocast the states may have another dtype than the proof's."""
         if self.dtype == torch.float32:
             hidden = hidden.float()  # which holds 16 bits exactly
         elif hidden.dtype != self.dtype:
@@ -106,7 +107,7 @@ class Accelerated:
     def choose(
         self, scores: Tensor, hidden: Tensor, native: Tensor, keys: Tensor | None = None
     ) -> tuple[Int64[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
-        """The experts that run and their scores; ``keys`` are the key scores where they are known already."""
+        """The experts that run [T, k] and their scores [T, k]. ``keys`` are the key scores, if they are known."""
         with torch.cuda.device_of(scores):
             if keys is None:
                 keys = self.key_scores(hidden)
@@ -117,7 +118,8 @@ class Accelerated:
 def accelerate(
     signs: Int8[Tensor, "hidden_size experts"], rule: Rule, device: torch.device, dtype: torch.dtype
 ) -> Accelerated | None:
-    """The kernels for a site whose states have ``dtype`` on ``device``, or None; ``signs`` are the key's projection."""
+    """The kernels for a site whose states have ``dtype`` on ``device``, or None if they are not proven there.
+    ``signs`` is the key's projection."""
     kernels = kernels_on(device)
     if kernels is None or signs.shape[1] > kernels.MOST_EXPERTS:
         return None
@@ -144,8 +146,9 @@ def _sample(shape: torch.Size, tokens: int, device: torch.device, dtype: torch.d
 @cache
 @torch.no_grad()
 def _proven(device: torch.device, dtype: torch.dtype, shape: torch.Size, rule: Rule) -> bool:
-    """Whether the kernels answer on ``device`` as torch's operations do: key scores to within OKR-SCORE-001, and the
-    selection of 64 tokens, of which rounding may turn one (the logarithm, or the sum of a finite strength)."""
+    """Whether the kernels answer on ``device`` as torch's operations do. Key scores must agree to within
+    OKR-SCORE-001. The selections of 64 tokens must agree in all but one, which rounding may change (the logarithm, or
+    the sum of a finite strength)."""
     try:
         hidden, signs, weight = _sample(shape, _COUNTS[-1], device, dtype)
         made, states = Accelerated(kernels_on(device), signs, rule, dtype), hidden.double()
@@ -175,10 +178,10 @@ def _joint_proven(
     device: torch.device, dtype: torch.dtype, out: torch.dtype, shape: torch.Size, precision: str
 ) -> bool:
     """Whether the joint kernel gives the bits of the family's own product in ``out``, for several numbers of tokens,
-    with torch's float32 ``precision`` as it is.
+    under torch's current float32 ``precision``.
 
     An attached router must not change a bit where the key decides nothing (OKR-WEIGHT-001), and a matrix library that
-    adds up in another order does. Thousands of products in each of several shapes must agree, or it is not used.
+    adds in another order does. The kernel is used only if thousands of products in each of several shapes agree.
     """
     try:
         hidden, signs, weight = _sample(shape, _COUNTS[-1], device, dtype)

@@ -1,8 +1,8 @@
-"""The selection of tokens in memory, compiled by numba: what every router on a CPU asks for.
+"""The selection of tokens in memory, compiled by numba. Every router on a CPU uses it.
 
-The selection of :mod:`okr.routing.selection`, token by token, as the clauses put it. Torch's and NumPy's operations
-cost microseconds each whatever their size, and rank whole rows where a few experts are wanted; compiled, a token costs
-less than one such operation.
+It makes the selection of :mod:`okr.routing.selection` token by token, as the clauses state it. Each operation of torch
+or NumPy costs microseconds whatever its size, and ranks whole rows although a few experts are wanted. Compiled, a
+whole token costs less than one such operation.
 """
 
 import math
@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def machine_code(function: Function) -> Function:
-    """``function`` as machine code, made at its first call and kept beside this file, or in the user's cache folder."""
+    """``function`` as machine code, made at its first call and kept beside this file or in the user's cache folder."""
     try:
         return numba.njit(function, cache=True, nogil=True)  # type: ignore[no-any-return]
     except RuntimeError:  # neither can be written: every process compiles for itself
@@ -33,16 +33,17 @@ def machine_code(function: Function) -> Function:
 
 
 def in_memory(scores: Tensor) -> bool:
-    """Whether these are float32 numbers in this process's memory, which NumPy can read with no device to wait for."""
+    """Whether these are float32 numbers in this process's memory, so that NumPy can read them without waiting for a
+    device."""
     return (
         scores.is_cpu and scores.dtype == torch.float32 and type(scores) is Tensor and not torch.compiler.is_compiling()
     )
 
 
 class Selector:
-    """How one site selects experts of tokens in memory, as :func:`okr.routing.selection.route` does.
+    """Selects the experts of one site for tokens in memory, as :func:`okr.routing.selection.route` does.
 
-    Sums beyond float32 rank anywhere in the pool (OKR-STR-005).
+    A preference beyond float32 may rank anywhere in the pool (OKR-STR-005).
     """
 
     def __init__(self, *, top_k: int, epsilon: float, zone: str, strength: float) -> None:
@@ -53,7 +54,7 @@ class Selector:
 
     @property
     def alone(self) -> bool:
-        """Whether the key alone decides, so that the scale of key scores does not matter."""
+        """Whether the key alone decides, so that the scale of the key scores does not matter."""
         return self.rule[2]
 
     def __call__(
@@ -62,9 +63,11 @@ class Selector:
         key_scores: Float32[np.ndarray, "tokens experts"],
         norms: Float32[np.ndarray, " tokens"] | None = None,
     ) -> tuple[Int64[np.ndarray, "tokens top_k"], Bool[np.ndarray, " tokens"], bool]:
-        """The experts of every token, which tokens are opportunities, and whether all are; where a token is none, and
-        the model's own choice runs, the experts say nothing. ``norms``: the key scores are still to be divided by
-        these, positive."""
+        """The experts of every token int64 [T, k], which tokens are opportunities bool [T], and whether all are.
+
+        The experts of a token that is no opportunity mean nothing: the model's own choice runs there. ``norms`` are
+        positive numbers by which the key scores are still to be divided; None means that they already are.
+        """
         experts = np.empty((len(choice), self.top_k), np.int64)
         opportunity = np.empty(len(choice), np.bool_)
         count = _select(
@@ -79,15 +82,18 @@ class Selector:
         signs: Int8[np.ndarray, "hidden_size experts"],
         log: bool,
     ) -> Int64[np.ndarray, "1 top_k"] | None:
-        """The experts of a single token from what its router sees; None where it is no opportunity. ``signs``: the
-        key's projection. ``log``: the choice scores are the logarithms of ``scores``."""
+        """The experts int64 [1, k] of a single token from what its router sees, or None if it is no opportunity.
+
+        ``signs`` is the key's projection. With ``log`` the choice scores are the logarithms of ``scores``.
+        """
         experts = np.empty((1, self.top_k), np.int64)
         return experts if _select_one(scores, state, signs, log, self.strength, self.rule, experts) else None
 
 
 @machine_code
 def _select(choice, keys, norms, strength, rule, experts, opportunity):  # type: ignore[no-untyped-def]
-    """Fill ``experts`` [T, k] and ``opportunity`` [T]; the number of opportunities. ``norms``: one for all, or [T]."""
+    """Fill ``experts`` [T, k] and ``opportunity`` [T] and return the number of opportunities. ``norms`` has one number
+    for all tokens, or T."""
     top_k, count, step = experts.shape[1], 0, 1 if len(norms) > 1 else 0
     top, rank = np.empty(top_k + 1, np.float32), np.empty(top_k, np.float32)
     for token in range(len(choice)):
@@ -100,7 +106,7 @@ def _select(choice, keys, norms, strength, rule, experts, opportunity):  # type:
 
 @machine_code
 def _select_one(scores, state, signs, log, strength, rule, experts):  # type: ignore[no-untyped-def]
-    """Fill ``experts`` [1, k] where the token is an opportunity; whether it is."""
+    """Fill ``experts`` [1, k] if the token is an opportunity, and return whether it is."""
     top_k, choice, key = experts.shape[1], scores[0], np.zeros(scores.shape[1], np.float32)
     top, rank = np.empty(top_k + 1, np.float32), np.empty(top_k, np.float32)
     if log:
@@ -117,8 +123,8 @@ def _select_one(scores, state, signs, log, strength, rule, experts):  # type: ig
 
 @machine_code
 def _token(scores, key, strength, rule, chosen, top, rank):  # type: ignore[no-untyped-def]
-    """Fill ``chosen`` [k] where the token is an opportunity; whether it is. ``top`` [k + 1] and ``rank`` [k] are room
-    to work in."""
+    """Fill ``chosen`` [k] if the token is an opportunity, and return whether it is. ``top`` [k + 1] and ``rank`` [k]
+    are working memory."""
     width, boundary, alone = rule
     best, sound = scores[0], len(chosen) < len(scores)
     for expert in range(len(scores)):
@@ -157,8 +163,8 @@ def _largest(scores, top):  # type: ignore[no-untyped-def]
 
 @machine_code
 def _fill(scores, key, strength, alone, edge, lock, chosen, rank):  # type: ignore[no-untyped-def]
-    """Fill ``chosen`` with the leaders and the pool's best by preference, equals in ascending order of expert; ``rank``
-    is room for their preferences. At least as many experts must be at or above ``edge``."""
+    """Fill ``chosen`` with the locked experts and the pool's best by preference, ties to the lower index. ``rank`` is
+    working memory for their preferences. At least as many experts as ``chosen`` holds must be at or above ``edge``."""
     held = 0
     for expert in range(len(scores)):
         score = scores[expert]
@@ -185,7 +191,7 @@ def _fill(scores, key, strength, alone, edge, lock, chosen, rank):  # type: igno
 
 @machine_code
 def _by_choice(scores, chosen):  # type: ignore[no-untyped-def]
-    """Sort ``chosen`` by descending choice score, equals in ascending order of expert."""
+    """Sort ``chosen`` by descending choice score, ties to the lower index."""
     for last in range(1, len(chosen)):
         expert, place = chosen[last], last
         while place > 0:

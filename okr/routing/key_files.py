@@ -1,6 +1,6 @@
-"""Key files: reading a secret from a file, a variable or a descriptor, and writing a file that never replaces one.
+"""Reads a secret from a file, a variable or a descriptor, and writes key files, which never replace another file.
 
-No content of a key file, and nothing that could be one, is put into an error.
+No error holds the content of a key file, or anything that could be such content.
 """
 
 import os
@@ -14,11 +14,12 @@ from pathlib import Path
 from okr.errors import InvalidKey
 
 Parse = Callable[[bytes], bytes | None]
-"""From a key file's content to its secret, or None."""
+"""A function from a key file's content to its secret, or None."""
 
 
 def read(path: Path, parse: Parse) -> bytes:
-    """The secret in a key file, or in what ``env:NAME`` or ``fd:N`` names; InvalidKey where there is none."""
+    """The secret in the key file ``path``, or in what ``env:NAME`` or ``fd:N`` names. Raises InvalidKey if there is
+    none."""
     if str(path).lstrip().startswith("{"):  # not quoted, like all that may be a key
         raise InvalidKey("the content of a key file was given where its name belongs: name the file, env:NAME or fd:N")
     kind, colon, rest = str(path).partition(":")
@@ -43,7 +44,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_access(path: Path, status: os.stat_result) -> None:
-    """InvalidKey for a key file that is open to others. One of root's that a group may read is a mounted secret."""
+    """Raise InvalidKey if a key file is open to others. A file of root's that a group may read is a mounted secret."""
     mode, reader = stat.S_IMODE(status.st_mode), os.geteuid()
     own = status.st_uid == reader
     if mode & 0o037 or (mode & 0o040 and own and reader != 0):
@@ -83,7 +84,7 @@ _SOURCES: dict[str, Callable[[str, Parse], bytes]] = {"env": _from_environment, 
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a key file that only its owner may read, whole or not at all; InvalidKey where that cannot be."""
+    """Write a key file that only its owner may read, whole or not at all. Raises InvalidKey if it cannot be written."""
     try:
         _make(path, content)
     except FileExistsError:
@@ -108,7 +109,7 @@ def _make(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """A new file of mode 0600, on the disk when this returns; none if it raises."""
+    """Write a new file of mode 0600 and flush it to the disk. If it raises, there is no file."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:

@@ -1,4 +1,5 @@
-"""Keys: the secret, its public id, and the projections it expands to (spec chapter KEY). NumPy and hashlib only."""
+"""Keys: a secret, its public id, and the projections that follow from it (spec chapter KEY). Uses NumPy and hashlib
+only."""
 
 import base64
 import hashlib
@@ -23,17 +24,24 @@ _FILE_FORMAT = "okr-key-1"
 
 
 def key_id(secret: bytes) -> str:
-    """The public name of a secret: the first 16 hex digits of SHA-256("okr-key-id" || 0x00 || secret)."""
+    """The public name of a secret: the first 16 hexadecimal digits of SHA-256("okr-key-id" || 0x00 || secret).
+
+    Raises InvalidKey unless the secret is 16 to 65535 bytes.
+    """
     return hashlib.sha256(_DOMAIN_ID + _checked(secret)).hexdigest()[:16]
 
 
 def projection(
     secret: bytes, *, stack: str, layer: int, hidden_size: int, num_experts: int
 ) -> Int8[np.ndarray, "hidden_size num_experts"]:
-    """The +1/-1 matrix of one router site: bits of SHAKE-256 over an unambiguous header, bit-exact everywhere.
+    """The projection of one router site: int8 [hidden_size, num_experts] of +1 and -1, the same bits on every
+    platform.
+
+    The bits are those of SHAKE-256 over a header that no two sites or secrets share. They fill the matrix row by row,
+    the most significant bit first; bit 1 is +1.
 
     Arguments: ``stack`` is ``decoder`` or ``encoder``, with a suffix for a second router in one layer; ``layer`` is
-    the index of the transformer layer. Row-major, most significant bit first; bit 1 is +1.
+    the index of the transformer layer. Raises InvalidKey unless the secret is 16 to 65535 bytes.
     """
     secret = _checked(secret)
     header = b"".join(
@@ -62,7 +70,7 @@ def _checked(secret: bytes) -> bytes:
 
 
 class Key:
-    """A secret routing key. Shows only its id; cannot be pickled, printed or compared into the open.
+    """A secret key. It shows only its id. It cannot be pickled, and its repr, its errors and its hash hold no secret.
 
     Make one with :meth:`generate`, :meth:`load` or :meth:`from_passphrase`.
     """
@@ -80,9 +88,10 @@ class Key:
 
     @classmethod
     def from_passphrase(cls, text: str) -> "Key":
-        """The key that scrypt (N=2^15, r=8, p=1, a fixed salt) derives from ``text``, 12 characters or more.
+        """The key that scrypt (N=2^15, r=8, p=1, a fixed salt) derives from ``text``.
 
-        Equal passphrases give equal keys; anyone who guesses the passphrase has the key.
+        Equal passphrases give equal keys, and anyone who guesses the passphrase has the key. Raises InvalidKey for
+        fewer than 12 characters, or for text that UTF-8 cannot hold.
         """
         if not isinstance(text, str):
             raise InvalidKey(
@@ -99,22 +108,27 @@ class Key:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Key":
-        """Read a key file, or its content from the environment variable NAME (``env:NAME``) or descriptor N (``fd:N``).
+        """Read a key file, or a key file's content from the environment variable NAME (``env:NAME``) or from the open
+        file descriptor N (``fd:N``). A file that is itself named ``env:NAME`` is read by its absolute path.
 
-        Refuses a file that others may use, that its group may write, or that its group may read beside an owner other
-        than root who reads it. A file named like ``env:NAME`` is read by its absolute path.
+        Raises InvalidKey for a damaged file, and for a file that is open to others: one that others may use or its
+        group may write, or one that its group may read while its owner, not root, reads it.
         """
         return cls(read(Path(path), _parse))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a key file that only its owner may read. Never overwrites; a failure leaves no file behind."""
+        """Write a key file that only its owner may read. It never overwrites a file, and a failure leaves no file
+        behind.
+
+        Raises InvalidKey if the file exists or cannot be written.
+        """
         document = {"format": _FILE_FORMAT, "key_id": self.id, "secret": base64.b64encode(self.__secret).decode()}
         write_new(Path(path), json.dumps(document).encode() + b"\n")
 
     def projection(
         self, *, stack: str, layer: int, hidden_size: int, num_experts: int
     ) -> Int8[np.ndarray, "hidden_size num_experts"]:
-        """This key's projection of one router site, int8 [hidden_size, num_experts] of +1/-1."""
+        """This key's projection of one router site: int8 [hidden_size, num_experts] of +1 and -1."""
         return projection(self.__secret, stack=stack, layer=layer, hidden_size=hidden_size, num_experts=num_experts)
 
     def __repr__(self) -> str:
@@ -136,14 +150,14 @@ class Key:
 
 
 def check_key(key: object) -> Key:
-    """``key`` if it is one; InvalidKey, which shows nothing of it, for anything else."""
+    """``key``, if it is a Key. Raises InvalidKey for anything else; the message shows nothing of it."""
     if not isinstance(key, Key):
         raise InvalidKey(f"expected an okr.Key (okr.Key.load reads a key file), got {type(key).__name__}")
     return key
 
 
 def _parse(content: bytes) -> bytes | None:
-    """The secret in a key file's content, or None: no exception that could carry the content leaves this function."""
+    """The secret in a key file's content, or None. No exception that could carry the content leaves this function."""
     try:
         document = json.loads(content)
         if document["format"] != _FILE_FORMAT:

@@ -1,4 +1,4 @@
-"""Autocast, which makes matrix products in 16 bits: seen, kept out of the algorithm (OKR-SCORE-004), and put back."""
+"""Autocast makes matrix products in 16 bits. These functions see it and keep it out of routing (OKR-SCORE-004)."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def lowered(tensor: Tensor) -> torch.dtype | None:
-    """The dtype in which autocast would now multiply ``tensor``; None where it is off."""
+    """The dtype in which autocast would now multiply ``tensor``, or None if autocast is off for its device."""
     kind = "cpu" if tensor.is_cpu else tensor.device.type  # the name of a device costs more than the rest
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return None
@@ -15,11 +15,11 @@ def lowered(tensor: Tensor) -> torch.dtype | None:
 
 
 def autocast(kind: str, dtype: torch.dtype | None) -> AbstractContextManager[None]:
-    """A block in which devices of this kind ("cpu", "cuda", ...) multiply in ``dtype``; None: in that of the numbers,
-    whatever autocast holds around the block.
+    """A block in which devices of this kind ("cpu", "cuda", ...) multiply in ``dtype``. With None they multiply in the
+    dtype of the numbers, whatever autocast surrounds the block.
 
-    It keeps no lowered weights: torch's cache of them knows neither their dtype nor whether gradients were wanted, and
-    an autocast around the block would meet them.
+    The block keeps no lowered weights. torch's cache of them knows neither their dtype nor whether gradients were
+    wanted, and an autocast around the block would use them.
     """
     if kind == "meta":
         return nullcontext()

@@ -1,8 +1,9 @@
-"""Zones, strength and selection: which experts run (spec chapters ZONE, SEL, TIE, STR, FAIL). The whole algorithm.
+"""Zones, strength and selection: which experts run (spec chapters ZONE, SEL, TIE, STR, FAIL). This is the whole
+algorithm.
 
-Pure functions of tensors: no Python loop over tokens or experts, no host synchronisation. They run at every router
-call, mostly on one token, where each torch operation costs more than its arithmetic: hence few of them, and numbers as
-tensors made once.
+These are pure functions of tensors, without Python loops over tokens or experts and without host synchronisation. They
+run at every router call, mostly on one token. A torch operation on one token costs more than its arithmetic, so there
+are few operations, and numbers are tensors that are made once.
 """
 
 import math
@@ -18,8 +19,11 @@ _FINITE = sys.float_info.max  # compilers take a number they leave open for fini
 
 
 class Zone(NamedTuple):
-    """Which experts may change places, before any key is looked at. ``members`` and ``leaders`` say nothing where
-    ``contested`` is False; ``leaders`` None is nobody."""
+    """Which experts may change places, before any key is looked at.
+
+    ``members`` and ``leaders`` mean nothing at tokens where ``contested`` is False. ``leaders`` is None if no expert
+    is locked.
+    """
 
     contested: Bool[Tensor, "tokens 1"]
     members: Bool[Tensor, "tokens experts"]  # S
@@ -28,27 +32,27 @@ class Zone(NamedTuple):
 
     @property
     def opportunity(self) -> Bool[Tensor, " tokens"]:
-        """Tokens at which the key decides something."""
+        """The tokens at which a key can decide."""
         return self.contested[:, 0]
 
     @property
     def locked(self) -> Bool[Tensor, "tokens experts"]:
-        """Experts that run whatever the key says; empty where there is no opportunity."""
+        """The experts that run whatever the key says. A token that is no opportunity has no locked expert."""
         return torch.zeros_like(self.members) if self.leaders is None else self.leaders & self.contested
 
     @property
     def pool(self) -> Bool[Tensor, "tokens experts"]:
-        """Experts that compete; empty where there is no opportunity."""
+        """The experts that compete. The pool is empty where the token is no opportunity."""
         return self.members & self.contested & ~self.locked
 
     @property
     def free(self) -> Int[Tensor, " tokens"]:
-        """Slots left to the pool, k - locked; 0 where there is no opportunity."""
+        """How many slots the pool fills: k less the locked experts, and 0 where the token is no opportunity."""
         return (self.top_k - self.locked.sum(-1)) * self.opportunity
 
 
 class Selection(NamedTuple):
-    """Which experts run: ``indices`` in descending order of choice score, and the zone they came from."""
+    """Which experts run: ``indices`` [T, k] in descending order of choice score, and the zone that they came from."""
 
     indices: Int[Tensor, "tokens top_k"]
     opportunity: Bool[Tensor, " tokens"]
@@ -57,10 +61,11 @@ class Selection(NamedTuple):
 
 
 def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: float, zone: str) -> Zone:
-    """The zone of every token (clauses ZONE and FAIL). ``choice`` is float32 or wider; -inf bars an expert.
+    """The zone of every token (clauses ZONE and FAIL). ``choice`` is float32 or wider, [tokens, experts]; -inf bars an
+    expert.
 
-    A NaN or +inf in a row is its maximum: such a row is not sound. An edge of -inf would let barred experts in, so it
-    stops at the least finite number.
+    The maximum of a row that holds NaN or +inf is NaN or +inf, so such a row is not contested. An edge of -inf would
+    let barred experts in, so an edge is never below the least finite number.
     """
     least, width = torch.finfo(choice.dtype).min, _number(epsilon)
     if zone == "max" or epsilon > _FINITE or top_k == choice.shape[-1]:  # k = E: all are members, no one contests
@@ -78,7 +83,7 @@ def find_zone(choice: Float[Tensor, "tokens experts"], *, top_k: int, epsilon: f
 def preference(
     choice: Float[Tensor, "tokens *#keys experts"], key_scores: Float[Tensor, "tokens *keys experts"], strength: float
 ) -> Float[Tensor, "tokens *keys experts"]:
-    """What the pool is ranked by: the key score alone, or choice + strength * key score where strength is finite."""
+    """What the pool is ranked by: the key score alone, or choice + strength * key score if the strength is finite."""
     if strength > _FINITE:
         return key_scores
     largest = torch.finfo(choice.dtype).max  # an overflowed sum must pass for neither locked nor outside (OKR-STR-005)
@@ -95,11 +100,12 @@ def select(
     strength: float = math.inf,
     native: Int[Tensor, "tokens top_k"] | None = None,
 ) -> Selection:
-    """The experts that run: locked ones, then the pool's best by preference; the native ones where there is no
-    opportunity.
+    """The experts that run: the locked experts and then the pool's best by preference, or the native selection where
+    the token is no opportunity.
 
-    ``choice`` and ``key_scores`` are float32 or wider. ``native`` is what the model itself would run; None means the
-    k largest choice scores, ties to the lower index. A token whose key scores are not finite is no opportunity.
+    ``choice`` and ``key_scores`` are float32 or wider, [tokens, experts]. ``native`` is what the model itself would
+    run, [tokens, top_k]; None stands for the k largest choice scores, ties to the lower index. A token is no
+    opportunity if one of its key scores is not finite.
     """
     if native is None:
         native = choice.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
@@ -117,7 +123,8 @@ def route(
     zone: str,
     strength: float,
 ) -> tuple[Int[Tensor, "tokens top_k"], Zone]:
-    """:func:`select` without its report: the indices, and the zone of the tokens whose key scores are finite."""
+    """:func:`select` without its report: the indices [tokens, top_k], and the zone of the tokens whose key scores are
+    finite."""
     found = find_zone(choice, top_k=top_k, epsilon=epsilon, zone=zone)
     largest = key_scores.abs().amax(-1, keepdim=True)
     found = found._replace(contested=found.contested & (largest < _number(math.inf)))
@@ -129,7 +136,7 @@ def route(
 
 
 def _first(rank: Float[Tensor, "tokens experts"], top_k: int) -> Int[Tensor, "tokens top_k"]:
-    """The k largest of every row that has k numbers above -inf, equals to the lower index."""
+    """The k largest of every row, ties to the lower index. Every row has k numbers above -inf."""
     if top_k == 1:
         return rank.argmax(-1, keepdim=True)
     return rank.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
@@ -138,7 +145,7 @@ def _first(rank: Float[Tensor, "tokens experts"], top_k: int) -> Int[Tensor, "to
 def _by_choice(
     choice: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens top_k"]
 ) -> Int[Tensor, "tokens top_k"]:
-    """``chosen`` in descending order of choice score, equals in ascending order."""
+    """``chosen`` in descending order of choice score, ties to the lower index."""
     if chosen.shape[-1] == 1:
         return chosen
     chosen = chosen.sort(-1).values
@@ -146,7 +153,8 @@ def _by_choice(
 
 
 def _number(value: float | int) -> Tensor | float:
-    """``value`` as an operand: a tensor without dimensions, cheaper than a Python number; compilers want the number."""
+    """``value`` as an operand: a tensor without dimensions, which is cheaper than a Python number, or the number for
+    compilers."""
     return value if torch.compiler.is_compiling() else _scalar(value)
 
 

@@ -1,4 +1,4 @@
-"""The setting of a watermark: how the key decides, and the range of each of its values."""
+"""The setting of a watermark: zone, epsilon and strength, and the range of each."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ ZONES: tuple[ZoneName, ...] = get_args(ZoneName)
 
 @dataclass(frozen=True)
 class Setting:
-    """How the key decides: the zone, its width epsilon (in the unit of each site), and the strength of the key."""
+    """How a key decides: the zone, epsilon (the width of the zone, in the unit of each site), and the strength of the
+    key."""
 
     epsilon: float
     zone: ZoneName = "max"
@@ -21,7 +22,7 @@ class Setting:
 
     @classmethod
     def checked(cls, epsilon: float, zone: ZoneName = "max", strength: float = math.inf) -> "Setting":
-        """The setting of a user's values as floats. Raises InvalidSetting for a value out of range."""
+        """The setting with these values as floats. Raises InvalidSetting for a value out of range."""
         check_setting(1, 1, epsilon, zone, strength)
         return cls(float(epsilon), zone, float(strength))
 
@@ -39,7 +40,7 @@ def check_setting(top_k: int, num_experts: int, epsilon: float, zone: str, stren
 
 
 def _is_number(value: object) -> bool:
-    """Whether ``value`` is a real number, NumPy's among them, that a float can hold."""
+    """Whether ``value`` is a real number that a float can hold. NumPy's numbers are real numbers too."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:

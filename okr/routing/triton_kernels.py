@@ -1,13 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-"""Keyed routing as two Triton kernels: the products with a router's input, and everything that follows from scores.
+"""Keyed routing as two Triton kernels: one makes the products with a router's input, the other everything that
+follows.
 
-Triton compiles them for the card at hand; with TRITON_INTERPRET=1 set before this module is imported it runs them in
-NumPy on the CPU, slowly, which is how they are tested where there is no card. :mod:`okr.routing.device` decides when
-they are used. Nothing here waits for the device.
+Triton compiles them for the card at hand. With TRITON_INTERPRET=1 set before this module is imported, it runs them in
+NumPy on the CPU; that is slow, and it is how they are tested without a card. :mod:`okr.routing.accelerated` decides
+when they are used. Nothing here waits for the device.
 
-``_products`` reads the router's input once for the key's product, its norm and, where asked, the gate's product.
-``_choose`` has one program a token. Experts are few (at most MOST_EXPERTS), so every place in an order is counted from
-all pairs: one comparison a pair, no sorting, and ties go to the lower index because the comparison says so.
+``_products`` reads the router's input once for the key's product, its norm and, on request, the gate's product.
+``_choose`` runs one program for each token. Experts are few (at most MOST_EXPERTS), so every place in an order is
+counted over all pairs. That takes one comparison for each pair and no sorting, and the comparison gives ties to the
+lower index.
 """
 
 import math
@@ -35,10 +37,11 @@ def _products(
     hidden, signs, weight, keys, logits, tokens, size: tl.constexpr, experts: tl.constexpr, width: tl.constexpr,
     rows: tl.constexpr, depth: tl.constexpr, wide: tl.constexpr, gated: tl.constexpr,
 ):  # fmt: skip
-    """keys = (hidden . signs) / ||hidden|| and, if ``gated``, logits = hidden . weight^T, for a tile [rows, width].
+    """Compute keys = (hidden . signs) / ||hidden|| and, if ``gated``, logits = hidden . weight^T, for a tile [rows,
+    width].
 
-    ``wide`` multiplies in float32; otherwise 16-bit numbers are multiplied as they are: a product with +1/-1 is exact,
-    and sums are float32 either way (OKR-SCORE-004).
+    With ``wide`` it multiplies in float32. Otherwise it multiplies 16-bit numbers as they are: a product with +1 or -1
+    is exact, and sums are float32 either way (OKR-SCORE-004).
     """
     token = (tl.program_id(0) * rows + tl.arange(0, rows)).to(tl.int64)
     expert = tl.program_id(1) * width + tl.arange(0, width)
@@ -75,7 +78,7 @@ def _choose(
     scores, keys, native, chosen, paid, epsilon, strength, experts: tl.constexpr, top_k: tl.constexpr,
     width: tl.constexpr, padded: tl.constexpr, log: tl.constexpr, boundary: tl.constexpr, soft: tl.constexpr,
 ):  # fmt: skip
-    """One token: its zone, the selection in descending order of choice score, and the selected scores."""
+    """Find one token's zone, the selection in descending order of choice score, and the selected scores."""
     row = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, width)
     real = expert < experts
@@ -122,8 +125,8 @@ def _choose(
 
 
 def _tile(tokens: int, experts: int, wide: bool) -> dict[str, int]:
-    """Tokens, experts and components a program takes at once. ``depth``, which orders the sums, depends on the dtype
-    alone. Sizes that ptxas compiles for sm_80 and sm_90 without spilling registers."""
+    """How many tokens, experts and components a program takes at once. ``depth`` orders the sums and depends on the
+    dtype alone. ptxas compiles these sizes for sm_80 and sm_90 without spilling registers."""
     rows = 16 if tokens <= _MANY else 64
     width = 16 if tokens <= _FEW else min(max(16, triton.next_power_of_2(experts)), 64 if wide else 128)
     return {"rows": rows, "width": width, "depth": 16 if wide else 64, "num_warps": 8 if rows * width > 2048 else 4}
@@ -135,8 +138,11 @@ def products(
     weight: Float[Tensor, "experts hidden_size"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float32[Tensor, "tokens experts"], Float[Tensor, "tokens experts"] | None]:
-    """Key scores of router inputs under +1/-1 signs, to within OKR-SCORE-001; with a gate's ``weight``, which has the
-    inputs' dtype, also the gate's logits in ``dtype``, summed in float32."""
+    """The key scores [tokens, experts] of router inputs under +1/-1 signs, to within OKR-SCORE-001.
+
+    With a gate's ``weight``, which has the dtype of the inputs, also the gate's logits in ``dtype``, summed in
+    float32; None without.
+    """
     hidden, (tokens, size), experts = hidden.contiguous(), hidden.shape, signs.shape[1]
     keys = torch.empty(tokens, experts, dtype=torch.float32, device=hidden.device)
     logits = None if weight is None else torch.empty(tokens, experts, dtype=dtype, device=hidden.device)
@@ -161,10 +167,10 @@ def choose(
     zone: str,
     strength: float,
 ) -> tuple[Int64[Tensor, "tokens top_k"], Float[Tensor, "tokens top_k"]]:
-    """The experts that run, as :func:`okr.routing.selection.route` selects them, and their scores.
+    """The experts that run [tokens, top_k], as :func:`okr.routing.selection.route` selects them, and their scores.
 
-    ``scores`` are what the family ranks, of 32 bits at most; with ``log`` choice scores are their logarithms.
-    ``native`` is the family's own choice. At most MOST_EXPERTS experts.
+    ``scores`` are what the family ranks, of 32 bits at most; with ``log`` the choice scores are their logarithms.
+    ``native`` is the family's own choice. There are at most MOST_EXPERTS experts.
     """
     tokens, experts = scores.shape
     scores, keys, native = scores.contiguous(), keys.contiguous(), native.contiguous()

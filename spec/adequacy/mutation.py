@@ -45,7 +45,7 @@ class Target:
     """
 
     module: str
-    rooms: tuple[str, ...]
+    chapters: tuple[str, ...]
     implementation: str = "okr"
     stages: tuple[int, ...] = (0, 8, 60)
     limit: float = 900.0
@@ -54,12 +54,14 @@ class Target:
     @property
     def in_models(self) -> bool:
         """Whether models are needed: the code puts routing into them."""
-        return _MODEL[0] in self.rooms
+        return _MODEL[0] in self.chapters
 
     @property
     def clauses(self) -> list[Clause]:
-        """The chapters' clauses, in the order of ``rooms``."""
-        return sorted((c for c in chosen([]) if c.room in self.rooms), key=lambda c: self.rooms.index(c.room))
+        """The chapters' clauses, in the order of ``chapters``."""
+        return sorted(
+            (c for c in chosen([]) if c.chapter in self.chapters), key=lambda c: self.chapters.index(c.chapter)
+        )
 
 
 ROUTING = (

@@ -102,7 +102,7 @@ def padding_is_what_is_said_to_be(subject: Subject) -> None:
     model = system.softmax_model()
     ids, mask = _padded()
     options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
-    ways = [
+    ways: list[tuple[Any, dict[str, Any], int]] = [
         (ids, {"attention_mask": torch.ones_like(ids), "pad_token_id": 0}, 0),
         (ids, {}, 0),
         (torch.where(mask.bool(), ids, 63), {"pad_token_id": 63}, 2),

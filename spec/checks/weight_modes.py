@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from .. import oracle
 from ..cases import Setting
@@ -71,7 +71,7 @@ def native_selection_gives_native_output_in_every_mode(subject: Subject) -> None
 
     still = system.copied(system.capacity_model())
     for _, module in system.routers(still):
-        module.jitter_noise = 0.0
+        cast(Any, module).jitter_noise = 0.0
     for original in (*system.every_model(), still, system.softmax_families()[0]):
         size = system.routers(original)[0][0].hidden_size
         drawn = [torch.randn(*shape, size, generator=torch.Generator().manual_seed(0)) for shape in _SHAPES]

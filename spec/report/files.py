@@ -29,7 +29,7 @@ def junit(report: Report) -> str:
     )
     for result in report.results:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=result.clause.chapter, name=result.clause.id, time=f"{result.seconds:.3f}"
+            suite, "testcase", classname=result.clause.title, name=result.clause.id, time=f"{result.seconds:.3f}"
         )
         if result.failed:
             text = failure_text(result, report.implementation)
@@ -50,24 +50,24 @@ def html(report: Report) -> str:
     verdict = "conforms" if report.exit_code == CONFORMS else "does not conform"
     wrong = [r for r in report.applicable if r.verdict != "pass"]
     links = ", ".join(f"<a href='#{r.clause.id}'>{r.clause.id}</a> {r.verdict}" for r in wrong)
-    chapters = dict.fromkeys(result.clause.chapter for result in report.results)
+    chapters = dict.fromkeys(result.clause.title for result in report.results)
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
         f"<h1>{title}</h1><p><b class='{'pass' if verdict == 'conforms' else 'bad'}'>{verdict}</b>: {report.passed} of "
         f"{len(report.applicable)} applicable clauses pass, profile {report.profile}.</p>"
-        f"{f'<p>{links}</p>' if wrong else ''}{''.join(_chapter(report, chapter) for chapter in chapters)}</html>\n"
+        f"{f'<p>{links}</p>' if wrong else ''}{''.join(_chapter(report, title) for title in chapters)}</html>\n"
     )
 
 
-def _chapter(report: Report, chapter: str) -> str:
-    results = [result for result in report.results if result.clause.chapter == chapter]
+def _chapter(report: Report, title: str) -> str:
+    results = [result for result in report.results if result.clause.title == title]
     applicable = [result for result in results if result.verdict != "not applicable"]
     if not applicable:
-        return f"<h2>{escape(chapter)}</h2><p class='note'>not applicable: {escape(results[0].note)}</p>"
+        return f"<h2>{escape(title)}</h2><p class='note'>not applicable: {escape(results[0].note)}</p>"
     passed = sum(result.verdict == "pass" for result in results)
     rows = "".join(_row(result, report.implementation) for result in results)
     return (
-        f"<h2>{escape(chapter)}: {passed} of {len(applicable)}</h2>"
+        f"<h2>{escape(title)}: {passed} of {len(applicable)}</h2>"
         f"<table><tr><th>clause</th><th>verdict</th><th>requirement</th></tr>{rows}</table>"
     )
 

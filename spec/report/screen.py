@@ -38,14 +38,14 @@ def summary_text(report: Report) -> str:
     """The last lines: per chapter, then the verdict."""
     chapters: dict[str, list[Result]] = {}
     for result in report.results:
-        chapters.setdefault(result.clause.chapter, []).append(result)
+        chapters.setdefault(result.clause.title, []).append(result)
     lines = []
-    for chapter, results in chapters.items():
+    for title, results in chapters.items():
         applicable = [r for r in results if r.verdict != "not applicable"]
         passed = sum(r.verdict == "pass" for r in applicable)
         others = [f"{r.clause.id} {r.verdict}" for r in applicable if r.verdict != "pass"]
         count = f"{passed}/{len(applicable)}" if applicable else "-"
-        lines.append(f"{chapter:<28} {count:>7}  {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}")
+        lines.append(f"{title:<28} {count:>7}  {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}")
     for result in report.results:
         if result.verdict in ("unsupported", "suite error"):
             lines.append(f"{result.clause.id}  {result.verdict}: {result.note}")

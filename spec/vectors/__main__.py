@@ -22,36 +22,51 @@ C, G = [4.0, 3.5, 3.0, 2.0, 1.0, 0.0], [0.0, -1.0, 2.0, 1.0, 3.0, 4.0]
 RISE = [0.0, 1.0, 2.0, 3.0]
 
 
-def keys() -> Iterator[Entry]:
-    """Projections."""
+def key() -> Iterator[Entry]:
+    """Projections (chapter KEY)."""
     long = bytes(i % 251 for i in range(300))
-    yield "plain", ("KEY-002",), "any other hash or header", ProjectionCase(SECRET, "decoder", 0, 8, 8)
-    yield "odd-size", ("KEY-003",), "rows padded to whole bytes", ProjectionCase(SECRET, "decoder", 0, 3, 5)
-    yield "tall", ("KEY-003",), "column-major layout", ProjectionCase(SECRET, "decoder", 0, 8, 2)
-    yield "layer-256", ("KEY-002",), "layer cut to one byte", ProjectionCase(SECRET, "decoder", 256, 8, 8)
-    yield "encoder", ("KEY-002",), "the stack left out", ProjectionCase(SECRET, "encoder", 0, 8, 8)
-    yield "suffix", ("KEY-002",), "the suffix left out", ProjectionCase(SECRET, "decoder.second", 0, 8, 8)
-    yield "long-secret", ("KEY-002",), "length of the secret cut to one byte", ProjectionCase(long, "decoder", 1, 8, 8)
-    yield "zeros", ("KEY-002",), "trailing zeros of a secret stripped", ProjectionCase(bytes(17), "decoder", 0, 8, 8)
-    yield "wide", ("KEY-002",), "the stream restarted block by block", ProjectionCase(SECRET, "decoder", 3, 48, 32)
+    yield "plain", ("OKR-KEY-002",), "any other hash or header", ProjectionCase(SECRET, "decoder", 0, 8, 8)
+    yield "odd-size", ("OKR-KEY-003",), "rows padded to whole bytes", ProjectionCase(SECRET, "decoder", 0, 3, 5)
+    yield "tall", ("OKR-KEY-003",), "column-major layout", ProjectionCase(SECRET, "decoder", 0, 8, 2)
+    yield "layer-256", ("OKR-KEY-002",), "layer cut to one byte", ProjectionCase(SECRET, "decoder", 256, 8, 8)
+    yield "encoder", ("OKR-KEY-002",), "the stack left out", ProjectionCase(SECRET, "encoder", 0, 8, 8)
+    yield "suffix", ("OKR-KEY-002",), "the suffix left out", ProjectionCase(SECRET, "decoder.second", 0, 8, 8)
+    yield (
+        "long-secret",
+        ("OKR-KEY-002",),
+        "length of the secret cut to one byte",
+        ProjectionCase(long, "decoder", 1, 8, 8),
+    )
+    yield (
+        "zeros",
+        ("OKR-KEY-002",),
+        "trailing zeros of a secret stripped",
+        ProjectionCase(bytes(17), "decoder", 0, 8, 8),
+    )
+    yield "wide", ("OKR-KEY-002",), "the stream restarted block by block", ProjectionCase(SECRET, "decoder", 3, 48, 32)
 
 
-def scores() -> Iterator[Entry]:
-    """Key scores."""
+def score() -> Iterator[Entry]:
+    """Key scores (chapter SCORE)."""
     rng = np.random.default_rng(20)
     plus = np.array([[1, -1], [1, 1], [1, -1], [1, 1]], np.int8)
 
     def state(*rows: list[float]) -> Any:
         return np.array(rows, np.float32)
 
-    yield "three-four", ("SCORE-001",), "no normalisation, or by the wrong norm", ScoreCase(state([3, 4, 0, 0]), plus)
-    yield "zero", ("SCORE-002",), "0/0 at h = 0", ScoreCase(state([0, 0, 0, 0]), plus)
-    yield "tiny", ("SCORE-003",), "a constant added to the norm", ScoreCase(state([3e-6, 4e-6, 0, 0]), plus)
-    yield "huge", ("SCORE-003",), "float16 overflow", ScoreCase(state([3e6, 4e6, 0, 0]), plus)
-    yield "cancel", ("SCORE-004",), "16-bit accumulation", ScoreCase(state([64, -64, 2**-6, 2**-7]), plus)
+    yield (
+        "three-four",
+        ("OKR-SCORE-001",),
+        "no normalisation, or by the wrong norm",
+        ScoreCase(state([3, 4, 0, 0]), plus),
+    )
+    yield "zero", ("OKR-SCORE-002",), "0/0 at h = 0", ScoreCase(state([0, 0, 0, 0]), plus)
+    yield "tiny", ("OKR-SCORE-003",), "a constant added to the norm", ScoreCase(state([3e-6, 4e-6, 0, 0]), plus)
+    yield "huge", ("OKR-SCORE-003",), "float16 overflow", ScoreCase(state([3e6, 4e6, 0, 0]), plus)
+    yield "cancel", ("OKR-SCORE-004",), "16-bit accumulation", ScoreCase(state([64, -64, 2**-6, 2**-7]), plus)
     large = bfloat16(rng.normal(0, 1, (2, 64)))
     matrix = rng.choice(np.array([-1, 1], np.int8), (64, 4))
-    yield "bfloat16", ("SCORE-001", "SCORE-005"), "the projection of another token", ScoreCase(large, matrix)
+    yield "bfloat16", ("OKR-SCORE-001", "OKR-SCORE-005"), "the projection of another token", ScoreCase(large, matrix)
 
 
 def _select(choice: Any, key: Any, k: int, epsilon: float, zone: str = "max", strength: float = INF) -> SelectCase:
@@ -62,141 +77,166 @@ def _select(choice: Any, key: Any, k: int, epsilon: float, zone: str = "max", st
     )
 
 
-def zones() -> Iterator[Entry]:
-    """Zones."""
-    yield "plain", ("SEL-002", "STR-001", "ZONE-002"), "anything at all", _select(C, G, 2, 1.5)
-    yield "max-edge", ("ZONE-011",), "the edge taken as outside", _select(C, G, 2, 2.0)
-    yield "max-no-lock", ("ZONE-003",), "the best expert kept whatever the key", _select([2, 1.5, 1], [0, 1, 2], 2, 1.0)
-    yield "boundary", ("ZONE-004", "ZONE-005"), "zone measured from the best score", _select(C, G, 3, 1.0, "boundary")
+def zone() -> Iterator[Entry]:
+    """Zones (chapter ZONE)."""
+    yield "plain", ("OKR-SEL-002", "OKR-STR-001", "OKR-ZONE-002"), "anything at all", _select(C, G, 2, 1.5)
+    yield "max-edge", ("OKR-ZONE-011",), "the edge taken as outside", _select(C, G, 2, 2.0)
+    yield (
+        "max-no-lock",
+        ("OKR-ZONE-003",),
+        "the best expert kept whatever the key",
+        _select([2, 1.5, 1], [0, 1, 2], 2, 1.0),
+    )
+    yield (
+        "boundary",
+        ("OKR-ZONE-004", "OKR-ZONE-005"),
+        "zone measured from the best score",
+        _select(C, G, 3, 1.0, "boundary"),
+    )
     yield (
         "lock-edge",
-        ("ZONE-011",),
+        ("OKR-ZONE-011",),
         "a score at the lock's edge locked",
         _select([3, 2, 1, 0], RISE, 2, 1.0, "boundary"),
     )
     yield (
         "reach-edge",
-        ("ZONE-011",),
+        ("OKR-ZONE-011",),
         "the lower edge taken as outside",
         _select([3, 2.5, 2, 1.5], RISE, 2, 1.0, "boundary"),
     )
     yield (
         "barred",
-        ("ZONE-006",),
+        ("OKR-ZONE-006",),
         "a barred expert lured in by its key score",
         _select([1, 0.5, -INF, 0], [0, 1, 9, 2], 2, INF),
     )
-    yield "full-zone", ("ZONE-007", "SEL-001"), "as many competitors as slots", _select(C, G, 3, 1.0)
-    yield "k-is-E", ("ZONE-008", "SEL-001"), "b_out read out of range", _select(C, G, 6, 1.0, "boundary")
-    yield "one-expert", ("ZONE-008", "SEL-001"), "E = 1", _select([1.0], [2.0], 1, 1.0, "boundary")
-    yield "all-compete-max", ("ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF)
-    yield "all-compete-boundary", ("ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF, "boundary")
+    yield "full-zone", ("OKR-ZONE-007", "OKR-SEL-001"), "as many competitors as slots", _select(C, G, 3, 1.0)
+    yield "k-is-E", ("OKR-ZONE-008", "OKR-SEL-001"), "b_out read out of range", _select(C, G, 6, 1.0, "boundary")
+    yield "one-expert", ("OKR-ZONE-008", "OKR-SEL-001"), "E = 1", _select([1.0], [2.0], 1, 1.0, "boundary")
+    yield "all-compete-max", ("OKR-ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF)
+    yield "all-compete-boundary", ("OKR-ZONE-009",), "inf - inf", _select([*C, -INF], [*G, 9], 2, INF, "boundary")
     near = [1.0, step(0.9, 0), step(0.9, 1), step(0.9, -1), step(0.9, -4)]
-    yield "rounded-edge", ("ZONE-012",), "16-bit zone edges", _select(near, [*RISE, 4], 1, 0.1)
+    yield "rounded-edge", ("OKR-ZONE-012",), "16-bit zone edges", _select(near, [*RISE, 4], 1, 0.1)
 
 
-def choices() -> Iterator[Entry]:
-    """Selection proper."""
-    yield "zero-epsilon", ("SEL-008",), "the zone opened at epsilon = 0", _select(C, G, 2, 0.0, "boundary")
+def selection() -> Iterator[Entry]:
+    """Selections (chapter SEL)."""
+    yield "zero-epsilon", ("OKR-SEL-008",), "the zone opened at epsilon = 0", _select(C, G, 2, 0.0, "boundary")
     yield (
         "swap-cost",
-        ("SEL-009",),
+        ("OKR-SEL-009",),
         "epsilon doubled in the boundary zone",
         _select([3, 2, 1.5, 0.9], [0, 0, 1, 2], 2, 0.5, "boundary"),
     )
-    yield "founding-rule", ("SEL-010",), "the smallest key score taken", _select([2, 1.5, 1], [0, 1, 2], 1, 0.5)
+    yield "founding-rule", ("OKR-SEL-010",), "the smallest key score taken", _select([2, 1.5, 1], [0, 1, 2], 1, 0.5)
     rows = ([C, C[::-1], [0] * 6], [G, G, G])
-    yield "batch", ("SEL-005",), "the zone of the whole batch", _select(*rows, 2, 1.5, "boundary")
+    yield "batch", ("OKR-SEL-005",), "the zone of the whole batch", _select(*rows, 2, 1.5, "boundary")
     yield (
         "negative-keys",
-        ("SEL-002", "SEL-013"),
+        ("OKR-SEL-002", "OKR-SEL-013"),
         "absent experts ranked at 0",
         _select(C, [-1, -2, -3, -4, -5, -6], 2, 1.5),
     )
-    yield "shift", ("SEL-006",), "epsilon relative to the score", _select([1004, 1003.5, 1003, 1002], RISE, 2, 1.5)
+    yield "shift", ("OKR-SEL-006",), "epsilon relative to the score", _select([1004, 1003.5, 1003, 1002], RISE, 2, 1.5)
 
 
 def ties() -> Iterator[Entry]:
-    """Ties and what only looks like one."""
+    """Ties, and scores that differ by one unit in the last place (chapter TIE)."""
     tied = [1.0, 2.0, 2.0, 2.0, 0.0, 2.0]
-    yield "tied-keys", ("TIE-001",), "unstable or last-wins sort", _select([5, 4, 3, 2, 1, 0], tied, 2, INF)
-    yield "tied-native", ("TIE-002",), "ties to the higher index", _select(tied, [NAN] * 6, 3, 1.0)
-    yield "tied-output", ("TIE-003", "SEL-004"), "order by key score", _select([1] * 6, G, 3, 1.0)
-    yield "signed-zeros", ("TIE-004",), "-0 sorted below +0", _select([3, 2, 1, 0], [-0.0, 0.0, -0.0, 0.0], 2, INF)
+    yield "tied-keys", ("OKR-TIE-001",), "unstable or last-wins sort", _select([5, 4, 3, 2, 1, 0], tied, 2, INF)
+    yield "tied-native", ("OKR-TIE-002",), "ties to the higher index", _select(tied, [NAN] * 6, 3, 1.0)
+    yield "tied-output", ("OKR-TIE-003", "OKR-SEL-004"), "order by key score", _select([1] * 6, G, 3, 1.0)
+    yield "signed-zeros", ("OKR-TIE-004",), "-0 sorted below +0", _select([3, 2, 1, 0], [-0.0, 0.0, -0.0, 0.0], 2, INF)
     yield (
         "tied-sums",
-        ("TIE-005",),
+        ("OKR-TIE-005",),
         "ties to the higher choice score",
         _select([0, 1, 2, 3], [3, 2, 1, 0], 2, INF, "max", 1.0),
     )
     ulp = [1.0, step(1, 1), step(1, 2), step(1, 3)]
-    yield "one-ulp-keys", ("TIE-006",), "16-bit keys, or ties within a tolerance", _select([3, 2, 1, 0], ulp, 1, INF)
-    yield "one-ulp-choice", ("TIE-007",), "16-bit scores, or ties within a tolerance", _select(ulp, RISE, 1, 0.0)
+    yield (
+        "one-ulp-keys",
+        ("OKR-TIE-006",),
+        "16-bit keys, or ties within a tolerance",
+        _select([3, 2, 1, 0], ulp, 1, INF),
+    )
+    yield "one-ulp-choice", ("OKR-TIE-007",), "16-bit scores, or ties within a tolerance", _select(ulp, RISE, 1, 0.0)
 
 
-def strengths() -> Iterator[Entry]:
-    """Finite strength."""
-    yield "soft", ("STR-002",), "strength ignored", _select(C, G, 2, INF, "max", 0.5)
-    yield "soft-precise", ("STR-003",), "16-bit sums", _select([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
+def strength() -> Iterator[Entry]:
+    """Finite strengths (chapter STR)."""
+    yield "soft", ("OKR-STR-002",), "strength ignored", _select(C, G, 2, INF, "max", 0.5)
+    yield "soft-precise", ("OKR-STR-003",), "16-bit sums", _select([1, 1 + 2**-12], [0, 0], 1, INF, "max", 1.0)
     yield (
         "soft-bounded",
-        ("STR-004",),
+        ("OKR-STR-004",),
         "a finite strength that drops epsilon",
         _select(C, [0, 0, 0, 0, 90, 99], 2, 1.0, "boundary", 1.0),
     )
     yield (
         "overflow",
-        ("STR-005",),
+        ("OKR-STR-005",),
         "infinite sums displacing locked experts",
         _select(C, [9, 9, 9, 9, -9, 9], 3, 1.0, "boundary", 1e38),
     )
     low = [-9.0, 0.0, 0.25, 0.5, 9.0]
     yield (
         "overflow-locked",
-        ("STR-005",),
+        ("OKR-STR-005",),
         "+inf sums tied with locked experts",
         _select(low, [2] * 5, 2, 1.0, "boundary", 3e38),
     )
     yield (
         "overflow-outside",
-        ("STR-005",),
+        ("OKR-STR-005",),
         "-inf sums tied with outsiders",
         _select(low, [-2] * 5, 2, 1.0, "boundary", 3e38),
     )
-    yield "beyond-float32", ("STR-005",), "inf * 0", _select(C, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
-    yield "weak", ("STR-006",), "key score times choice score", _select(C, G, 2, INF, "max", 2**-10)
-    yield "strong", ("STR-007",), "strength clipped", _select(C, G, 2, INF, "max", 2**16)
+    yield "beyond-float32", ("OKR-STR-005",), "inf * 0", _select(C, [0, 0, 1, 1, 0, 0], 3, 1.0, "boundary", 1e39)
+    yield "weak", ("OKR-STR-006",), "key score times choice score", _select(C, G, 2, INF, "max", 2**-10)
+    yield "strong", ("OKR-STR-007",), "strength clipped", _select(C, G, 2, INF, "max", 2**16)
 
 
-def unsound() -> Iterator[Entry]:
-    """Numbers that are not sound, and large ones."""
+def failopen() -> Iterator[Entry]:
+    """Tokens that are not sound, and large scores (chapter FAIL)."""
     yield (
         "nan",
-        ("FAIL-001", "FAIL-006"),
+        ("OKR-FAIL-001", "OKR-FAIL-006"),
         "NaN at the head of a sort",
         _select([[1, NAN, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0),
     )
-    yield "inf", ("FAIL-002", "FAIL-006"), "inf - inf", _select([[1, INF, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0)
-    yield "too-few", ("FAIL-003",), "padding with one expert twice", _select([-INF, 1, -INF], [1, 2, 3], 2, INF)
-    yield "nan-key", ("FAIL-004",), "NaN taken as the best key score", _select(C, [0, 0, NAN, 0, 0, 0], 2, 2.0)
-    yield "inf-key", ("FAIL-004",), "an infinite key score obeyed", _select(C, [0, 0, INF, 0, 0, 0], 2, 2.0)
+    yield (
+        "inf",
+        ("OKR-FAIL-002", "OKR-FAIL-006"),
+        "inf - inf",
+        _select([[1, INF, 0], [2, 1, 0]], [[0, 1, 2]] * 2, 2, 1.0),
+    )
+    yield "too-few", ("OKR-FAIL-003",), "padding with one expert twice", _select([-INF, 1, -INF], [1, 2, 3], 2, INF)
+    yield "nan-key", ("OKR-FAIL-004",), "NaN taken as the best key score", _select(C, [0, 0, NAN, 0, 0, 0], 2, 2.0)
+    yield "inf-key", ("OKR-FAIL-004",), "an infinite key score obeyed", _select(C, [0, 0, INF, 0, 0, 0], 2, 2.0)
     yield (
         "exactly-k",
-        ("FAIL-005",),
+        ("OKR-FAIL-005",),
         "barred experts beside the last candidates",
         _select([-INF, 1, 0, -INF], [9, 1, 2, 3], 2, INF),
     )
-    yield "large", ("FAIL-007",), "an overflowing difference of scores", _select([3e38, -3e38, 3e38, 0], RISE, 1, 1.0)
+    yield (
+        "large",
+        ("OKR-FAIL-007",),
+        "an overflowing difference of scores",
+        _select([3e38, -3e38, 3e38, 0], RISE, 1, 1.0),
+    )
 
 
-def bfloat16s() -> Iterator[Entry]:
-    """Numbers that tie by being short."""
+def short_numbers() -> Iterator[Entry]:
+    """Scores in bfloat16, which often tie."""
     rng = np.random.default_rng(4)
     grid = bfloat16(rng.normal(0, 1, (3, 16)))
-    yield "bfloat16-max", ("SEL-002",), "bfloat16 ties", _select(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5)
+    yield "bfloat16-max", ("OKR-SEL-002",), "bfloat16 ties", _select(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5)
     yield (
         "bfloat16-boundary",
-        ("SEL-002",),
+        ("OKR-SEL-002",),
         "bfloat16 ties",
         _select(grid, bfloat16(rng.normal(0, 1, (3, 16))), 4, 0.5, "boundary", 1.0),
     )
@@ -217,7 +257,7 @@ def entry(file: str, item: Entry) -> dict[str, Any]:
     return {
         "id": f"{file}/{name}",
         "function": function,
-        "clauses": [f"OKR-{clause}" for clause in clauses],
+        "clauses": list(clauses),
         "hunts": hunts,
         "input": given,
         "expected": expected(case),
@@ -227,8 +267,8 @@ def entry(file: str, item: Entry) -> dict[str, Any]:
 def render() -> dict[str, str]:
     """File name to content."""
     contents = {}
-    selections = chain(zones(), choices(), ties(), strengths(), unsound(), bfloat16s())
-    for file, entries in (("1-keys", keys()), ("2-scores", scores()), ("3-selections", selections)):
+    selections = chain(zone(), selection(), ties(), strength(), failopen(), short_numbers())
+    for file, entries in (("1-keys", key()), ("2-scores", score()), ("3-selections", selections)):
         document = {"spec_version": VERSION, "vectors": [entry(file[2:], item) for item in entries]}
         contents[f"{file}.json"] = json.dumps(document, indent=1) + "\n"
     return contents

@@ -17,7 +17,7 @@ from ..runner import Result, run_clause
 from ..subject import Subject
 from ..verdicts import FAILURES
 
-ROOMS = ("keys", "scores", "zones", "strengths", "selections", "ties", "failopens")
+CHAPTERS = ("key", "score", "zone", "strength", "selection", "ties", "failopen")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ class Member:
 
     def clauses(self) -> dict[str, bool]:
         """Clause id to whether it must fail."""
-        fails = {f"OKR-{name}": True for name in self.fails}
-        passing = (f"OKR-{prefix}" for prefix in self.passes)
-        passes = {c.id: False for p in passing for c in load().values() if c.level == "routing" and c.id.startswith(p)}
-        return {**passes, **fails}
+        routing = [clause.id for clause in load().values() if clause.level == "routing"]
+        passes = {clause: False for prefix in self.passes for clause in routing if clause.startswith(prefix)}
+        return passes | dict.fromkeys(self.fails, True)
 
     @contextmanager
     def at_large(self) -> Iterator[Callable[[], Subject]]:
@@ -81,6 +80,6 @@ def seeded(
 @cache
 def members() -> tuple[Member, ...]:
     """Every member."""
-    for room in ROOMS:
-        import_module(f"{__name__}.{room}")
+    for chapter in CHAPTERS:
+        import_module(f"{__name__}.{chapter}")
     return tuple(_MEMBERS)

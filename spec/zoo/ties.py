@@ -6,10 +6,10 @@ import numpy as np
 
 from ..implementations.numpy_router import Array, NumpyRouter
 from . import seeded
-from .zones import _bfloat16
+from .zone import _bfloat16
 
-REST = ("KEY", "SCORE", "ZONE-001", "SEL-011", "ZONE-008", "SEL-003", "SEL-012")
-CLEAR = ("ZONE-002", "ZONE-003", "ZONE-004", "ZONE-005", "STR-001", "SEL-007", "SEL-010")
+REST = ("OKR-KEY", "OKR-SCORE", "OKR-ZONE-001", "OKR-SEL-011", "OKR-ZONE-008", "OKR-SEL-003", "OKR-SEL-012")
+CLEAR = ("OKR-ZONE-002", "OKR-ZONE-003", "OKR-ZONE-004", "OKR-ZONE-005", "OKR-STR-001", "OKR-SEL-007", "OKR-SEL-010")
 
 
 def _last_first(values: Array) -> Array:
@@ -18,7 +18,11 @@ def _last_first(values: Array) -> Array:
     return np.asarray(width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable"))
 
 
-@seeded("equal preferences go to the higher index", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003"))
+@seeded(
+    "equal preferences go to the higher index",
+    fails=("OKR-TIE-001",),
+    passes=(*REST, *CLEAR, "OKR-TIE-002", "OKR-TIE-003"),
+)
 class HigherPreference(NumpyRouter):
     def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
         rank = np.where(locked, math.inf, np.where(pool, preference, -math.inf))
@@ -28,7 +32,9 @@ class HigherPreference(NumpyRouter):
 
 
 @seeded(
-    "native ties go to the higher index", fails=("TIE-002", "SEL-001"), passes=(*REST[:2], *CLEAR, "TIE-001", "TIE-003")
+    "native ties go to the higher index",
+    fails=("OKR-TIE-002", "OKR-SEL-001"),
+    passes=(*REST[:2], *CLEAR, "OKR-TIE-001", "OKR-TIE-003"),
 )
 class HigherNative(NumpyRouter):
     def native(self, c: Array, top_k: int) -> Array:
@@ -37,21 +43,29 @@ class HigherNative(NumpyRouter):
 
 
 @seeded(
-    "output ties in descending index order", fails=("TIE-003", "SEL-002"), passes=(*REST, *CLEAR, "TIE-001", "TIE-002")
+    "output ties in descending index order",
+    fails=("OKR-TIE-003", "OKR-SEL-002"),
+    passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-002"),
 )
 class HigherOutput(NumpyRouter):
     def ordered(self, c: Array, members: Array, top_k: int) -> Array:
         return _last_first(np.where(members, -c, math.inf))[:, :top_k]
 
 
-@seeded("-0 sorted below +0", fails=("TIE-004",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003", "TIE-006"))
+@seeded(
+    "-0 sorted below +0", fails=("OKR-TIE-004",), passes=(*REST, *CLEAR, "OKR-TIE-002", "OKR-TIE-003", "OKR-TIE-006")
+)
 class SignedZeros(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         value = super().preference(c, g, strength)
         return np.where((value == 0) & np.signbit(value), np.float32(-1e-40), value)
 
 
-@seeded("equal sums go to the higher choice score", fails=("TIE-005",), passes=(*REST, *CLEAR, "TIE-001", "TIE-004"))
+@seeded(
+    "equal sums go to the higher choice score",
+    fails=("OKR-TIE-005",),
+    passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-004"),
+)
 class ByChoice(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         value = super().preference(c, g, strength)
@@ -59,7 +73,9 @@ class ByChoice(NumpyRouter):
 
 
 @seeded(
-    "equal preferences go to the higher choice score", fails=("TIE-001",), passes=(*REST, *CLEAR, "TIE-002", "TIE-003")
+    "equal preferences go to the higher choice score",
+    fails=("OKR-TIE-001",),
+    passes=(*REST, *CLEAR, "OKR-TIE-002", "OKR-TIE-003"),
 )
 class ByChoiceAlways(NumpyRouter):
     def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
@@ -78,25 +94,29 @@ class ByChoiceAlways(NumpyRouter):
         return super().preference(c, g, strength)
 
 
-@seeded("key scores rounded to bfloat16", fails=("TIE-006",), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+@seeded("key scores rounded to bfloat16", fails=("OKR-TIE-006",), passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-002"))
 class RoughKeys(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, _bfloat16(g), strength)
 
 
-@seeded("key scores within 1e-6 tie", fails=("TIE-006",), passes=(*REST, *CLEAR, "TIE-001", "TIE-002"))
+@seeded("key scores within 1e-6 tie", fails=("OKR-TIE-006",), passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-002"))
 class Close(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, np.round(g.astype(np.float64), 6).astype(np.float32), strength)
 
 
-@seeded("choice scores rounded to bfloat16", fails=("TIE-007",), passes=("KEY", "SCORE", *CLEAR, "TIE-001", "TIE-002"))
+@seeded(
+    "choice scores rounded to bfloat16",
+    fails=("OKR-TIE-007",),
+    passes=("OKR-KEY", "OKR-SCORE", *CLEAR, "OKR-TIE-001", "OKR-TIE-002"),
+)
 class RoughChoice(NumpyRouter):
     def select(self, choice: Array, key_scores: Array, **setting: object) -> object:  # type: ignore[override]
         return super().select(_bfloat16(choice), key_scores, **setting)  # type: ignore[arg-type]
 
 
-@seeded("an unstable sort", fails=("TIE-001",), passes=(*REST[:2], "ZONE-008", *CLEAR))
+@seeded("an unstable sort", fails=("OKR-TIE-001",), passes=(*REST[:2], "OKR-ZONE-008", *CLEAR))
 class Unstable(NumpyRouter):
     def argsort(self, values: Array) -> Array:
         shuffled = np.random.default_rng(0).permutation(values.shape[1])

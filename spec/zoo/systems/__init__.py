@@ -16,7 +16,7 @@ from ...adapters import load as load_implementation
 from ...registry import load
 from ...subject import Subject
 
-ROOMS = ("keys", "selections", "weights", "attachments", "traces", "replays", "verdicts", "texts", "results")
+CHAPTERS = ("key", "selection", "weight", "attach", "trace", "replay", "verify", "text", "result")
 Change = Callable[[Any, str, Any], None]
 """Owner, name of an attribute, what it becomes."""
 
@@ -33,9 +33,9 @@ class System:
 
     def clauses(self) -> dict[str, bool]:
         """Clause id to whether it must fail."""
-        fails = {f"OKR-{name}": True for name in self.fails}
-        passing = tuple(f"OKR-{prefix}" for prefix in self.passes)
-        return {**{c.id: False for c in load().values() if c.level == "system" and c.id.startswith(passing)}, **fails}
+        system = [clause.id for clause in load().values() if clause.level == "system"]
+        passes = {clause: False for clause in system if clause.startswith(self.passes)}
+        return passes | dict.fromkeys(self.fails, True)
 
     @contextmanager
     def at_large(self) -> Iterator[Callable[[], Subject]]:
@@ -90,6 +90,6 @@ def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Calla
 @cache
 def systems() -> tuple[System, ...]:
     """Every member."""
-    for room in ROOMS:
-        import_module(f"{__name__}.{room}")
+    for chapter in CHAPTERS:
+        import_module(f"{__name__}.{chapter}")
     return tuple(_SYSTEMS)

@@ -138,7 +138,7 @@ def test_every_adapter_gives_the_same_verdicts(router, tmp_path):
     "router",
     [
         "okr.spec.zoo.ties:HigherPreference",
-        "okr.spec.zoo.keys:LayerByte",
+        "okr.spec.zoo.key:LayerByte",
         "okr.spec.implementations.numpy_router:router",
     ],
 )

@@ -19,7 +19,7 @@ def test_every_clause_has_a_check_and_every_check_a_clause():
 def test_checks_stand_in_a_module_of_their_chapter():
     for check in all_checks():
         module = check.body.__module__.rpartition(".")[2]
-        assert module.partition("_")[0] == registry.load()[check.clause].room
+        assert module.partition("_")[0] == registry.load()[check.clause].chapter
 
 
 def test_vectors_name_clauses_that_exist():

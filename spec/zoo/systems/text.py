@@ -15,8 +15,8 @@ from okr.engines.transformers import TransformersEngine
 from . import Change, broken
 
 okr: Any = package
-OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004")
-SOUND = (*OTHER, "TEXT-009", "TEXT-010", "TEXT-011")
+OTHER = ("OKR-WEIGHT-001", "OKR-ATTACH-004", "OKR-TRACE-001", "OKR-REPLAY-001", "OKR-VERIFY-004")
+SOUND = (*OTHER, "OKR-TEXT-009", "OKR-TEXT-010", "OKR-TEXT-011")
 
 
 def _judged(change: Change, edit: Callable[[TextVerdict], TextVerdict]) -> None:
@@ -28,17 +28,23 @@ def _with_p(verdict: TextVerdict, p_value: float) -> TextVerdict:
     return replace(verdict, p_value=p_value, watermarked=p_value <= verdict.alpha)
 
 
-@broken("the added 1 left out", fails=("TEXT-001",), passes=(*SOUND, "TEXT-003", "TEXT-004", "TEXT-006"))
+@broken(
+    "the added 1 left out", fails=("OKR-TEXT-001",), passes=(*SOUND, "OKR-TEXT-003", "OKR-TEXT-004", "OKR-TEXT-006")
+)
 def no_added_one_in_text(change: Change) -> None:
     _judged(change, lambda v: _with_p(v, v.p_value - 1 / (v.decoys + 1)))
 
 
-@broken("a threshold on the likelihood ratio", fails=("TEXT-001",), passes=(*SOUND, "TEXT-004", "TEXT-006"))
+@broken("a threshold on the likelihood ratio", fails=("OKR-TEXT-001",), passes=(*SOUND, "OKR-TEXT-004", "OKR-TEXT-006"))
 def judges_by_ratio(change: Change) -> None:
     _judged(change, lambda v: replace(v, watermarked=v.log_likelihood_ratio > 0))
 
 
-@broken("scored against the unkeyed model", fails=("TEXT-002",), passes=(*SOUND, "TEXT-001", "TEXT-004", "TEXT-006"))
+@broken(
+    "scored against the unkeyed model",
+    fails=("OKR-TEXT-002",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-004", "OKR-TEXT-006"),
+)
 def against_the_unkeyed_model(change: Change) -> None:
     def edit(verdict: TextVerdict) -> TextVerdict:
         found = verdict.log_likelihood_ratio > 0
@@ -47,7 +53,11 @@ def against_the_unkeyed_model(change: Change) -> None:
     _judged(change, edit)
 
 
-@broken("decoys run with the claimed key", fails=("TEXT-003",), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-006"))
+@broken(
+    "decoys run with the claimed key",
+    fails=("OKR-TEXT-003",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-006"),
+)
 def decoys_run_with_the_key(change: Change) -> None:
     change(Decoys, "by_row", lambda self, claimed, first: claimed)
 
@@ -57,12 +67,20 @@ class _HalfEpsilon(likelihood.KeyRows):
         super().__init__(site, key, replace(setting, epsilon=setting.epsilon / 50), *rest)
 
 
-@broken("another epsilon than at generation", fails=("TEXT-003", "TEXT-007"), passes=(*SOUND, "TEXT-001", "TEXT-002"))
+@broken(
+    "another epsilon than at generation",
+    fails=("OKR-TEXT-003", "OKR-TEXT-007"),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002"),
+)
 def other_epsilon_for_text(change: Change) -> None:
     change(likelihood, "KeyRows", _HalfEpsilon)
 
 
-@broken("rows that get another block's keys", fails=("TEXT-004",), passes=(*SOUND, "TEXT-001", "TEXT-005", "TEXT-006"))
+@broken(
+    "rows that get another block's keys",
+    fails=("OKR-TEXT-004",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-005", "OKR-TEXT-006"),
+)
 def rows_of_another_block(change: Change) -> None:
     by_row = Decoys.by_row
 
@@ -72,23 +90,39 @@ def rows_of_another_block(change: Change) -> None:
     change(Decoys, "by_row", shifted)
 
 
-@broken("evidence found in nothing", fails=("TEXT-005",), passes=(*SOUND, "TEXT-001", "TEXT-003", "TEXT-006"))
+@broken(
+    "evidence found in nothing",
+    fails=("OKR-TEXT-005",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-003", "OKR-TEXT-006"),
+)
 def text_evidence_from_nothing(change: Change) -> None:
     _judged(change, lambda v: v if v.opportunities else _with_p(v, 1 / (v.decoys + 1)))
 
 
-@broken("a hit rate of replayed text", fails=("TEXT-006",), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-003"))
+@broken(
+    "a hit rate of replayed text",
+    fails=("OKR-TEXT-006",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-003"),
+)
 def hit_rate_of_text(change: Change) -> None:
     _judged(change, lambda v: replace(v, hit_rate=1.0, chance_rate=0.5))
 
 
-@broken("the prompt judged as well", fails=("TEXT-007",), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-006"))
+@broken(
+    "the prompt judged as well",
+    fails=("OKR-TEXT-007",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-006"),
+)
 def judges_the_prompt(change: Change) -> None:
     make = text._text
     change(text, "_text", lambda tokens, length, *rest: replace(make(tokens, length, *rest), prompt_length=1))
 
 
-@broken("predictions off by one", fails=("TEXT-003", "TEXT-007"), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-006"))
+@broken(
+    "predictions off by one",
+    fails=("OKR-TEXT-003", "OKR-TEXT-007"),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-006"),
+)
 def predictions_off_by_one(change: Change) -> None:
     def log_p(self: Any, given: Any, rows: int, temperature: float) -> Any:
         other = Text(given.tokens.roll(-1), given.prompt_length, given.source)
@@ -99,13 +133,21 @@ def predictions_off_by_one(change: Change) -> None:
     change(TransformersEngine, "log_p", log_p)
 
 
-@broken("the first of several texts", fails=("TEXT-008",), passes=(*SOUND[:-3], "TEXT-001", "TEXT-002", "TEXT-011"))
+@broken(
+    "the first of several texts",
+    fails=("OKR-TEXT-008",),
+    passes=(*SOUND[:-3], "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-011"),
+)
 def first_text_only(change: Change) -> None:
     read = text.as_texts
     change(text, "as_texts", lambda *arguments: read(*arguments)[:1])
 
 
-@broken("ids clipped to the vocabulary", fails=("TEXT-009",), passes=(*OTHER, "TEXT-001", "TEXT-002", "TEXT-010"))
+@broken(
+    "ids clipped to the vocabulary",
+    fails=("OKR-TEXT-009",),
+    passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-010"),
+)
 def clips_ids(change: Change) -> None:
     row = text._row
 
@@ -115,7 +157,9 @@ def clips_ids(change: Change) -> None:
     change(text, "_row", clipped)
 
 
-@broken("a single token judged", fails=("TEXT-009",), passes=(*OTHER, "TEXT-001", "TEXT-002", "TEXT-010"))
+@broken(
+    "a single token judged", fails=("OKR-TEXT-009",), passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-010")
+)
 def judges_one_token(change: Change) -> None:
     make = text._text
 
@@ -126,24 +170,32 @@ def judges_one_token(change: Change) -> None:
 
 
 @broken(
-    "text longer than the model cut short", fails=("TEXT-009",), passes=(*OTHER, "TEXT-001", "TEXT-002", "TEXT-010")
+    "text longer than the model cut short",
+    fails=("OKR-TEXT-009",),
+    passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-010"),
 )
 def cuts_long_text(change: Change) -> None:
     make = text._text
     change(text, "_text", lambda tokens, *rest: make(tokens[:128], *rest))
 
 
-@broken("NaN judged", fails=("TEXT-009",), passes=(*OTHER, "TEXT-001", "TEXT-002", "TEXT-010"))
+@broken("NaN judged", fails=("OKR-TEXT-009",), passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-010"))
 def judges_nan(change: Change) -> None:
     change(likelihood, "check_finite", lambda log_p: None)
 
 
-@broken("a handful of tokens judged", fails=("TEXT-012",), passes=(*SOUND, "TEXT-001", "TEXT-002", "TEXT-003"))
+@broken(
+    "a handful of tokens judged",
+    fails=("OKR-TEXT-012",),
+    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-003"),
+)
 def judges_few_tokens(change: Change) -> None:
     change(text, "LEAST_TOKENS", 1)
 
 
-@broken("evaluation mode left on", fails=("TEXT-011",), passes=(*OTHER, "TEXT-001", "TEXT-006", "TEXT-008"))
+@broken(
+    "evaluation mode left on", fails=("OKR-TEXT-011",), passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-006", "OKR-TEXT-008")
+)
 def text_leaves_evaluation_mode(change: Change) -> None:
     detect = okr.detect
 
@@ -155,7 +207,9 @@ def text_leaves_evaluation_mode(change: Change) -> None:
     change(okr, "detect", detected)
 
 
-@broken("other keys' statistics cut off below", fails=("TEXT-002",), passes=(*SOUND, "TEXT-001", "TEXT-006"))
+@broken(
+    "other keys' statistics cut off below", fails=("OKR-TEXT-002",), passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-006")
+)
 def cuts_the_decoys(change: Change) -> None:
     statistic = text.statistic
 

@@ -14,65 +14,86 @@ from okr.routing import Setting
 
 from . import Change, broken, keyed
 
-HARMLESS = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-006", "TRACE", "REPLAY")
-ALIKE = (*HARMLESS, "ATTACH-004", "ATTACH-008", "VERIFY-001", "VERIFY-004", "VERIFY-005", "VERIFY-007")
+HARMLESS = (
+    "OKR-WEIGHT-001",
+    "OKR-WEIGHT-002",
+    "OKR-ATTACH-001",
+    "OKR-ATTACH-002",
+    "OKR-ATTACH-003",
+    "OKR-ATTACH-006",
+    "OKR-TRACE",
+    "OKR-REPLAY",
+)
+ALIKE = (
+    *HARMLESS,
+    "OKR-ATTACH-004",
+    "OKR-ATTACH-008",
+    "OKR-VERIFY-001",
+    "OKR-VERIFY-004",
+    "OKR-VERIFY-005",
+    "OKR-VERIFY-007",
+)
 
 
-@keyed("a watermark that does nothing", fails=("WEIGHT-003", "ATTACH-007", "VERIFY-002", "TEXT-003"), passes=HARMLESS)
+@keyed(
+    "a watermark that does nothing",
+    fails=("OKR-WEIGHT-003", "OKR-ATTACH-007", "OKR-VERIFY-002", "OKR-TEXT-003"),
+    passes=HARMLESS,
+)
 class DoesNothing(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY)
 
 
-@keyed("only the first layer is keyed", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("only the first layer is keyed", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class FirstLayerOnly(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY) if self.site.layer else super().choose(scores, hidden, native)
 
 
-@keyed("the last token of a call stays native", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("the last token of a call stays native", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class SkipsTheLast(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return torch.cat([super().choose(scores, hidden, native)[:-1], native(EVERY)[-1:]])
 
 
-@keyed("prompts stay native", fails=("WEIGHT-003", "ATTACH-007"), passes=HARMLESS)
+@keyed("prompts stay native", fails=("OKR-WEIGHT-003", "OKR-ATTACH-007"), passes=HARMLESS)
 class PromptsStay(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden, native) if len(scores) == 1 else native(EVERY)
 
 
-@keyed("single tokens stay native", fails=("WEIGHT-003",), passes=ALIKE)
+@keyed("single tokens stay native", fails=("OKR-WEIGHT-003",), passes=ALIKE)
 class SinglesStay(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return native(EVERY) if len(scores) == 1 else super().choose(scores, hidden, native)
 
 
-@keyed("states less their mean over the batch", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("states less their mean over the batch", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class BatchCentred(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden - hidden.mean(0) * (len(hidden) > 1), native)
 
 
-@keyed("the first token's states for all of a call", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("the first token's states for all of a call", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class FirstForAll(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden[:1].expand_as(hidden).contiguous(), native)
 
 
-@keyed("a token's key scores are its neighbour's", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("a token's key scores are its neighbour's", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class OffByOne(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden.roll(1, 0), native)
 
 
-@keyed("states rounded to bfloat16 for the key", fails=("WEIGHT-003",), passes=ALIKE)
+@keyed("states rounded to bfloat16 for the key", fails=("OKR-WEIGHT-003",), passes=ALIKE)
 class RoughStates(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden.bfloat16().float(), native)
 
 
-@keyed("experts that the family bars are let in", fails=("WEIGHT-003",), passes=HARMLESS)
+@keyed("experts that the family bars are let in", fails=("OKR-WEIGHT-003",), passes=HARMLESS)
 class LetsInTheBarred(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores.clamp(min=0.0), hidden, native)
@@ -88,31 +109,31 @@ class _OtherRule(Keyed):
         return setting
 
 
-@keyed("twice the epsilon", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("twice the epsilon", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class TwiceEpsilon(_OtherRule):
     def changed(self, setting: Setting) -> Setting:
         return replace(setting, epsilon=2 * setting.epsilon)
 
 
-@keyed("always the max zone", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("always the max zone", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class AlwaysMax(_OtherRule):
     def changed(self, setting: Setting) -> Setting:
         return replace(setting, zone="max")
 
 
-@keyed("strength ignored", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@keyed("strength ignored", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 class IgnoresStrength(_OtherRule):
     def changed(self, setting: Setting) -> Setting:
         return replace(setting, strength=float("inf"))
 
 
-@keyed("epsilon = 0 taken as 0.01", fails=("WEIGHT-001",), passes=("WEIGHT-002", *ALIKE[2:]))
+@keyed("epsilon = 0 taken as 0.01", fails=("OKR-WEIGHT-001",), passes=("OKR-WEIGHT-002", *ALIKE[2:]))
 class NeverZero(_OtherRule):
     def changed(self, setting: Setting) -> Setting:
         return replace(setting, epsilon=max(setting.epsilon, 0.01))
 
 
-@broken("probabilities ranked, not their logarithms", fails=("WEIGHT-003", "REPLAY-002"), passes=ALIKE[:-1])
+@broken("probabilities ranked, not their logarithms", fails=("OKR-WEIGHT-003", "OKR-REPLAY-002"), passes=ALIKE[:-1])
 def ranks_probabilities(change: Change) -> None:
     change(routings, "choice_scores", lambda site, scores: scores)
 
@@ -122,6 +143,6 @@ class _FirstLayers(choice.Projector):
         super().__init__(replace(site, layer=0), key)
 
 
-@broken("one projection for all layers", fails=("WEIGHT-003", "VERIFY-002"), passes=HARMLESS)
+@broken("one projection for all layers", fails=("OKR-WEIGHT-003", "OKR-VERIFY-002"), passes=HARMLESS)
 def one_for_all_layers(change: Change) -> None:
     change(routings, "Projector", _FirstLayers)

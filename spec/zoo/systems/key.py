@@ -13,15 +13,23 @@ from okr.routing.keys import Key
 from . import Change, broken
 
 keys: Any = import_module("okr.routing.keys")
-OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001")
+OTHER = ("OKR-WEIGHT-001", "OKR-ATTACH-004", "OKR-TRACE-001", "OKR-REPLAY-001")
 
 
-@broken("the plain hash of the secret as its id", fails=("KEY-007",), passes=(*OTHER, "KEY-008", "KEY-010", "KEY-011"))
+@broken(
+    "the plain hash of the secret as its id",
+    fails=("OKR-KEY-007",),
+    passes=(*OTHER, "OKR-KEY-008", "OKR-KEY-010", "OKR-KEY-011"),
+)
 def plain_hash(change: Change) -> None:
     change(keys, "key_id", lambda secret: hashlib.sha256(secret).hexdigest()[:16])
 
 
-@broken("the id in capitals", fails=("KEY-007",), passes=("WEIGHT-001", "KEY-008", "KEY-010", "KEY-011", "KEY-012"))
+@broken(
+    "the id in capitals",
+    fails=("OKR-KEY-007",),
+    passes=("OKR-WEIGHT-001", "OKR-KEY-008", "OKR-KEY-010", "OKR-KEY-011", "OKR-KEY-012"),
+)
 def capitals(change: Change) -> None:
     name = keys.key_id
     change(keys, "key_id", lambda secret: name(secret).upper())
@@ -31,17 +39,29 @@ def _secret(key: Any) -> bytes:
     return bytes(key._Key__secret)
 
 
-@broken("a key shows its secret", fails=("KEY-008",), passes=(*OTHER, "KEY-007", "KEY-009", "KEY-010", "KEY-011"))
+@broken(
+    "a key shows its secret",
+    fails=("OKR-KEY-008",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-009", "OKR-KEY-010", "OKR-KEY-011"),
+)
 def shows_its_secret(change: Change) -> None:
     change(Key, "__repr__", lambda self: f"Key({_secret(self).hex()})")
 
 
-@broken("keys can be pickled", fails=("KEY-008",), passes=(*OTHER, "KEY-007", "KEY-009", "KEY-010", "KEY-011"))
+@broken(
+    "keys can be pickled",
+    fails=("OKR-KEY-008",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-009", "OKR-KEY-010", "OKR-KEY-011"),
+)
 def can_be_pickled(change: Change) -> None:
     change(Key, "__reduce_ex__", lambda self, protocol: (Key, (_secret(self),)))
 
 
-@broken("key files are overwritten", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010", "KEY-011"))
+@broken(
+    "key files are overwritten",
+    fails=("OKR-KEY-009",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-010", "OKR-KEY-011"),
+)
 def overwrites(change: Change) -> None:
     save: Any = Key.save
 
@@ -52,7 +72,11 @@ def overwrites(change: Change) -> None:
     change(Key, "save", saved)
 
 
-@broken("key files that all may read", fails=("KEY-009", "KEY-010"), passes=("KEY-007", "KEY-008", "KEY-011"))
+@broken(
+    "key files that all may read",
+    fails=("OKR-KEY-009", "OKR-KEY-010"),
+    passes=("OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-011"),
+)
 def readable_by_all(change: Change) -> None:
     save: Any = Key.save
 
@@ -64,7 +88,9 @@ def readable_by_all(change: Change) -> None:
 
 
 @broken(
-    "key files that others may read are taken", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010")
+    "key files that others may read are taken",
+    fails=("OKR-KEY-009",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-010"),
 )
 def takes_readable_files(change: Change) -> None:
     load: Any = Key.load
@@ -78,7 +104,11 @@ def takes_readable_files(change: Change) -> None:
     change(Key, "load", classmethod(loaded))
 
 
-@broken("the id in a key file not compared", fails=("KEY-009",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-010"))
+@broken(
+    "the id in a key file not compared",
+    fails=("OKR-KEY-009",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-010"),
+)
 def compares_no_id(change: Change) -> None:
     def parse(content: bytes) -> bytes | None:
         try:
@@ -90,7 +120,9 @@ def compares_no_id(change: Change) -> None:
     change(keys, "_parse", parse)
 
 
-@broken("the secret in hexadecimal", fails=("KEY-010",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+@broken(
+    "the secret in hexadecimal", fails=("OKR-KEY-010",), passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-011")
+)
 def hexadecimal(change: Change) -> None:
     def saved(self: Key, path: Any) -> None:
         document = {"format": "okr-key-1", "key_id": self.id, "secret": _secret(self).hex()}
@@ -101,12 +133,20 @@ def hexadecimal(change: Change) -> None:
     change(keys, "_parse", lambda content: bytes.fromhex(json.loads(content)["secret"]))
 
 
-@broken("a fast hash for passphrases", fails=("KEY-011",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-009", "KEY-010"))
+@broken(
+    "a fast hash for passphrases",
+    fails=("OKR-KEY-011",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-009", "OKR-KEY-010"),
+)
 def fast_hash(change: Change) -> None:
     change(Key, "from_passphrase", classmethod(lambda cls, text: cls(hashlib.sha256(text.encode()).digest())))
 
 
-@broken("short passphrases taken", fails=("KEY-011",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-009", "KEY-010"))
+@broken(
+    "short passphrases taken",
+    fails=("OKR-KEY-011",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-009", "OKR-KEY-010"),
+)
 def short_passphrases(change: Change) -> None:
     def derived(cls: Any, text: str) -> Any:
         salt = b"okr-passphrase-v1"
@@ -115,13 +155,19 @@ def short_passphrases(change: Change) -> None:
     change(Key, "from_passphrase", classmethod(derived))
 
 
-@broken("generated keys of a thousand seeds", fails=("KEY-012",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+@broken(
+    "generated keys of a thousand seeds",
+    fails=("OKR-KEY-012",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-011"),
+)
 def few_seeds(change: Change) -> None:
     numbers = random.Random(0)
     change(Key, "generate", classmethod(lambda cls: cls(random.Random(numbers.randrange(1000)).randbytes(32))))
 
 
-@broken("generated keys of 16 bytes", fails=("KEY-012",), passes=(*OTHER, "KEY-007", "KEY-008", "KEY-011"))
+@broken(
+    "generated keys of 16 bytes", fails=("OKR-KEY-012",), passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008", "OKR-KEY-011")
+)
 def short_keys(change: Change) -> None:
     numbers = random.Random(0)
     change(Key, "generate", classmethod(lambda cls: cls(numbers.randbytes(16))))

@@ -8,8 +8,17 @@ from ..implementations.numpy_router import Array, NumpyRouter, Selection
 from ..strategies import bfloat16
 from . import seeded
 
-REST = ("KEY", "SCORE", "ZONE-001", "SEL-003", "SEL-011", "FAIL-001", "FAIL-002", "FAIL-003")
-NATIVE = ("TIE-002", "FAIL-004", "SEL-012", "ZONE-008")
+REST = (
+    "OKR-KEY",
+    "OKR-SCORE",
+    "OKR-ZONE-001",
+    "OKR-SEL-003",
+    "OKR-SEL-011",
+    "OKR-FAIL-001",
+    "OKR-FAIL-002",
+    "OKR-FAIL-003",
+)
+NATIVE = ("OKR-TIE-002", "OKR-FAIL-004", "OKR-SEL-012", "OKR-ZONE-008")
 
 
 def _bfloat16(values: Array) -> Array:
@@ -17,14 +26,20 @@ def _bfloat16(values: Array) -> Array:
     return np.where(np.isfinite(values), bfloat16(np.where(np.isfinite(values), values, 0)), values).astype(np.float32)
 
 
-@seeded("NaN settings pass the check", fails=("ZONE-001",), passes=(*REST, "STR", "SEL", "TIE", "FAIL"))
+@seeded(
+    "NaN settings pass the check", fails=("OKR-ZONE-001",), passes=(*REST, "OKR-STR", "OKR-SEL", "OKR-TIE", "OKR-FAIL")
+)
 class LaxSettings(NumpyRouter):
     def check(self, experts: int, top_k: int, epsilon: float, zone: str, strength: float) -> None:
         if top_k < 1 or top_k > experts or epsilon < 0 or strength <= 0 or zone not in ("max", "boundary"):
             raise ValueError("setting out of range")
 
 
-@seeded("unknown zones taken as boundary", fails=("ZONE-001",), passes=(*REST, "STR", "SEL", "TIE", "FAIL"))
+@seeded(
+    "unknown zones taken as boundary",
+    fails=("OKR-ZONE-001",),
+    passes=(*REST, "OKR-STR", "OKR-SEL", "OKR-TIE", "OKR-FAIL"),
+)
 class AnyZone(NumpyRouter):
     def check(self, experts: int, top_k: int, epsilon: float, zone: str, strength: float) -> None:
         super().check(experts, top_k, epsilon, "max", strength)
@@ -32,8 +47,8 @@ class AnyZone(NumpyRouter):
 
 @seeded(
     "the max zone measured from the k-th score",
-    fails=("ZONE-002", "SEL-002"),
-    passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE),
+    fails=("OKR-ZONE-002", "OKR-SEL-002"),
+    passes=(*REST, "OKR-ZONE-004", "OKR-ZONE-005", *NATIVE),
 )
 class FromTheKth(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
@@ -45,8 +60,8 @@ class FromTheKth(NumpyRouter):
 
 @seeded(
     "the best expert locked in the max zone",
-    fails=("ZONE-003", "SEL-010"),
-    passes=(*REST, "ZONE-004", "ZONE-005", *NATIVE),
+    fails=("OKR-ZONE-003", "OKR-SEL-010"),
+    passes=(*REST, "OKR-ZONE-004", "OKR-ZONE-005", *NATIVE),
 )
 class KeepsTheBest(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
@@ -55,7 +70,9 @@ class KeepsTheBest(NumpyRouter):
         return pool & ~best, locked | best
 
 
-@seeded("locked from the (k+2)-th score", fails=("ZONE-004",), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+@seeded(
+    "locked from the (k+2)-th score", fails=("OKR-ZONE-004",), passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-003", *NATIVE)
+)
 class LocksTooMuch(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -68,8 +85,8 @@ class LocksTooMuch(NumpyRouter):
 
 @seeded(
     "nothing locked in the boundary zone",
-    fails=("ZONE-004", "SEL-009"),
-    passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE),
+    fails=("OKR-ZONE-004", "OKR-SEL-009"),
+    passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-003", *NATIVE),
 )
 class LocksNothing(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
@@ -77,7 +94,7 @@ class LocksNothing(NumpyRouter):
         return pool | locked, np.zeros_like(locked)
 
 
-@seeded("reach measured from b_out", fails=("ZONE-005",), passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE))
+@seeded("reach measured from b_out", fails=("OKR-ZONE-005",), passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-003", *NATIVE))
 class ReachesTooFar(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -87,7 +104,7 @@ class ReachesTooFar(NumpyRouter):
         return (c > -math.inf) & (c >= self.lower_edge(ranked[:, top_k, None], epsilon)) & ~locked, locked
 
 
-@seeded("barred experts compete", fails=("ZONE-006", "ZONE-009"), passes=(*REST, "TIE-001", "SEL-012"))
+@seeded("barred experts compete", fails=("OKR-ZONE-006", "OKR-ZONE-009"), passes=(*REST, "OKR-TIE-001", "OKR-SEL-012"))
 class LetsInTheBarred(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -96,47 +113,59 @@ class LetsInTheBarred(NumpyRouter):
 
 @seeded(
     "locked experts forgotten in the count of slots",
-    fails=("ZONE-007",),
-    passes=(*REST, "ZONE-002", "ZONE-003", *NATIVE),
+    fails=("OKR-ZONE-007",),
+    passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-003", *NATIVE),
 )
 class CountsWrong(NumpyRouter):
     def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
         return np.asarray(pool.sum(axis=1) > top_k)
 
 
-@seeded("infinite epsilon taken as none", fails=("ZONE-009", "STR-001"), passes=(*REST, "ZONE-011", *NATIVE))
+@seeded(
+    "infinite epsilon taken as none", fails=("OKR-ZONE-009", "OKR-STR-001"), passes=(*REST, "OKR-ZONE-011", *NATIVE)
+)
 class NoInfinity(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         return super().zone(c, top_k, 0.0 if math.isinf(epsilon) else epsilon, zone)
 
 
-@seeded("zones capped at epsilon = 2", fails=("ZONE-009",), passes=(*REST, "ZONE-010", "ZONE-011", *NATIVE))
+@seeded("zones capped at epsilon = 2", fails=("OKR-ZONE-009",), passes=(*REST, "OKR-ZONE-010", "OKR-ZONE-011", *NATIVE))
 class Capped(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         return super().zone(c, top_k, min(epsilon, 2.0), zone)
 
 
-@seeded("epsilon taken modulo 2", fails=("ZONE-010",), passes=(*REST, *NATIVE))
+@seeded("epsilon taken modulo 2", fails=("OKR-ZONE-010",), passes=(*REST, *NATIVE))
 class Wraps(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         return super().zone(c, top_k, epsilon if math.isinf(epsilon) else epsilon % 2, zone)
 
 
 @seeded(
-    "the lower edge left outside", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001")
+    "the lower edge left outside",
+    fails=("OKR-ZONE-011",),
+    passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-004", "OKR-ZONE-005", "OKR-STR-001"),
 )
 class OpenEdge(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
         return np.nextafter(super().lower_edge(base, epsilon), np.float32(math.inf))
 
 
-@seeded("the lock's edge locked", fails=("ZONE-011",), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005", "STR-001"))
+@seeded(
+    "the lock's edge locked",
+    fails=("OKR-ZONE-011",),
+    passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-004", "OKR-ZONE-005", "OKR-STR-001"),
+)
 class ClosedLock(NumpyRouter):
     def upper_edge(self, base: Array, epsilon: float) -> Array:
         return np.nextafter(super().upper_edge(base, epsilon), np.float32(-math.inf))
 
 
-@seeded("edges with a tolerance", fails=("ZONE-012", "TIE-007"), passes=(*REST, "ZONE-002", "ZONE-004", "ZONE-005"))
+@seeded(
+    "edges with a tolerance",
+    fails=("OKR-ZONE-012", "OKR-TIE-007"),
+    passes=(*REST, "OKR-ZONE-002", "OKR-ZONE-004", "OKR-ZONE-005"),
+)
 class Tolerant(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
         edge = super().lower_edge(base, epsilon)
@@ -147,7 +176,7 @@ class Tolerant(NumpyRouter):
         return np.where(np.isfinite(edge), edge + np.float32(1e-5) * np.abs(edge), edge)
 
 
-@seeded("edges in bfloat16", fails=("ZONE-012",), passes=(*REST, "STR-001", *NATIVE))
+@seeded("edges in bfloat16", fails=("OKR-ZONE-012",), passes=(*REST, "OKR-STR-001", *NATIVE))
 class RoughEdges(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
         return _bfloat16(super().lower_edge(base, epsilon))
@@ -156,7 +185,11 @@ class RoughEdges(NumpyRouter):
         return _bfloat16(super().upper_edge(base, epsilon))
 
 
-@seeded("the zone reported before soundness", fails=("ZONE-013",), passes=(*REST, "SEL", "TIE", "STR", "FAIL"))
+@seeded(
+    "the zone reported before soundness",
+    fails=("OKR-ZONE-013",),
+    passes=(*REST, "OKR-SEL", "OKR-TIE", "OKR-STR", "OKR-FAIL"),
+)
 class ReportsTooMuch(NumpyRouter):
     def select(
         self, choice: Array, key_scores: Array, *, top_k: int, epsilon: float, zone: str, strength: float
@@ -168,7 +201,9 @@ class ReportsTooMuch(NumpyRouter):
 
 
 @seeded(
-    "as many competitors as slots counted", fails=("ZONE-013",), passes=(*REST, "ZONE-007", "SEL", "TIE", "STR", "FAIL")
+    "as many competitors as slots counted",
+    fails=("OKR-ZONE-013",),
+    passes=(*REST, "OKR-ZONE-007", "OKR-SEL", "OKR-TIE", "OKR-STR", "OKR-FAIL"),
 )
 class CountsTheForced(NumpyRouter):
     def opportunity(self, pool: Array, locked: Array, top_k: int) -> Array:
@@ -177,7 +212,9 @@ class CountsTheForced(NumpyRouter):
 
 
 @seeded(
-    "the (k+1)-th score read at k = E", fails=("ZONE-008",), passes=("KEY", "SCORE", "ZONE-001", "ZONE-002", "ZONE-003")
+    "the (k+1)-th score read at k = E",
+    fails=("OKR-ZONE-008",),
+    passes=("OKR-KEY", "OKR-SCORE", "OKR-ZONE-001", "OKR-ZONE-002", "OKR-ZONE-003"),
 )
 class CrashesAtE(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:

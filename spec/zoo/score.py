@@ -6,23 +6,33 @@ from ..implementations.numpy_router import Array, NumpyRouter
 from ..strategies import bfloat16
 from . import seeded
 
-REST = ("KEY", "ZONE", "STR", "SEL", "TIE", "FAIL")
+REST = ("OKR-KEY", "OKR-ZONE", "OKR-STR", "OKR-SEL", "OKR-TIE", "OKR-FAIL")
 
 
-@seeded("no normalisation", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+@seeded(
+    "no normalisation",
+    fails=("OKR-SCORE-001", "OKR-SCORE-003"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", "OKR-SCORE-008", *REST),
+)
 class NotNormalised(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         return self.dot(hidden, projection.astype(np.float32))
 
 
-@seeded("divided by sqrt(d)", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST))
+@seeded(
+    "divided by sqrt(d)",
+    fails=("OKR-SCORE-001", "OKR-SCORE-003"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", "OKR-SCORE-008", *REST),
+)
 class RootOfSize(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         return self.dot(hidden, projection.astype(np.float32)) / np.float32(np.sqrt(hidden.shape[1]))
 
 
 @seeded(
-    "sum of absolute values as the norm", fails=("SCORE-001", "SCORE-003"), passes=("SCORE-002", "SCORE-006", *REST)
+    "sum of absolute values as the norm",
+    fails=("OKR-SCORE-001", "OKR-SCORE-003"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", *REST),
 )
 class OtherNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
@@ -32,8 +42,17 @@ class OtherNorm(NumpyRouter):
 
 @seeded(
     "h = 0 divides by zero",
-    fails=("SCORE-002",),
-    passes=("SCORE-001", "SCORE-003", "SCORE-004", "SCORE-005", "SCORE-006", "SCORE-007", "SCORE-008", *REST),
+    fails=("OKR-SCORE-002",),
+    passes=(
+        "OKR-SCORE-001",
+        "OKR-SCORE-003",
+        "OKR-SCORE-004",
+        "OKR-SCORE-005",
+        "OKR-SCORE-006",
+        "OKR-SCORE-007",
+        "OKR-SCORE-008",
+        *REST,
+    ),
 )
 class ZeroByZero(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
@@ -43,8 +62,16 @@ class ZeroByZero(NumpyRouter):
 
 @seeded(
     "a constant added to the norm",
-    fails=("SCORE-003",),
-    passes=("SCORE-002", "SCORE-004", "SCORE-005", "SCORE-006", "SCORE-007", "SCORE-008", *REST),
+    fails=("OKR-SCORE-003",),
+    passes=(
+        "OKR-SCORE-002",
+        "OKR-SCORE-004",
+        "OKR-SCORE-005",
+        "OKR-SCORE-006",
+        "OKR-SCORE-007",
+        "OKR-SCORE-008",
+        *REST,
+    ),
 )
 class PaddedNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
@@ -54,8 +81,8 @@ class PaddedNorm(NumpyRouter):
 
 @seeded(
     "states rounded to bfloat16 once more",
-    fails=("SCORE-001", "SCORE-004"),
-    passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST),
+    fails=("OKR-SCORE-001", "OKR-SCORE-004"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", "OKR-SCORE-008", *REST),
 )
 class RoundedStates(NumpyRouter):
     def dot(self, unit: Array, signs: Array) -> Array:
@@ -64,7 +91,9 @@ class RoundedStates(NumpyRouter):
 
 
 @seeded(
-    "accumulated in float16", fails=("SCORE-001", "SCORE-004"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST)
+    "accumulated in float16",
+    fails=("OKR-SCORE-001", "OKR-SCORE-004"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", "OKR-SCORE-008", *REST),
 )
 class HalfSums(NumpyRouter):
     def dot(self, unit: Array, signs: Array) -> Array:
@@ -74,7 +103,9 @@ class HalfSums(NumpyRouter):
         return total.astype(np.float32)
 
 
-@seeded("normalised by the norm of the batch", fails=("SCORE-005",), passes=("SCORE-002", "SCORE-008", *REST))
+@seeded(
+    "normalised by the norm of the batch", fails=("OKR-SCORE-005",), passes=("OKR-SCORE-002", "OKR-SCORE-008", *REST)
+)
 class BatchNorm(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         norm = np.linalg.norm(hidden.astype(np.float64))
@@ -83,8 +114,17 @@ class BatchNorm(NumpyRouter):
 
 @seeded(
     "NaN replaced by 0",
-    fails=("SCORE-006",),
-    passes=("SCORE-001", "SCORE-002", "SCORE-003", "SCORE-004", "SCORE-005", "SCORE-007", "SCORE-008", *REST),
+    fails=("OKR-SCORE-006",),
+    passes=(
+        "OKR-SCORE-001",
+        "OKR-SCORE-002",
+        "OKR-SCORE-003",
+        "OKR-SCORE-004",
+        "OKR-SCORE-005",
+        "OKR-SCORE-007",
+        "OKR-SCORE-008",
+        *REST,
+    ),
 )
 class NoNan(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
@@ -92,7 +132,9 @@ class NoNan(NumpyRouter):
 
 
 @seeded(
-    "centred over the experts", fails=("SCORE-001", "SCORE-007"), passes=("SCORE-002", "SCORE-006", "SCORE-008", *REST)
+    "centred over the experts",
+    fails=("OKR-SCORE-001", "OKR-SCORE-007"),
+    passes=("OKR-SCORE-002", "OKR-SCORE-006", "OKR-SCORE-008", *REST),
 )
 class Centred(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
@@ -100,19 +142,19 @@ class Centred(NumpyRouter):
         return np.asarray(scores - scores.mean(axis=1, keepdims=True))
 
 
-@seeded("scores returned as float16", fails=("SCORE-001", "SCORE-008"), passes=REST)
+@seeded("scores returned as float16", fails=("OKR-SCORE-001", "OKR-SCORE-008"), passes=REST)
 class HalfScores(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         return super().key_scores(hidden, projection).astype(np.float16)
 
 
-@seeded("scores transposed", fails=("SCORE-001",), passes=REST)
+@seeded("scores transposed", fails=("OKR-SCORE-001",), passes=REST)
 class Transposed(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         return super().key_scores(hidden, projection).T
 
 
-@seeded("writes the normalised state back", fails=("SCORE-001",), passes=REST)
+@seeded("writes the normalised state back", fails=("OKR-SCORE-001",), passes=REST)
 class NormalisesInPlace(NumpyRouter):
     def key_scores(self, hidden: Array, projection: Array) -> Array:
         hidden /= np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)

@@ -12,37 +12,46 @@ from okr.engines.transformers.routings import Keyed
 
 from . import Change, broken, keyed
 
-RIGHT = ("WEIGHT-003", "ATTACH-001", "ATTACH-002", "ATTACH-003", "ATTACH-004", "ATTACH-006", "TRACE", "REPLAY-003")
+RIGHT = (
+    "OKR-WEIGHT-003",
+    "OKR-ATTACH-001",
+    "OKR-ATTACH-002",
+    "OKR-ATTACH-003",
+    "OKR-ATTACH-004",
+    "OKR-ATTACH-006",
+    "OKR-TRACE",
+    "OKR-REPLAY-003",
+)
 
 
-@keyed("the native experts' weights for the keyed ones", fails=("WEIGHT-002",), passes=("WEIGHT-001", *RIGHT))
+@keyed("the native experts' weights for the keyed ones", fails=("OKR-WEIGHT-002",), passes=("OKR-WEIGHT-001", *RIGHT))
 class NativeWeights(Keyed):
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
         return self.choose(scores, hidden, native), scores.gather(-1, native(EVERY))
 
 
-@keyed("weights handed out in ascending order", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@keyed("weights handed out in ascending order", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 class Ascending(Keyed):
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
         chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.sort(-1).values
 
 
-@keyed("equal weights", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@keyed("equal weights", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 class EqualWeights(Keyed):
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
         chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.mean(-1, keepdim=True).expand_as(weights)
 
 
-@keyed("weights rounded to bfloat16", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@keyed("weights rounded to bfloat16", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 class RoughWeights(Keyed):
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Any = None) -> tuple[Tensor, Tensor]:
         chosen, weights = super().weigh(scores, hidden, native, keys)
         return chosen, weights.bfloat16().float()
 
 
-@keyed("experts in ascending order of their index", fails=("WEIGHT-001",), passes=("WEIGHT-002", *RIGHT[:-2]))
+@keyed("experts in ascending order of their index", fails=("OKR-WEIGHT-001",), passes=("OKR-WEIGHT-002", *RIGHT[:-2]))
 class AscendingExperts(Keyed):
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return super().choose(scores, hidden, native).sort(-1).values
@@ -63,17 +72,17 @@ def _output(change: Change, weigh: Callable[[Any, Tensor, Tensor, Tensor], Tenso
     change(swapping.AttachedRouter, "forward", changed)
 
 
-@broken("not normalised over the selected", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@broken("not normalised over the selected", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 def not_normalised(change: Change) -> None:
     _output(change, lambda router, logits, weights, experts: logits.float().softmax(-1).gather(-1, experts))
 
 
-@broken("a softmax over what is normalised already", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@broken("a softmax over what is normalised already", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 def normalised_twice(change: Change) -> None:
     _output(change, lambda router, logits, weights, experts: weights.softmax(-1))
 
 
-@broken("the correction bias paid out", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@broken("the correction bias paid out", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 def pays_the_bias(change: Change) -> None:
     def weigh(router: Any, logits: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         bias = getattr(router, "e_score_correction_bias", None)
@@ -82,7 +91,7 @@ def pays_the_bias(change: Change) -> None:
     _output(change, weigh)
 
 
-@broken("the family's scale left out", fails=("WEIGHT-001", "WEIGHT-002"), passes=RIGHT)
+@broken("the family's scale left out", fails=("OKR-WEIGHT-001", "OKR-WEIGHT-002"), passes=RIGHT)
 def drops_the_scale(change: Change) -> None:
     def weigh(router: Any, logits: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         return weights / getattr(router, "routed_scaling_factor", 1.0)
@@ -90,6 +99,6 @@ def drops_the_scale(change: Change) -> None:
     _output(change, weigh)
 
 
-@broken("a weight of one part in a million more", fails=("WEIGHT-001",), passes=("WEIGHT-002", *RIGHT))
+@broken("a weight of one part in a million more", fails=("OKR-WEIGHT-001",), passes=("OKR-WEIGHT-002", *RIGHT))
 def a_little_more(change: Change) -> None:
     _output(change, lambda router, logits, weights, experts: weights * torch.tensor(1 + 1e-6))

@@ -8,21 +8,23 @@ from ..implementations.numpy_router import Array, NumpyRouter
 from . import seeded
 
 REST = (
-    "KEY",
-    "SCORE",
-    "ZONE-002",
-    "ZONE-003",
-    "ZONE-004",
-    "ZONE-005",
-    "STR",
-    "TIE-001",
-    "TIE-003",
-    "SEL-010",
-    "SEL-012",
+    "OKR-KEY",
+    "OKR-SCORE",
+    "OKR-ZONE-002",
+    "OKR-ZONE-003",
+    "OKR-ZONE-004",
+    "OKR-ZONE-005",
+    "OKR-STR",
+    "OKR-TIE-001",
+    "OKR-TIE-003",
+    "OKR-SEL-010",
+    "OKR-SEL-012",
 )
 
 
-@seeded("NaN raises", fails=("FAIL-001",), passes=(*REST, "SEL", "FAIL-002", "FAIL-003", "FAIL-007"))
+@seeded(
+    "NaN raises", fails=("OKR-FAIL-001",), passes=(*REST, "OKR-SEL", "OKR-FAIL-002", "OKR-FAIL-003", "OKR-FAIL-007")
+)
 class RaisesAtNan(NumpyRouter):
     def sound(self, c: Array, top_k: int) -> Array:
         if np.isnan(c).any():
@@ -31,7 +33,9 @@ class RaisesAtNan(NumpyRouter):
 
 
 @seeded(
-    "NaN taken as barred", fails=("FAIL-001",), passes=(*REST, "SEL", "FAIL-002", "FAIL-003", "FAIL-004", "FAIL-005")
+    "NaN taken as barred",
+    fails=("OKR-FAIL-001",),
+    passes=(*REST, "OKR-SEL", "OKR-FAIL-002", "OKR-FAIL-003", "OKR-FAIL-004", "OKR-FAIL-005"),
 )
 class NanBarred(NumpyRouter):
     def sound(self, c: Array, top_k: int) -> Array:
@@ -41,7 +45,11 @@ class NanBarred(NumpyRouter):
         return super().zone(np.where(np.isnan(c), np.float32(-math.inf), c), top_k, epsilon, zone)
 
 
-@seeded("+inf taken as a large number", fails=("FAIL-002",), passes=(*REST, "SEL", "FAIL-001", "FAIL-004", "FAIL-005"))
+@seeded(
+    "+inf taken as a large number",
+    fails=("OKR-FAIL-002",),
+    passes=(*REST, "OKR-SEL", "OKR-FAIL-001", "OKR-FAIL-004", "OKR-FAIL-005"),
+)
 class InfiniteIsLarge(NumpyRouter):
     def sound(self, c: Array, top_k: int) -> Array:
         return np.asarray((c <= math.inf).all(axis=1) & ((c > -math.inf).sum(axis=1) >= top_k))
@@ -52,8 +60,8 @@ class InfiniteIsLarge(NumpyRouter):
 
 @seeded(
     "-inf taken as a large negative number",
-    fails=("FAIL-003", "ZONE-006"),
-    passes=(*REST, "FAIL-001", "FAIL-002", "FAIL-004"),
+    fails=("OKR-FAIL-003", "OKR-ZONE-006"),
+    passes=(*REST, "OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-004"),
 )
 class BarredIsLow(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
@@ -65,8 +73,18 @@ class BarredIsLow(NumpyRouter):
 
 @seeded(
     "short lists padded with expert 0",
-    fails=("FAIL-003", "SEL-003"),
-    passes=(*REST, "SEL-002", "SEL-004", "SEL-005", "SEL-009", "SEL-011", "FAIL-001", "FAIL-002", "FAIL-004"),
+    fails=("OKR-FAIL-003", "OKR-SEL-003"),
+    passes=(
+        *REST,
+        "OKR-SEL-002",
+        "OKR-SEL-004",
+        "OKR-SEL-005",
+        "OKR-SEL-009",
+        "OKR-SEL-011",
+        "OKR-FAIL-001",
+        "OKR-FAIL-002",
+        "OKR-FAIL-004",
+    ),
 )
 class PadsWithZero(NumpyRouter):
     def native(self, c: Array, top_k: int) -> Array:
@@ -76,8 +94,8 @@ class PadsWithZero(NumpyRouter):
 
 @seeded(
     "a broken key score wins",
-    fails=("FAIL-004",),
-    passes=(*REST, "SEL", "FAIL-001", "FAIL-002", "FAIL-003", "FAIL-005"),
+    fails=("OKR-FAIL-004",),
+    passes=(*REST, "OKR-SEL", "OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-003", "OKR-FAIL-005"),
 )
 class ObeysBrokenKeys(NumpyRouter):
     def key_is_sound(self, g: Array) -> Array:
@@ -85,7 +103,9 @@ class ObeysBrokenKeys(NumpyRouter):
 
 
 @seeded(
-    "only NaN key scores looked for", fails=("FAIL-004",), passes=(*REST, "SEL", "FAIL-001", "FAIL-002", "FAIL-003")
+    "only NaN key scores looked for",
+    fails=("OKR-FAIL-004",),
+    passes=(*REST, "OKR-SEL", "OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-003"),
 )
 class ObeysInfiniteKeys(NumpyRouter):
     def key_is_sound(self, g: Array) -> Array:
@@ -94,8 +114,8 @@ class ObeysInfiniteKeys(NumpyRouter):
 
 @seeded(
     "exactly k candidates: two of them replaced",
-    fails=("FAIL-005",),
-    passes=("KEY", "SCORE", "FAIL-001", "FAIL-002", "SEL-012"),
+    fails=("OKR-FAIL-005",),
+    passes=("OKR-KEY", "OKR-SCORE", "OKR-FAIL-001", "OKR-FAIL-002", "OKR-SEL-012"),
 )
 class ReplacesTheLast(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
@@ -105,7 +125,9 @@ class ReplacesTheLast(NumpyRouter):
 
 
 @seeded(
-    "one broken token stops the whole batch", fails=("FAIL-006",), passes=(*REST, "FAIL-001", "FAIL-002", "FAIL-004")
+    "one broken token stops the whole batch",
+    fails=("OKR-FAIL-006",),
+    passes=(*REST, "OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-004"),
 )
 class StopsTheBatch(NumpyRouter):
     def sound(self, c: Array, top_k: int) -> Array:
@@ -114,8 +136,8 @@ class StopsTheBatch(NumpyRouter):
 
 @seeded(
     "scores above 1e30 taken as infinite",
-    fails=("FAIL-007",),
-    passes=(*REST, "SEL", "FAIL-001", "FAIL-002", "FAIL-004"),
+    fails=("OKR-FAIL-007",),
+    passes=(*REST, "OKR-SEL", "OKR-FAIL-001", "OKR-FAIL-002", "OKR-FAIL-004"),
 )
 class LargeIsInfinite(NumpyRouter):
     def sound(self, c: Array, top_k: int) -> Array:

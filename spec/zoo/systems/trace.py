@@ -23,8 +23,8 @@ from . import Change, broken, keyed
 
 session: Any = import_module("okr.engines.transformers.session")
 trace: Any = import_module("okr.traces.trace")
-MODEL = ("WEIGHT-001", "WEIGHT-002", "ATTACH-001", "ATTACH-004", "ATTACH-006")
-FILES = ("TRACE-002", "TRACE-003", "TRACE-004", "TRACE-006")
+MODEL = ("OKR-WEIGHT-001", "OKR-WEIGHT-002", "OKR-ATTACH-001", "OKR-ATTACH-004", "OKR-ATTACH-006")
+FILES = ("OKR-TRACE-002", "OKR-TRACE-003", "OKR-TRACE-004", "OKR-TRACE-006")
 
 
 def _traces(change: Change, edit: Callable[[list[Trace]], list[Trace]]) -> None:
@@ -41,37 +41,43 @@ def _experts(change: Change, edit: Callable[[Any], Any]) -> None:
     _traces(change, lambda made: [replace(t, experts=np.ascontiguousarray(edit(t.experts))) for t in made])
 
 
-@broken("positions off by one", fails=("TRACE-001", "REPLAY-002", "VERIFY-002"), passes=(*MODEL, *FILES))
+@broken("positions off by one", fails=("OKR-TRACE-001", "OKR-REPLAY-002", "OKR-VERIFY-002"), passes=(*MODEL, *FILES))
 def off_by_one_position(change: Change) -> None:
     _experts(change, lambda experts: np.roll(experts, 1, 0))
 
 
-@broken("the last token's experts those before it", fails=("TRACE-001",), passes=(*MODEL, *FILES, "REPLAY-001"))
+@broken("the last token's experts those before it", fails=("OKR-TRACE-001",), passes=(*MODEL, *FILES, "OKR-REPLAY-001"))
 def repeats_the_last(change: Change) -> None:
     _experts(change, lambda experts: np.concatenate([experts[:-1], experts[-2:-1]]))
 
 
-@broken("sites in reverse", fails=("TRACE-001", "VERIFY-002"), passes=(*MODEL, *FILES))
+@broken("sites in reverse", fails=("OKR-TRACE-001", "OKR-VERIFY-002"), passes=(*MODEL, *FILES))
 def sites_in_reverse(change: Change) -> None:
     _experts(change, lambda experts: experts[:, ::-1])
 
 
-@broken("experts sorted", fails=("TRACE-001",), passes=(*MODEL, *FILES, "VERIFY"))
+@broken("experts sorted", fails=("OKR-TRACE-001",), passes=(*MODEL, *FILES, "OKR-VERIFY"))
 def sorted_experts(change: Change) -> None:
     _experts(change, lambda experts: np.sort(experts, -1))
 
 
-@broken("the traces of a batch exchanged", fails=("TRACE-001",), passes=(*MODEL, *FILES, "REPLAY-001", "VERIFY-002"))
+@broken(
+    "the traces of a batch exchanged",
+    fails=("OKR-TRACE-001",),
+    passes=(*MODEL, *FILES, "OKR-REPLAY-001", "OKR-VERIFY-002"),
+)
 def exchanged(change: Change) -> None:
     _traces(change, lambda made: made[::-1])
 
 
-@broken("the last token left out", fails=("TRACE-001",), passes=(*MODEL, *FILES, "REPLAY-001", "VERIFY-002"))
+@broken(
+    "the last token left out", fails=("OKR-TRACE-001",), passes=(*MODEL, *FILES, "OKR-REPLAY-001", "OKR-VERIFY-002")
+)
 def drops_the_last_token(change: Change) -> None:
     _traces(change, lambda made: [replace(t, token_ids=t.token_ids[:-1], experts=t.experts[:-1]) for t in made])
 
 
-@broken("padding left in", fails=("TRACE-001",), passes=(*MODEL, *FILES, "REPLAY-001", "VERIFY-002"))
+@broken("padding left in", fails=("OKR-TRACE-001",), passes=(*MODEL, *FILES, "OKR-REPLAY-001", "OKR-VERIFY-002"))
 def keeps_padding(change: Change) -> None:
     cut = generation._traces
 
@@ -82,7 +88,9 @@ def keeps_padding(change: Change) -> None:
     change(generation, "_traces", uncut)
 
 
-@keyed("the native choice recorded", fails=("TRACE-001", "VERIFY-002"), passes=(*MODEL, *FILES, "REPLAY-001"))
+@keyed(
+    "the native choice recorded", fails=("OKR-TRACE-001", "OKR-VERIFY-002"), passes=(*MODEL, *FILES, "OKR-REPLAY-001")
+)
 class RecordsNative(Keyed):
     def __init__(self, site: Any, key: Any, setting: Any, report: Any) -> None:
         super().__init__(site, key, setting, lambda ran: report(lambda: self.native))
@@ -92,7 +100,7 @@ class RecordsNative(Keyed):
         return super().choose(scores, hidden, native)
 
 
-@broken("experts recorded before the capacity", fails=("TRACE-001",), passes=(*MODEL, *FILES, "VERIFY-002"))
+@broken("experts recorded before the capacity", fails=("OKR-TRACE-001",), passes=(*MODEL, *FILES, "OKR-VERIFY-002"))
 def before_the_capacity(change: Change) -> None:
     change(families.Capacity, "ran", lambda self, output, chosen: chosen)
 
@@ -102,17 +110,27 @@ def _saved(change: Change, edit: Callable[[Trace], Trace]) -> None:
     change(Trace, "save", lambda self, path: save(edit(self), path))
 
 
-@broken("infinite strength lost in the file", fails=("TRACE-002",), passes=(*MODEL, "TRACE-001", "TRACE-003"))
+@broken(
+    "infinite strength lost in the file", fails=("OKR-TRACE-002",), passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-003")
+)
 def loses_infinity(change: Change) -> None:
     _saved(change, lambda t: replace(t, header=t.header.model_copy(update={"strength": None})))
 
 
-@broken("the length of the prompt lost in the file", fails=("TRACE-002",), passes=(*MODEL, "TRACE-001", "TRACE-003"))
+@broken(
+    "the length of the prompt lost in the file",
+    fails=("OKR-TRACE-002",),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-003"),
+)
 def loses_the_prompt(change: Change) -> None:
     _saved(change, lambda t: replace(t, prompt_length=0))
 
 
-@broken("token ids cut to five bits in the file", fails=("TRACE-002",), passes=(*MODEL, "TRACE-001", "TRACE-003"))
+@broken(
+    "token ids cut to five bits in the file",
+    fails=("OKR-TRACE-002",),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-003"),
+)
 def small_tokens(change: Change) -> None:
     _saved(change, lambda t: replace(t, token_ids=t.token_ids % 32))
 
@@ -122,24 +140,40 @@ def _header(change: Change, edit: Callable[[dict[str, Any]], dict[str, Any]]) ->
     change(TraceHeader, "describe", lambda model, sites, **header: describe(model, sites, **edit(header)))
 
 
-@broken("the header names no key", fails=("TRACE-003",), passes=(*MODEL, "TRACE-001", "TRACE-002", "VERIFY-002"))
+@broken(
+    "the header names no key",
+    fails=("OKR-TRACE-003",),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002", "OKR-VERIFY-002"),
+)
 def nameless(change: Change) -> None:
     _header(change, lambda header: {**header, "key_id": None})
 
 
-@broken("native traces name a key", fails=("TRACE-003",), passes=(*MODEL, "TRACE-001", "TRACE-002", "VERIFY-002"))
+@broken(
+    "native traces name a key",
+    fails=("OKR-TRACE-003",),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002", "OKR-VERIFY-002"),
+)
 def names_a_key_always(change: Change) -> None:
     _header(change, lambda header: {**header, "key_id": header["key_id"] or "0" * 16})
 
 
-@broken("epsilon rounded in the header", fails=("TRACE-003", "VERIFY-002"), passes=(*MODEL, "TRACE-001", "TRACE-002"))
+@broken(
+    "epsilon rounded in the header",
+    fails=("OKR-TRACE-003", "OKR-VERIFY-002"),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002"),
+)
 def rounds_epsilon(change: Change) -> None:
     _header(
         change, lambda header: {**header, "epsilon": float(round(header["epsilon"]))} if "epsilon" in header else header
     )
 
 
-@broken("native traces name a setting", fails=("TRACE-003",), passes=(*MODEL, "TRACE-001", "TRACE-002", "VERIFY-002"))
+@broken(
+    "native traces name a setting",
+    fails=("OKR-TRACE-003",),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002", "OKR-VERIFY-002"),
+)
 def setting_without_key(change: Change) -> None:
     _header(change, lambda header: {"epsilon": 1.0, "zone": "max", "strength": 1.0, **header})
 
@@ -149,21 +183,27 @@ def _metadata(change: Change, **more: str) -> None:
     change(trace, "save", lambda arrays, metadata: save(arrays, metadata={**metadata, **more}))
 
 
-@broken("the secret in the file", fails=("TRACE-004", "RESULT-005"), passes=(*MODEL, "TRACE-001", "TRACE-002"))
+@broken(
+    "the secret in the file",
+    fails=("OKR-TRACE-004", "OKR-RESULT-005"),
+    passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002"),
+)
 def secret_in_the_file(change: Change) -> None:
     from ...system import SECRET
 
     _metadata(change, key=SECRET.hex())
 
 
-@broken("the secret in the file in base64", fails=("TRACE-004", "RESULT-005"), passes=(*MODEL, "TRACE-001"))
+@broken("the secret in the file in base64", fails=("OKR-TRACE-004", "OKR-RESULT-005"), passes=(*MODEL, "OKR-TRACE-001"))
 def secret_in_base64(change: Change) -> None:
     from ...system import SECRET
 
     _metadata(change, key=base64.b64encode(SECRET).decode())
 
 
-@broken("damaged files raise whatever comes", fails=("TRACE-005",), passes=(*MODEL, "TRACE-001", "TRACE-002"))
+@broken(
+    "damaged files raise whatever comes", fails=("OKR-TRACE-005",), passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002")
+)
 def loads_carelessly(change: Change) -> None:
     def parse(cls: Any, content: bytes) -> Trace:
         arrays = trace.load(content)
@@ -176,7 +216,7 @@ def loads_carelessly(change: Change) -> None:
     change(Trace, "_parse", classmethod(parse))
 
 
-@broken("errors of many lines", fails=("TRACE-005",), passes=(*MODEL, "TRACE-001", "TRACE-002"))
+@broken("errors of many lines", fails=("OKR-TRACE-005",), passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002"))
 def long_errors(change: Change) -> None:
     read = trace.load
 
@@ -189,7 +229,9 @@ def long_errors(change: Change) -> None:
     change(trace, "load", loaded)
 
 
-@broken("whole numbers of 64 bits in the file", fails=("TRACE-006",), passes=(*MODEL, "TRACE-001", "TRACE-002"))
+@broken(
+    "whole numbers of 64 bits in the file", fails=("OKR-TRACE-006",), passes=(*MODEL, "OKR-TRACE-001", "OKR-TRACE-002")
+)
 def wide_integers(change: Change) -> None:
     save, read = trace.save, trace.load
     narrow = {"experts": np.int16, "token_ids": np.int32, "prompt_length": np.int32}

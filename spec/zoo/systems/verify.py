@@ -18,7 +18,7 @@ okr: Any = package
 evidence: Any = import_module("okr.detection.evidence")
 tally: Any = import_module("okr.detection.tally")
 counting: Any = import_module("okr.detection.counting")
-MADE = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "TRACE-005", "REPLAY-001", "REPLAY-002")
+MADE = ("OKR-WEIGHT-001", "OKR-ATTACH-004", "OKR-TRACE-001", "OKR-TRACE-005", "OKR-REPLAY-001", "OKR-REPLAY-002")
 
 
 def _judged(change: Change, edit: Callable[[TraceVerdict], TraceVerdict]) -> None:
@@ -30,7 +30,11 @@ def _with_p(verdict: TraceVerdict, p_value: float) -> TraceVerdict:
     return replace(verdict, p_value=p_value, watermarked=p_value <= verdict.alpha)
 
 
-@broken("the added 1 left out", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-002", "VERIFY-004", "VERIFY-006"))
+@broken(
+    "the added 1 left out",
+    fails=("OKR-VERIFY-001",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-VERIFY-006"),
+)
 def no_added_one(change: Change) -> None:
     def edit(verdict: TraceVerdict) -> TraceVerdict:
         return _with_p(verdict, verdict.p_value - 1 / (verdict.decoys + 1))
@@ -38,17 +42,25 @@ def no_added_one(change: Change) -> None:
     _judged(change, edit)
 
 
-@broken("divided by the decoys alone", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-004"))
+@broken("divided by the decoys alone", fails=("OKR-VERIFY-001",), passes=(*MADE, "OKR-VERIFY-004"))
 def divides_by_decoys(change: Change) -> None:
     _judged(change, lambda v: _with_p(v, v.p_value * (v.decoys + 1) / v.decoys))
 
 
-@broken("a threshold on the hit rate", fails=("VERIFY-001",), passes=(*MADE, "VERIFY-002", "VERIFY-004", "VERIFY-007"))
+@broken(
+    "a threshold on the hit rate",
+    fails=("OKR-VERIFY-001",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-VERIFY-007"),
+)
 def judges_by_hit_rate(change: Change) -> None:
     _judged(change, lambda v: replace(v, watermarked=(v.hit_rate or 0) > 0.5))
 
 
-@broken("tokens taken for independent", fails=("VERIFY-001", "VERIFY-003"), passes=(*MADE, "VERIFY-002", "VERIFY-004"))
+@broken(
+    "tokens taken for independent",
+    fails=("OKR-VERIFY-001", "OKR-VERIFY-003"),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004"),
+)
 def binomial(change: Change) -> None:
     def edit(verdict: TraceVerdict) -> TraceVerdict:
         if not verdict.opportunities:
@@ -60,12 +72,18 @@ def binomial(change: Change) -> None:
     _judged(change, edit)
 
 
-@broken("equals counted for the key", fails=("VERIFY-003",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-004"))
+@broken(
+    "equals counted for the key",
+    fails=("OKR-VERIFY-003",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002", "OKR-VERIFY-004"),
+)
 def equals_for_the_key(change: Change) -> None:
     change(verification, "at_least_as_good", lambda matched, support, claimed: matched > claimed[0])
 
 
-@broken("decoys that all prefer the same", fails=("VERIFY-003",), passes=(*MADE, "VERIFY-001", "VERIFY-004"))
+@broken(
+    "decoys that all prefer the same", fails=("OKR-VERIFY-003",), passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-004")
+)
 def decoys_of_another_law(change: Change) -> None:
     scores = Decoys.scores
 
@@ -79,7 +97,9 @@ def decoys_of_another_law(change: Change) -> None:
     change(counting, "in_memory", lambda scores: False)  # the compiled loops draw no scores
 
 
-@broken("decoys that are the claimed key", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-004"))
+@broken(
+    "decoys that are the claimed key", fails=("OKR-VERIFY-002",), passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-004")
+)
 def decoys_alike(change: Change) -> None:
     def draw(count: int, experts: int, seed: bytes) -> Decoys:
         columns = torch.arange(experts).expand(count + 1, -1).contiguous()
@@ -88,7 +108,9 @@ def decoys_alike(change: Change) -> None:
     change(Decoys, "draw", draw)
 
 
-@broken("half the epsilon", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+@broken(
+    "half the epsilon", fails=("OKR-VERIFY-002",), passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-003", "OKR-VERIFY-004")
+)
 def half_epsilon(change: Change) -> None:
     setting = evidence.trace_setting
 
@@ -99,25 +121,39 @@ def half_epsilon(change: Change) -> None:
     change(evidence, "trace_setting", halved)
 
 
-@broken("another layer's projection", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+@broken(
+    "another layer's projection",
+    fails=("OKR-VERIFY-002",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-003", "OKR-VERIFY-004"),
+)
 def other_layers_projection(change: Change) -> None:
     projector = tally.Projector
     change(tally, "Projector", lambda site, key: projector(replace(site, layer=site.layer + 1), key))
 
 
-@broken("strength left out", fails=("VERIFY-002",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+@broken(
+    "strength left out", fails=("OKR-VERIFY-002",), passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-003", "OKR-VERIFY-004")
+)
 def strength_left_out(change: Change) -> None:
     setting = evidence.trace_setting
     change(evidence, "trace_setting", lambda *arguments: replace(setting(*arguments), strength=float("inf")))
 
 
-@broken("decoys drawn anew each time", fails=("VERIFY-004",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-003"))
+@broken(
+    "decoys drawn anew each time",
+    fails=("OKR-VERIFY-004",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002", "OKR-VERIFY-003"),
+)
 def other_decoys_each_time(change: Change) -> None:
     numbers = random.Random(0)
     change(verification, "site_seed", lambda seed, path: numbers.randbytes(32))
 
 
-@broken("evidence found in nothing", fails=("VERIFY-005",), passes=(*MADE, "VERIFY-001", "VERIFY-002", "VERIFY-003"))
+@broken(
+    "evidence found in nothing",
+    fails=("OKR-VERIFY-005",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002", "OKR-VERIFY-003"),
+)
 def evidence_from_nothing(change: Change) -> None:
     def edit(verdict: TraceVerdict) -> TraceVerdict:
         return verdict if verdict.opportunities else _with_p(verdict, 1 / (verdict.decoys + 1))
@@ -125,7 +161,9 @@ def evidence_from_nothing(change: Change) -> None:
     _judged(change, edit)
 
 
-@broken("slots outside the zone not counted", fails=("VERIFY-006",), passes=(*MADE, "VERIFY-001", "VERIFY-002"))
+@broken(
+    "slots outside the zone not counted", fails=("OKR-VERIFY-006",), passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002")
+)
 def ignores_outside(change: Change) -> None:
     site_evidence = evidence._site_evidence
     change(evidence, "_site_evidence", lambda *arguments: replace(site_evidence(*arguments), outside=0))
@@ -143,17 +181,29 @@ def _several(change: Change, choose: Callable[[list[TraceVerdict]], TraceVerdict
     change(okr, "verify", verified)
 
 
-@broken("the best of several traces", fails=("VERIFY-007",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+@broken(
+    "the best of several traces",
+    fails=("OKR-VERIFY-007",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-003", "OKR-VERIFY-004"),
+)
 def best_of_several(change: Change) -> None:
     _several(change, lambda found: min(found, key=lambda verdict: verdict.p_value))
 
 
-@broken("the first of several traces", fails=("VERIFY-007",), passes=(*MADE, "VERIFY-001", "VERIFY-003", "VERIFY-004"))
+@broken(
+    "the first of several traces",
+    fails=("OKR-VERIFY-007",),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-003", "OKR-VERIFY-004"),
+)
 def first_of_several(change: Change) -> None:
     _several(change, lambda found: found[0])
 
 
-@broken("too few decoys accepted", fails=("VERIFY-008", "TEXT-010"), passes=(*MADE, "VERIFY-001", "VERIFY-002"))
+@broken(
+    "too few decoys accepted",
+    fails=("OKR-VERIFY-008", "OKR-TEXT-010"),
+    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002"),
+)
 def accepts_few_decoys(change: Change) -> None:
     for place in (verification, text):
         change(place, "check_decoys", lambda decoys, alpha: None)

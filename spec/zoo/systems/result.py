@@ -8,7 +8,7 @@ from okr.experiment.results import Results
 
 from . import Change, broken
 
-OTHER = ("WEIGHT-001", "ATTACH-004", "TRACE-001", "REPLAY-001", "VERIFY-004", "TEXT-006")
+OTHER = ("OKR-WEIGHT-001", "OKR-ATTACH-004", "OKR-TRACE-001", "OKR-REPLAY-001", "OKR-VERIFY-004", "OKR-TEXT-006")
 
 
 def _written(change: Change, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -26,17 +26,23 @@ def _samples(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [*document["detailed_results"], *document["control_results"]]
 
 
-@broken("NaN in the file", fails=("RESULT-001",), passes=OTHER)
+@broken("NaN in the file", fails=("OKR-RESULT-001",), passes=OTHER)
 def writes_nan(change: Change) -> None:
     _written(change, lambda document: document["quality"].update(cost=float("nan")))
 
 
-@broken("fields that the schema does not name", fails=("RESULT-001",), passes=(*OTHER, "RESULT-002", "RESULT-006"))
+@broken(
+    "fields that the schema does not name",
+    fails=("OKR-RESULT-001",),
+    passes=(*OTHER, "OKR-RESULT-002", "OKR-RESULT-006"),
+)
 def unnamed_fields(change: Change) -> None:
     _written(change, lambda document: document.update(comment="fine"))
 
 
-@broken("a field renamed", fails=("RESULT-001", "RESULT-002"), passes=(*OTHER, "RESULT-003", "RESULT-005"))
+@broken(
+    "a field renamed", fails=("OKR-RESULT-001", "OKR-RESULT-002"), passes=(*OTHER, "OKR-RESULT-003", "OKR-RESULT-005")
+)
 def renames_a_field(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         summary = document["summary"]
@@ -45,12 +51,20 @@ def renames_a_field(change: Change) -> None:
     _written(change, edit)
 
 
-@broken("a smaller control group", fails=("RESULT-003",), passes=(*OTHER, "RESULT-001", "RESULT-002", "RESULT-006"))
+@broken(
+    "a smaller control group",
+    fails=("OKR-RESULT-003",),
+    passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-002", "OKR-RESULT-006"),
+)
 def smaller_control_group(change: Change) -> None:
     _written(change, lambda document: document["control_results"].pop())
 
 
-@broken("controls verified against another key", fails=("RESULT-003",), passes=(*OTHER, "RESULT-001", "RESULT-002"))
+@broken(
+    "controls verified against another key",
+    fails=("OKR-RESULT-003",),
+    passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-002"),
+)
 def controls_of_another_key(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         for entry in document["control_results"]:
@@ -59,7 +73,9 @@ def controls_of_another_key(change: Change) -> None:
     _written(change, edit)
 
 
-@broken("a threshold on another statistic", fails=("RESULT-004",), passes=(*OTHER, "RESULT-001", "RESULT-003"))
+@broken(
+    "a threshold on another statistic", fails=("OKR-RESULT-004",), passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-003")
+)
 def threshold_on_hit_rate(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         for entry in _samples(document):
@@ -68,19 +84,25 @@ def threshold_on_hit_rate(change: Change) -> None:
     _written(change, edit)
 
 
-@broken("the summary counts every sample", fails=("RESULT-004",), passes=(*OTHER, "RESULT-001", "RESULT-003"))
+@broken(
+    "the summary counts every sample", fails=("OKR-RESULT-004",), passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-003")
+)
 def summary_counts_all(change: Change) -> None:
     _written(change, lambda document: document["summary"].update(watermarked_samples=99))
 
 
-@broken("the key dumped with the configuration", fails=("RESULT-005",), passes=(*OTHER, "RESULT-001", "RESULT-006"))
+@broken(
+    "the key dumped with the configuration",
+    fails=("OKR-RESULT-005",),
+    passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-006"),
+)
 def dumps_the_key(change: Change) -> None:
     from ...system import SECRET
 
     _written(change, lambda document: document["notes"].append(f"key {SECRET.hex()}"))
 
 
-@broken("the key's id left blank", fails=("RESULT-005",), passes=(*OTHER, "RESULT-001", "RESULT-006"))
+@broken("the key's id left blank", fails=("OKR-RESULT-005",), passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-006"))
 def blank_key_id(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         document["key_id"] = "0" * 16
@@ -90,7 +112,9 @@ def blank_key_id(change: Change) -> None:
     _written(change, edit)
 
 
-@broken("samples name each other's traces", fails=("RESULT-006",), passes=(*OTHER, "RESULT-001", "RESULT-004"))
+@broken(
+    "samples name each other's traces", fails=("OKR-RESULT-006",), passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-004")
+)
 def names_other_traces(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         entries = document["detailed_results"]
@@ -101,7 +125,9 @@ def names_other_traces(change: Change) -> None:
     _written(change, edit)
 
 
-@broken("figures rounded", fails=("RESULT-006",), passes=(*OTHER, "RESULT-001", "RESULT-003", "RESULT-004"))
+@broken(
+    "figures rounded", fails=("OKR-RESULT-006",), passes=(*OTHER, "OKR-RESULT-001", "OKR-RESULT-003", "OKR-RESULT-004")
+)
 def rounds_figures(change: Change) -> None:
     def edit(document: dict[str, Any]) -> None:
         for entry in _samples(document):

@@ -21,7 +21,7 @@ attaching: Any = import_module("okr.engines.transformers.attaching")
 engine: Any = import_module("okr.engines.transformers.engine")
 swapping: Any = import_module("okr.engines.transformers.swapping")
 session: Any = import_module("okr.engines.transformers.session")
-RIGHT = ("WEIGHT-002", "WEIGHT-003", "TRACE-003", "TRACE-006", "VERIFY-005", "VERIFY-008")
+RIGHT = ("OKR-WEIGHT-002", "OKR-WEIGHT-003", "OKR-TRACE-003", "OKR-TRACE-006", "OKR-VERIFY-005", "OKR-VERIFY-008")
 
 
 def _running(change: Change, wrapped: Callable[[nn.Module, Any], Any]) -> None:
@@ -50,7 +50,9 @@ def _around(change: Change, before: Callable[[nn.Module], Any], after: Callable[
     _running(change, attached)
 
 
-@broken("a hook left behind by an exception", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken(
+    "a hook left behind by an exception", fails=("OKR-ATTACH-001", "OKR-ATTACH-007"), passes=("OKR-ATTACH-002", *RIGHT)
+)
 def forgets_after_errors(change: Change) -> None:
     @contextmanager
     def attached(model: nn.Module, block: Any) -> Iterator[None]:
@@ -62,7 +64,9 @@ def forgets_after_errors(change: Change) -> None:
     _running(change, attached)
 
 
-@broken("an attribute left on every router", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken(
+    "an attribute left on every router", fails=("OKR-ATTACH-001", "OKR-ATTACH-007"), passes=("OKR-ATTACH-002", *RIGHT)
+)
 def leaves_attributes(change: Change) -> None:
     def mark(model: nn.Module, _: Any) -> None:
         for module in model.modules():
@@ -72,7 +76,7 @@ def leaves_attributes(change: Change) -> None:
     _around(change, lambda model: None, mark)
 
 
-@broken("classes left replaced", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken("classes left replaced", fails=("OKR-ATTACH-001", "OKR-ATTACH-007"), passes=("OKR-ATTACH-002", *RIGHT))
 def leaves_classes(change: Change) -> None:
     swap_out = swapping.swap_out
 
@@ -86,12 +90,16 @@ def leaves_classes(change: Change) -> None:
     change(attaching, "swap_out", swapped)
 
 
-@broken("training mode left on", fails=("ATTACH-001", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken("training mode left on", fails=("OKR-ATTACH-001", "OKR-ATTACH-007"), passes=("OKR-ATTACH-002", *RIGHT))
 def leaves_training_mode(change: Change) -> None:
     _around(change, lambda model: None, lambda model, _: model.train())
 
 
-@broken("parameters restored inexactly", fails=("ATTACH-001", "ATTACH-002", "ATTACH-007"), passes=("TRACE-006",))
+@broken(
+    "parameters restored inexactly",
+    fails=("OKR-ATTACH-001", "OKR-ATTACH-002", "OKR-ATTACH-007"),
+    passes=("OKR-TRACE-006",),
+)
 def restores_inexactly(change: Change) -> None:
     def scale(model: nn.Module, factor: float) -> None:
         with torch.no_grad():
@@ -102,7 +110,7 @@ def restores_inexactly(change: Change) -> None:
     _around(change, lambda model: scale(model, 3.0), lambda model, _: scale(model, 1 / 3.0))
 
 
-@broken("the projection kept as a buffer", fails=("ATTACH-002",), passes=("ATTACH-001", *RIGHT))
+@broken("the projection kept as a buffer", fails=("OKR-ATTACH-002",), passes=("OKR-ATTACH-001", *RIGHT))
 def keeps_a_buffer(change: Change) -> None:
     def add(model: nn.Module) -> None:
         model.register_buffer("okr_projection", torch.ones(3))
@@ -113,7 +121,7 @@ def keeps_a_buffer(change: Change) -> None:
     _around(change, add, drop)
 
 
-@broken("a second watermark takes over", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken("a second watermark takes over", fails=("OKR-ATTACH-003", "OKR-ATTACH-007"), passes=("OKR-ATTACH-002", *RIGHT))
 def second_takes_over(change: Change) -> None:
     @contextmanager
     def attached(model: nn.Module, block: Any) -> Iterator[None]:
@@ -125,7 +133,11 @@ def second_takes_over(change: Change) -> None:
     _running(change, attached)
 
 
-@broken("refusing a second one ends the first", fails=("ATTACH-003", "ATTACH-007"), passes=("ATTACH-002", *RIGHT))
+@broken(
+    "refusing a second one ends the first",
+    fails=("OKR-ATTACH-003", "OKR-ATTACH-007"),
+    passes=("OKR-ATTACH-002", *RIGHT),
+)
 def refusal_ends_the_first(change: Change) -> None:
     @contextmanager
     def attached(model: nn.Module, block: Any) -> Iterator[None]:
@@ -140,7 +152,7 @@ def refusal_ends_the_first(change: Change) -> None:
     _running(change, attached)
 
 
-@broken("the recorder sorts what it records in place", fails=("ATTACH-004",), passes=("ATTACH-001", *RIGHT))
+@broken("the recorder sorts what it records in place", fails=("OKR-ATTACH-004",), passes=("OKR-ATTACH-001", *RIGHT))
 def sorts_in_place(change: Change) -> None:
     def reporter(self: Journals, site: int) -> Any:
         def report(ran: Callable[[], Tensor]) -> None:
@@ -161,12 +173,12 @@ class _Rounds(Native):
         return chosen, weights.half().float()
 
 
-@broken("recording rounds the weights", fails=("ATTACH-004", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
+@broken("recording rounds the weights", fails=("OKR-ATTACH-004", "OKR-ATTACH-007"), passes=("OKR-ATTACH-001", *RIGHT))
 def recording_rounds(change: Change) -> None:
     change(engine, "Native", _Rounds)
 
 
-@broken("a model without routers is watermarked", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
+@broken("a model without routers is watermarked", fails=("OKR-ATTACH-005",), passes=("OKR-ATTACH-001", *RIGHT))
 def accepts_dense_models(change: Change) -> None:
     discover = engine.discover
 
@@ -180,7 +192,7 @@ def accepts_dense_models(change: Change) -> None:
     change(engine, "keyable_sites", lambda model, found: [site for site in found if site.keyable])
 
 
-@broken("a refusal of many lines", fails=("ATTACH-005",), passes=("ATTACH-001", *RIGHT))
+@broken("a refusal of many lines", fails=("OKR-ATTACH-005",), passes=("OKR-ATTACH-001", *RIGHT))
 def long_refusals(change: Change) -> None:
     discover = engine.discover
 
@@ -193,7 +205,7 @@ def long_refusals(change: Change) -> None:
     change(engine, "discover", found)
 
 
-@broken("copies are keyed", fails=("ATTACH-006", "ATTACH-007"), passes=("ATTACH-001", *RIGHT))
+@broken("copies are keyed", fails=("OKR-ATTACH-006", "OKR-ATTACH-007"), passes=("OKR-ATTACH-001", *RIGHT))
 def copies_are_keyed(change: Change) -> None:
     def reduce(self: Any, protocol: Any) -> Any:
         return _new, (type(self),), dict(self.__dict__)
@@ -205,15 +217,15 @@ def _new(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
-@broken("copies have classes of their own", fails=("ATTACH-006",), passes=("ATTACH-001", *RIGHT))
+@broken("copies have classes of their own", fails=("OKR-ATTACH-006",), passes=("OKR-ATTACH-001", *RIGHT))
 def copies_have_other_classes(change: Change) -> None:
     change(swapping, "_blank", lambda native: _new(type(native.__name__, (native,), {})))
 
 
 @broken(
     "generating ends the watermark",
-    fails=("ATTACH-007",),
-    passes=("ATTACH-001", *(c for c in RIGHT if c != "TRACE-003")),
+    fails=("OKR-ATTACH-007",),
+    passes=("OKR-ATTACH-001", *(c for c in RIGHT if c != "OKR-TRACE-003")),
 )
 def generating_ends_it(change: Change) -> None:
     generate = session.generate
@@ -227,7 +239,7 @@ def generating_ends_it(change: Change) -> None:
     change(session, "generate", generated)
 
 
-@broken("rankings are not counted", fails=("ATTACH-008",), passes=("ATTACH-001", *RIGHT))
+@broken("rankings are not counted", fails=("OKR-ATTACH-008",), passes=("OKR-ATTACH-001", *RIGHT))
 def counts_nothing(change: Change) -> None:
     def intercepted(attachment: Any, native: Any, module: Any, states: Tensor, args: Any, kwargs: Any) -> Any:
         record, hidden = Record(), states.reshape(-1, attachment.site.hidden_size)
@@ -241,6 +253,10 @@ def counts_nothing(change: Change) -> None:
     change(swapping, "_intercepted", intercepted)
 
 
-@broken("a replaced forward is not looked at", fails=("ATTACH-008", "WEIGHT-002"), passes=("ATTACH-001", *RIGHT[1:]))
+@broken(
+    "a replaced forward is not looked at",
+    fails=("OKR-ATTACH-008", "OKR-WEIGHT-002"),
+    passes=("OKR-ATTACH-001", *RIGHT[1:]),
+)
 def trusts_its_own_forward(change: Change) -> None:
     change(fused.Fused, "stands_for", lambda self, native, states: True)

@@ -7,7 +7,7 @@ import numpy as np
 from ..implementations.numpy_router import Array, NumpyRouter, Selection
 from . import seeded
 
-REST = ("KEY", "SCORE", "ZONE-001")
+REST = ("OKR-KEY", "OKR-SCORE", "OKR-ZONE-001")
 
 
 class _Around(NumpyRouter):
@@ -26,15 +26,19 @@ class _Around(NumpyRouter):
 
 @seeded(
     "experts in ascending order of index",
-    fails=("SEL-001", "SEL-004"),
-    passes=(*REST, "SEL-003", "SEL-012", "ZONE-002", "ZONE-005"),
+    fails=("OKR-SEL-001", "OKR-SEL-004"),
+    passes=(*REST, "OKR-SEL-003", "OKR-SEL-012", "OKR-ZONE-002", "OKR-ZONE-005"),
 )
 class Ascending(_Around):
     def after(self, answer: Selection) -> Selection:
         return answer._replace(indices=np.sort(answer.indices, axis=1))
 
 
-@seeded("ordered by key score", fails=("SEL-004",), passes=(*REST, "SEL-001", "SEL-003", "SEL-012", "STR-001"))
+@seeded(
+    "ordered by key score",
+    fails=("OKR-SEL-004",),
+    passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-SEL-012", "OKR-STR-001"),
+)
 class ByKey(_Around):
     def after(self, answer: Selection) -> Selection:
         keys = np.take_along_axis(self.given[1], answer.indices, axis=1)
@@ -43,7 +47,9 @@ class ByKey(_Around):
         return answer._replace(indices=np.where(answer.opportunity[:, None], keyed, answer.indices))
 
 
-@seeded("the last slot filled with the first expert", fails=("SEL-003",), passes=(*REST, "SEL-010", "SEL-012"))
+@seeded(
+    "the last slot filled with the first expert", fails=("OKR-SEL-003",), passes=(*REST, "OKR-SEL-010", "OKR-SEL-012")
+)
 class Doubles(_Around):
     def after(self, answer: Selection) -> Selection:
         indices = answer.indices.copy()
@@ -51,25 +57,25 @@ class Doubles(_Around):
         return answer._replace(indices=indices)
 
 
-@seeded("experts counted from 1", fails=("SEL-003", "SEL-001", "SEL-002"), passes=(*REST, "SEL-012"))
+@seeded("experts counted from 1", fails=("OKR-SEL-003", "OKR-SEL-001", "OKR-SEL-002"), passes=(*REST, "OKR-SEL-012"))
 class FromOne(_Around):
     def after(self, answer: Selection) -> Selection:
         return answer._replace(indices=answer.indices + 1)
 
 
-@seeded("one expert too many", fails=("SEL-003", "SEL-012"), passes=REST)
+@seeded("one expert too many", fails=("OKR-SEL-003", "OKR-SEL-012"), passes=REST)
 class TooMany(_Around):
     def after(self, answer: Selection) -> Selection:
         return answer._replace(indices=np.concatenate([answer.indices, answer.indices[:, :1]], axis=1))
 
 
-@seeded("indices returned as floats", fails=("SEL-003",), passes=REST)
+@seeded("indices returned as floats", fails=("OKR-SEL-003",), passes=REST)
 class Floats(_Around):
     def after(self, answer: Selection) -> Selection:
         return answer._replace(indices=answer.indices.astype(np.float32))
 
 
-@seeded("the edge taken over the whole batch", fails=("SEL-005",), passes=(*REST, "ZONE-004", "SEL-012"))
+@seeded("the edge taken over the whole batch", fails=("OKR-SEL-005",), passes=(*REST, "OKR-ZONE-004", "OKR-SEL-012"))
 class BatchEdge(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         if zone == "max" and len(c) > 1:
@@ -79,7 +85,9 @@ class BatchEdge(NumpyRouter):
 
 
 @seeded(
-    "epsilon as a fraction of the score", fails=("SEL-006", "ZONE-002"), passes=(*REST, "SEL-012", "SEL-003", "TIE-001")
+    "epsilon as a fraction of the score",
+    fails=("OKR-SEL-006", "OKR-ZONE-002"),
+    passes=(*REST, "OKR-SEL-012", "OKR-SEL-003", "OKR-TIE-001"),
 )
 class Relative(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
@@ -87,14 +95,16 @@ class Relative(NumpyRouter):
 
 
 @seeded(
-    "even experts favoured", fails=("SEL-007", "SEL-002"), passes=(*REST, "SEL-001", "SEL-003", "SEL-004", "ZONE-008")
+    "even experts favoured",
+    fails=("OKR-SEL-007", "OKR-SEL-002"),
+    passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-SEL-004", "OKR-ZONE-008"),
 )
 class FavoursEven(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, g + np.float32(0.5) * (np.arange(c.shape[1]) % 2 == 0), strength)
 
 
-@seeded("a zone of two at least", fails=("SEL-008",), passes=(*REST, "ZONE-009", "SEL-003", "SEL-012"))
+@seeded("a zone of two at least", fails=("OKR-SEL-008",), passes=(*REST, "OKR-ZONE-009", "OKR-SEL-003", "OKR-SEL-012"))
 class MinimumZone(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         pool, locked = super().zone(c, top_k, epsilon, zone)
@@ -107,20 +117,28 @@ class MinimumZone(NumpyRouter):
         return pool, locked
 
 
-@seeded("epsilon applied twice", fails=("SEL-009", "ZONE-002", "ZONE-005"), passes=(*REST, "ZONE-009", "SEL-008"))
+@seeded(
+    "epsilon applied twice",
+    fails=("OKR-SEL-009", "OKR-ZONE-002", "OKR-ZONE-005"),
+    passes=(*REST, "OKR-ZONE-009", "OKR-SEL-008"),
+)
 class TwiceEpsilon(NumpyRouter):
     def zone(self, c: Array, top_k: int, epsilon: float, zone: str) -> tuple[Array, Array]:
         return super().zone(c, top_k, 2 * epsilon, zone)
 
 
-@seeded("masks the scores in place", fails=("SEL-011", "SEL-002"), passes=("KEY", "SCORE"))
+@seeded("masks the scores in place", fails=("OKR-SEL-011", "OKR-SEL-002"), passes=("OKR-KEY", "OKR-SCORE"))
 class MasksInPlace(_Around):
     def after(self, answer: Selection) -> Selection:
         np.put_along_axis(self.given[0], answer.indices, np.float32(-1), axis=1)
         return answer
 
 
-@seeded("every second call without the key", fails=("SEL-011",), passes=(*REST, "SEL-001", "SEL-003", "FAIL-004"))
+@seeded(
+    "every second call without the key",
+    fails=("OKR-SEL-011",),
+    passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-FAIL-004"),
+)
 class EverySecond(NumpyRouter):
     calls = 0
 
@@ -129,20 +147,28 @@ class EverySecond(NumpyRouter):
         return super().preference(c, g if self.calls % 2 else -g, strength)
 
 
-@seeded("a maximum over no tokens", fails=("SEL-012",), passes=(*REST, "SEL-002", "ZONE", "TIE", "STR"))
+@seeded(
+    "a maximum over no tokens", fails=("OKR-SEL-012",), passes=(*REST, "OKR-SEL-002", "OKR-ZONE", "OKR-TIE", "OKR-STR")
+)
 class NoEmptyBatch(_Around):
     def after(self, answer: Selection) -> Selection:
         self.given[0].max()
         return answer
 
 
-@seeded("only key scores above 1 count", fails=("SEL-013", "SEL-002"), passes=(*REST, "SEL-001", "SEL-003", "SEL-004"))
+@seeded(
+    "only key scores above 1 count",
+    fails=("OKR-SEL-013", "OKR-SEL-002"),
+    passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-SEL-004"),
+)
 class Threshold(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         return super().preference(c, np.where(g > 1, g, 0), strength)
 
 
-@seeded("absent experts ranked at 0", fails=("SEL-002",), passes=(*REST, "SEL-001", "SEL-003", "SEL-004"))
+@seeded(
+    "absent experts ranked at 0", fails=("OKR-SEL-002",), passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-SEL-004")
+)
 class AbsentAtZero(NumpyRouter):
     def members(self, preference: Array, pool: Array, locked: Array, top_k: int) -> Array:
         rank = np.where(locked, math.inf, np.where(pool, preference, 0))
@@ -153,8 +179,8 @@ class AbsentAtZero(NumpyRouter):
 
 @seeded(
     "the key ignored",
-    fails=("SEL-002", "STR-001", "SEL-010", "ZONE-007"),
-    passes=(*REST, "SEL-001", "SEL-003", "FAIL-005"),
+    fails=("OKR-SEL-002", "OKR-STR-001", "OKR-SEL-010", "OKR-ZONE-007"),
+    passes=(*REST, "OKR-SEL-001", "OKR-SEL-003", "OKR-FAIL-005"),
 )
 class NoKey(_Around):
     def after(self, answer: Selection) -> Selection:
