@@ -1,10 +1,8 @@
 """What the watermark costs: held-out loss of human text, keyed and unkeyed, on the same passages."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -68,15 +66,3 @@ def passage_inputs(loaded: Loaded, text: str) -> tuple[dict[str, Any], Int[Tenso
     source, target = ids(" ".join(words[:SOURCE_WORDS])), ids(" ".join(words[SOURCE_WORDS:]))
     start = torch.full_like(target[:, :1], generation_defaults(model)["decoder_start_token_id"])
     return {"input_ids": source, "decoder_input_ids": torch.cat([start, target[:, :-1]], 1)}, target[0]
-
-
-def paired_interval(keyed: Sequence[float], unkeyed: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of the paired differences keyed - unkeyed and its 95% interval (Student's t over passages)."""
-    from scipy import stats  # takes a second to import, and nothing before the end of a run needs it
-
-    difference = np.asarray(keyed) - np.asarray(unkeyed)
-    mean, error = float(difference.mean()), float(stats.sem(difference))
-    if not error > 0 or math.isnan(error):
-        return mean, mean, mean
-    low, high = stats.t.interval(0.95, len(difference) - 1, loc=mean, scale=error)
-    return mean, float(low), float(high)

@@ -1,6 +1,5 @@
 """Making and verifying one batch of samples. Any batch can be made again alone: its seed is its own."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from okr.experiment.config import RunConfig
 from okr.jobs.store import TRACES
 from okr.loaders import Loaded, generation_defaults
 from okr.routing import Key
+from okr.seeds import seed_of
 from okr.traces import Trace
 
 Group = Literal["watermarked", "control"]
@@ -42,7 +42,7 @@ class Subject:
 
 def batch_seed(seed: int, index: int) -> int:
     """The seed of batch ``index``, the same for both groups."""
-    return int.from_bytes(hashlib.sha256(f"okr-batch {seed} {index}".encode()).digest()[:8], "big") >> 1
+    return seed_of(f"okr-batch {seed} {index}")
 
 
 def trace_path(group: str, sample: int) -> str:
@@ -154,8 +154,8 @@ def _verify(subject: Subject, trace: Trace, keys: Sequence[Key]) -> list[TraceVe
 
 
 def unrelated_key(seed: int, sample: int) -> Key:
-    """A key that no sample was made under, another one for each control sample. No secret: anyone can derive it."""
-    return Key(hashlib.sha256(f"okr-unrelated-key {seed} {sample}".encode()).digest())
+    """A key that no sample was made under, another one for each control sample; no secret."""
+    return Key.public(f"okr-unrelated-key {seed} {sample}")
 
 
 def is_whole(folder: Path, batch: dict[str, Any]) -> bool:

@@ -7,10 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from okr.discovery import input_device
+from okr.intervals import mean, share
 from okr.loaders import Loaded
 from okr.suites.cells import Cell, Ledger, Outcome, bound
 from okr.suites.costs import cost_cell
-from okr.suites.figures import Figure, mean, share
+from okr.suites.figures import Figure
 from okr.suites.samples import METHODS, TRACE_DECOYS, Bench, Made, make_texts
 from okr.suites.text_tests import p_values
 

@@ -17,7 +17,8 @@ from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from okr.experiment.held_out_loss import paired_interval, passage_inputs, passage_logits
+from okr.experiment.held_out_loss import passage_inputs, passage_logits
+from okr.intervals import paired
 from okr.loaders import Loaded, passages
 from okr.suites.cells import Ledger, NotAvailable, Outcome
 from okr.suites.figures import Figure
@@ -80,7 +81,7 @@ def cost_cell(bench: Bench, ledger: Ledger, method: str) -> Outcome:
     if not np.mean(keyed - base) <= BOUND:
         note = "beyond measure: under one key it all but rules out most words that people use"
         return Outcome([Figure(value=None, note=note, **common)], data)  # type: ignore[arg-type]
-    value, low, high = paired_interval(keyed.tolist(), base)
+    value, low, high = paired(keyed.tolist(), base)
     figure = Figure(value=value, low=low, high=high, note=note, **common)  # type: ignore[arg-type]
     return Outcome([figure], data | {"cost": value})
 

@@ -9,10 +9,12 @@ from pydantic import model_validator as validator
 
 from okr.discovery import input_device
 from okr.errors import InvalidConfig
+from okr.intervals import share
 from okr.loaders import Loaded, generation_defaults
 from okr.suites.cells import Outcome
-from okr.suites.figures import Figure, share
+from okr.suites.figures import Figure
 from okr.suites.samples import Bench
+from okr.validation import first_problem
 
 MOST_BYTES = 50_000_000
 
@@ -52,9 +54,7 @@ def read_questions(path: Path) -> list[Question]:
         try:
             found.append(Question.model_validate(json.loads(line)))
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise InvalidConfig(f"{path}, line {number}: {place + ': ' if place else ''}{problem['msg']}") from None
+            raise InvalidConfig(f"{path}, line {number}: {first_problem(error).line()}") from None
         except (ValueError, RecursionError):
             raise InvalidConfig(f"{path}, line {number}: not JSON") from None
     if not found:

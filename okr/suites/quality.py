@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from okr.discovery import input_device
-from okr.experiment.held_out_loss import paired_interval, passage_logits
+from okr.experiment.held_out_loss import passage_logits
+from okr.intervals import mean, paired, share
 from okr.loaders import Loaded, generation_defaults, load, passages
 from okr.suites.baselines import text_cells, texts_of
 from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
-from okr.suites.figures import Figure, mean, share
+from okr.suites.figures import Figure
 from okr.suites.human_eval import human_eval_cell
 from okr.suites.multiple_choice import choices_cell
 from okr.suites.samples import Bench, Made
@@ -57,7 +58,7 @@ def _register(bench: Bench, register: str) -> Outcome:
             rows.append(_compared(bench.loaded, chosen, [logits for logits, _ in native]))
     base = _described([_measure(logits, targets) for logits, targets in native])
     keyed = {name: np.mean([row[name] for row in rows], axis=0).tolist() for name in rows[0]}
-    cost = paired_interval(keyed["loss"], base["loss"])
+    cost = paired(keyed["loss"], base["loss"])
     samples = len(chosen)
 
     def figure(measure: str, unit: str, method: str, values: tuple[float, float, float]) -> Figure:

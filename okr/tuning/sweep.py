@@ -17,11 +17,13 @@ from okr.detection import draw_decoys, gather_evidence, likelihoods, prefix_p_va
 from okr.discovery import input_device
 from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidConfig
-from okr.experiment.held_out_loss import MAX_TOKENS, paired_interval, passage_loss
+from okr.experiment.held_out_loss import MAX_TOKENS, passage_loss
+from okr.intervals import paired
 from okr.loaders import Loaded, generation_defaults
 from okr.routing import Key, Setting
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
+from okr.validation import first_problem
 
 LEVELS = (1e-2, 1e-3)
 POWER = 0.95
@@ -99,7 +101,7 @@ class Calibration(_Record):
         except OSError as error:
             raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
-            raise InvalidConfig(f"{path} is not a calibration: {error.errors()[0]['msg']}") from None
+            raise InvalidConfig(f"{path} is not a calibration: {first_problem(error).message}") from None
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -142,7 +144,7 @@ def measure(
         with engine.keyed(key, setting):
             losses.append(unkeyed_losses(loaded, texts))
         advance(1)
-    cost, low, high = paired_interval(np.mean(losses, axis=0).tolist(), unkeyed)
+    cost, low, high = paired(np.mean(losses, axis=0).tolist(), unkeyed)
     trace_p, text_z = [], []
     for number, key in enumerate(keys):
         made = _generate(loaded, engine, sweep, setting, key, _share(sweep, number), texts)
@@ -165,8 +167,8 @@ def measure(
 
 
 def _key(sweep: Sweep, number: int) -> Key:
-    """A key to measure with, no secret: anyone can derive it."""
-    return Key(hashlib.sha256(f"okr-calibrate {sweep.seed} {number}".encode()).digest())
+    """A key to measure with; no secret."""
+    return Key.public(f"okr-calibrate {sweep.seed} {number}")
 
 
 def _share(sweep: Sweep, number: int) -> range:

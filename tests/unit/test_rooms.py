@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 OKR = Path(__file__).resolve().parents[2] / "okr"
-GROUND = {"errors", "files", "version", "startup", "validation", "intervals"}
+GROUND = {"errors", "files", "version", "startup", "validation", "intervals", "seeds"}
 MAY = {
     "routing": {"ground"},
     "discovery": {"ground", "routing"},
