@@ -13,8 +13,8 @@ from okr.detection import prefix_p_values
 from okr.engines import Engine, Session, prepare
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig
-from okr.experiment.sampling import Subject, encode, generation_arguments
 from okr.loaders import Loaded
+from okr.loaders.prompts import encode, sampling
 from okr.routing import Key, Setting
 from okr.seeds import seed_of
 from okr.suites.options import SuiteOptions
@@ -123,10 +123,8 @@ def make_texts(bench: Bench, method: str, index: int, bias: float = 0.0) -> dict
 def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> list[Trace]:
     """Generate batch ``index`` of ``method``. ``bias`` is KGW's. The seed is the batch's own, for every method."""
     prompts = [bench.prompts[sample] for sample in bench.batch(index)]
-    subject = Subject(bench.loaded, bench.key(index), _as_long(bench))
-    arguments = encode(subject.loaded, prompts, subject.config.max_length) | generation_arguments(
-        subject, bench.options.tokens
-    )
+    tokens = bench.options.tokens
+    arguments = encode(bench.loaded, prompts, tokens) | sampling(bench.loaded, tokens, bench.config.temperature)
     if method.startswith("kgw"):
         arguments["watermarking_config"] = bench.kgw(index, bias).config()
     if method.startswith("synthid"):
@@ -162,7 +160,3 @@ def shortened(prompts: Sequence[str], words: int) -> list[str]:
     if not all(found):
         raise InvalidConfig("a prompt holds no word")
     return found
-
-
-def _as_long(bench: Bench) -> RunConfig:
-    return bench.config.model_copy(update={"max_length": bench.options.tokens})

@@ -10,7 +10,7 @@ GROUND = {"errors", "files", "version", "startup", "validation", "intervals", "s
 MAY = {
     "routing": {"ground"},
     "discovery": {"ground", "routing"},
-    "loaders": {"ground"},
+    "loaders": {"ground", "discovery"},
     "traces": {"ground", "routing", "discovery"},
     "engines": {"ground", "routing", "discovery", "traces"},
     "transformers": {"ground", "routing", "discovery", "traces", "engines"},
