@@ -7,7 +7,6 @@ One CPU thread; CPU time. Runs are paired and interleaved; ratios are medians ov
 """
 
 import argparse
-import hashlib
 import json
 import math
 import statistics
@@ -29,7 +28,7 @@ from okr.pages.markdown import rows_table
 from okr.routing import Setting
 
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
-KEY = okr.Key(hashlib.sha256(b"bench detection").digest())
+KEY = okr.Key.public("bench detection")
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -70,7 +69,7 @@ def verification(model: nn.Module, tokens: int, rounds: int) -> dict[str, float]
 def detection(model: nn.Module, tokens: int, rounds: int, rows: int) -> dict[str, float]:
     """63 decoys side by side over 64 separate passes, each under a key of its own."""
     text = torch.randint(3, 4096, (tokens,))
-    keys = [okr.Key(hashlib.sha256(f"separate {number}".encode()).digest()) for number in range(64)]
+    keys = [okr.Key.public(f"separate {number}") for number in range(64)]
 
     def separate() -> None:
         for key in keys:

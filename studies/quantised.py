@@ -13,8 +13,8 @@ import torch
 
 import okr
 from okr.detection import TraceVerdict
-from okr.experiment.held_out_loss import passage_loss
 from okr.loaders import passages
+from okr.loaders.prediction import passage_loss
 
 KEY = okr.Key.from_passphrase("a quantised model's key")
 SOFT = {"tiny-deepseek-moe": 1.0, "tiny-switch": 4.0}  # the presets' strengths

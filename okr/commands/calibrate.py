@@ -60,10 +60,10 @@ def calibrate_command(
 
     from okr.commands.display import counting
     from okr.commands.running import resumable
-    from okr.experiment.plots import calibration_plot
     from okr.jobs.placement import load_placed
     from okr.jobs.store import writable_folder, write_atomically
     from okr.tuning import sweep as work
+    from okr.tuning.plot import calibration_plot
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
 

@@ -129,8 +129,8 @@ def _texts(
     loaded: "Loaded", recorder: "Recorder", prompts: Sequence[str], new_tokens: int, temperature: float
 ) -> "list[tuple[str, Trace]]":
     """Each prompt's new text and its trace; the model's own distribution at ``temperature``, nothing cut off."""
-    from okr.experiment.sampling import encode
     from okr.loaders import generation_defaults
+    from okr.loaders.prompts import encode
 
     how: dict[str, Any] = {"do_sample": False}
     if temperature > 0:

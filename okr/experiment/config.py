@@ -16,6 +16,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from okr.errors import InvalidConfig
 from okr.experiment.presets import PRESETS, Preset
+from okr.validation import first_problem
 
 if TYPE_CHECKING:
     from okr.routing import Setting
@@ -198,12 +199,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _complaint(error: ValidationError, sources: Mapping[str, Origin]) -> str:
     """The first problem of a configuration, on one line, with the name and origin of the value."""
-    problem = error.errors(include_url=False, include_context=False)[0]
-    name = str(problem["loc"][0]) if problem["loc"] else ""
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if problem["type"] == "string_pattern_mismatch":
+    problem = first_problem(error)
+    name, message = problem.field, problem.plain.replace("Input should be", "must be")
+    if problem.kind == "string_pattern_mismatch":
         message = f"expected {RunConfig.model_fields[name].description}"
-    if problem["type"] == "extra_forbidden":
+    if problem.kind == "extra_forbidden":
         return f"unknown setting {name!r}: the settings are {', '.join(RunConfig.model_fields)}"
     if not name:
         return message
@@ -213,5 +213,5 @@ def _complaint(error: ValidationError, sources: Mapping[str, Origin]) -> str:
         "environment": f"{name} (from the environment, {ENVIRONMENT_PREFIX}{name.upper()})",
         "file": f"{name} (from the configuration file)",
     }.get(origin, name)
-    got = "" if "got" in message else f", got {problem['input']!r}"
+    got = "" if "got" in message else f", got {problem.given!r}"
     return " ".join(f"{label}: {message}{got}".split())

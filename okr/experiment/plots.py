@@ -1,87 +1,25 @@
-"""The report's figures as inline SVG. Text and axes take the page's colour, so that they suit light and dark."""
+"""The report's figures as SVG elements."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from okr.experiment.results import Results, SiteResult
-from okr.tuning.sweep import Calibration
-
-KEYED, CONTROL = "#2f7ed8", "#e07b39"  # told apart by every common kind of colour vision, on light and dark
-INK = "#010203"  # stands for the page's text colour and becomes it
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "okr",
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG element; what is INK takes the colour of the page's text."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
-
-
-def axes_of(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
-    """An empty figure of this size in inches, with axes labelled so."""
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_subplot()
-    axes.set(**labels)
-    return figure, axes
+from okr.pages.svg import CONTROL, INK, KEYED, PAGE, axes_of, drawing, svg
 
 
 def figures(results: Results) -> dict[str, str]:
     """Every figure of the report by name."""
-    with mpl.rc_context(STYLE):
+    with drawing(PAGE):
         return {
             "p_values": _p_values(results),
             "hit_rates": _hit_rates(results),
             "layers": _layers(results),
             "load": _load(results),
         }
-
-
-def calibration_plot(found: Calibration) -> str:
-    """Cost against tokens needed, by trace and by text, one mark a setting."""
-    with mpl.rc_context(STYLE):
-        labels = {"xlabel": "cost: held-out loss, keyed - unkeyed (nats per token)", "ylabel": "new tokens needed"}
-        figure, axes = axes_of(7.2, 4.4, **labels)
-        for evidence, colour, marker in (("trace", KEYED, "o"), ("text", CONTROL, "s")):
-            points = [(line, getattr(line.needed[0], evidence)) for line in found.measured]
-            points = [(line, tokens) for line, tokens in points if tokens is not None and line.cost < 1]
-            axes.errorbar(
-                [line.cost for line, _ in points],
-                [tokens for _, tokens in points],
-                xerr=[
-                    [line.cost - line.cost_low for line, _ in points],
-                    [line.cost_high - line.cost for line, _ in points],
-                ],
-                fmt=marker, color=colour, linewidth=1, label=f"from a {evidence}",
-            )  # fmt: skip
-            for line, tokens in points:
-                name = f"{line.zone} {line.epsilon:g}" if line.strength == np.inf else f"strength {line.strength:g}"
-                axes.annotate(name, (line.cost, tokens), (4, 5), textcoords="offset points", fontsize=8)
-        level = found.measured[0].needed[0].fpr
-        axes.set(yscale="log", title=f"for a true-positive rate of 0.95 at a false-positive rate of {level:g}")
-        axes.legend(loc="upper right")
-        return svg(figure)
 
 
 def _p_values(results: Results) -> str:

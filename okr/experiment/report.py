@@ -1,41 +1,52 @@
-"""report.html: one self-contained page made from results.json alone."""
+"""report.html and report.md: self-contained pages made from results.json, with sections that others hand over."""
 
 import shlex
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from okr.experiment.config import ENVIRONMENT_PREFIX
 from okr.experiment.plots import figures
 from okr.experiment.results import Results, SiteResult
+from okr.pages.sections import Section
+from okr.pages.templating import template
 
 
 def render(
-    results: Results, *, suites: Markup | None = None, weakness: str = "", command: str | None = None
+    results: Results, *, sections: Sequence[Section] = (), first: str = "", command: str | None = None
 ) -> str:  # fmt: skip
-    """The page as text. Nothing in it is loaded from anywhere else; every text in it is escaped.
+    """report.html as text. Nothing in it is loaded from anywhere else; every text in it is escaped.
 
-    ``suites`` are the sections of evidence suites as HTML, ``weakness`` what to say first of all, ``command`` how the
-    page can be reproduced where that is more than the run alone.
+    ``sections`` are what others have to say of the run, ``first`` what to say before everything else, ``command`` how
+    the page can be reproduced where that is more than the run alone.
     """
-    template = files("okr.experiment").joinpath("templates/report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= FILTERS
-    return environment.from_string(template).render(
-        results=results,
-        summary=results.summary,
-        config=results.config,
-        headline=headline(results),
-        figures={name: Markup(svg) for name, svg in figures(results).items()},  # noqa: S704 - matplotlib's own SVG
+    return template("okr.experiment", "report.html").render(
+        **_common(results, sections, first, command),
+        figures=figures(results),
         balance=[_balance(site) for site in results.router_sites if site.keyable],
         settings=sorted(results.config.model_dump(mode="json").items()),
-        command=command or reproduce(results),
-        suites=suites or Markup(),
-        weakness=weakness,
     )
+
+
+def markdown(
+    results: Results, *, sections: Sequence[Section] = (), first: str = "", command: str | None = None
+) -> str:  # fmt: skip
+    """report.md as text: the same without plots and samples."""
+    page = template("okr.experiment", "report.md").render(**_common(results, sections, first, command))
+    return f"{page.strip()}\n"
+
+
+def _common(results: Results, sections: Sequence[Section], first: str, command: str | None) -> dict[str, Any]:
+    return {
+        "results": results,
+        "summary": results.summary,
+        "config": results.config,
+        "headline": headline(results),
+        "sections": sections,
+        "first": first,
+        "command": command or reproduce(results),
+    }
 
 
 def headline(results: Results) -> str:
@@ -78,18 +89,3 @@ def _spread(load: list[int]) -> dict[str, float]:
     """How even a load is: the busiest expert's share over an even one, and the share of experts that ran at all."""
     counts = np.asarray(load, float)
     return {"busiest": float(counts.max() / max(counts.mean(), 1e-9)), "used": float((counts > 0).mean())}
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _number(value: float) -> str:
-    return "∞" if value == float("inf") else f"{value:g}"
-
-
-FILTERS: dict[str, Any] = {"rate": _rate, "p": _p, "setting": _number}

@@ -9,6 +9,7 @@ from pydantic import model_validator as validator
 
 from okr.errors import InvalidConfig
 from okr.experiment.config import Origin, RunConfig
+from okr.validation import first_problem
 
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 KeyId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -265,10 +266,8 @@ class Results(_Record):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            message = " ".join(problem["msg"].removeprefix("Value error, ").split())
-            raise InvalidConfig(f"{path} is not valid: {place + ': ' if place else ''}{message}") from None
+            problem = first_problem(error)
+            raise InvalidConfig(f"{path} is not valid: {problem.line(problem.plain)}") from None
 
 
 def schema() -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from okr.experiment.held_out_loss import paired_interval
 from okr.experiment.results import Results
+from okr.intervals import paired
 from okr.traces import Trace
+from okr.traces.load import expert_load
 from okr.version import SPEC_VERSION
 
 UNRELATED = (
@@ -97,7 +98,7 @@ def uniformity(p_values: Sequence[float]) -> dict[str, Any]:
 
 def quality(record: dict[str, Any]) -> dict[str, Any]:
     """What the losses of every passage, ``keyed`` and ``unkeyed``, say of the cost."""
-    cost, low, high = paired_interval(record["keyed"], record["unkeyed"])
+    cost, low, high = paired(record["keyed"], record["unkeyed"])
     return {
         "passages": len(record["keyed"]),
         "tokens": record["tokens"],
@@ -154,12 +155,8 @@ def _pooled(path: str, samples: Sequence[dict[str, Any]]) -> tuple[float | None,
 
 def loads(folder: Path, sites: Sequence[dict[str, Any]], samples: Sequence[dict[str, Any]]) -> list[list[int]]:
     """How often each expert of every site ran in the traces of ``samples``. Raises KeyError for a site not there."""
-    counts = {site["path"]: np.zeros(site["num_experts"], np.int64) for site in sites}
-    for sample in samples:
-        trace = Trace.load(folder / sample["trace"])
-        for index, site in enumerate(trace.header.sites):
-            experts = trace.site_experts(index)
-            counts[site.path] += np.bincount(experts[experts >= 0], minlength=site.num_experts)
+    experts = {site["path"]: site["num_experts"] for site in sites}
+    counts = expert_load((Trace.load(folder / sample["trace"]) for sample in samples), experts)
     return [counts[site["path"]].tolist() for site in sites]
 
 

@@ -19,7 +19,7 @@ from okr.experiment.identity import check_same_run, check_same_software, describ
 from okr.experiment.prompts import read_prompts
 from okr.experiment.results import Results
 from okr.experiment.results_of import assemble
-from okr.experiment.sampling import GROUPS, Subject, encode
+from okr.experiment.sampling import GROUPS, Subject
 from okr.experiment.tasks import QUALITY, Task, finished, share, task_of, tasks, work
 from okr.jobs.log import LogFile, log_to
 from okr.jobs.merging import Parts, merge_leftover, part_path
@@ -27,6 +27,7 @@ from okr.jobs.placement import load_placed
 from okr.jobs.processes import ALONE, Processes
 from okr.jobs.store import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
 from okr.loaders import Loaded
+from okr.loaders.prompts import encode
 from okr.routing import Key, Setting
 
 log = logging.getLogger("okr")

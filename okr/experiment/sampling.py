@@ -1,6 +1,5 @@
 """Making and verifying one batch of samples. Any batch can be made again alone: its seed is its own."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from okr.detection import TraceVerdict, verify_keys
-from okr.discovery import input_device
 from okr.engines import Engine, prepare
-from okr.errors import InvalidConfig, InvalidTrace
+from okr.errors import InvalidTrace
 from okr.experiment.config import RunConfig
 from okr.jobs.store import TRACES
-from okr.loaders import Loaded, generation_defaults
+from okr.loaders import Loaded
+from okr.loaders.prompts import encode, sampling
 from okr.routing import Key
+from okr.seeds import seed_of
 from okr.traces import Trace
 
 Group = Literal["watermarked", "control"]
@@ -42,47 +41,12 @@ class Subject:
 
 def batch_seed(seed: int, index: int) -> int:
     """The seed of batch ``index``, the same for both groups."""
-    return int.from_bytes(hashlib.sha256(f"okr-batch {seed} {index}".encode()).digest()[:8], "big") >> 1
+    return seed_of(f"okr-batch {seed} {index}")
 
 
 def trace_path(group: str, sample: int) -> str:
     """Where a sample's trace lies, relative to the folder of the run."""
     return f"{TRACES}/{group}-{sample:04d}.safetensors"
-
-
-def generation_arguments(subject: Subject, new_tokens: int) -> dict[str, Any]:
-    """Plain sampling from the model's own distribution, exactly ``new_tokens`` long."""
-    return generation_defaults(subject.loaded.model) | {
-        "do_sample": True,
-        "temperature": subject.config.temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "max_new_tokens": new_tokens,
-        "min_new_tokens": new_tokens,
-        "max_length": None,
-    }
-
-
-def encode(loaded: Loaded, prompts: Sequence[str], new_tokens: int) -> dict[str, Tensor]:
-    """Prompts as padded ``input_ids`` and ``attention_mask`` on the model's device, cut to what the model can hold
-    beside ``new_tokens``."""
-    model, tokenizer = loaded.model, loaded.tokenizer
-    encoder_decoder = model.config.is_encoder_decoder
-    tokenizer.padding_side = "right" if encoder_decoder else "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    room = getattr(model.config, "max_position_embeddings", None)
-    if room is not None and not encoder_decoder:
-        room -= new_tokens
-        if room < 1:
-            raise InvalidConfig(
-                f"a length of {new_tokens} new tokens leaves no room for a prompt: the model has "
-                f"{model.config.max_position_embeddings} positions"
-            )
-    # Special tokens come first or last; a prompt that is too long loses its beginning only where it must.
-    encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, truncation=room is not None, max_length=room)
-    device = input_device(model)
-    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def session(subject: Subject, group: Group) -> Any:
@@ -109,7 +73,7 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
         torch.manual_seed(batch_seed(config.seed, index))
         synchronise()
         started = time.perf_counter()
-        traces = recorder.generate(**inputs, **generation_arguments(subject, config.max_length)).traces
+        traces = recorder.generate(**inputs, **sampling(subject.loaded, config.max_length, config.temperature)).traces
         synchronise()
         generated = time.perf_counter()
     first = index * config.batch_size
@@ -154,8 +118,8 @@ def _verify(subject: Subject, trace: Trace, keys: Sequence[Key]) -> list[TraceVe
 
 
 def unrelated_key(seed: int, sample: int) -> Key:
-    """A key that no sample was made under, another one for each control sample. No secret: anyone can derive it."""
-    return Key(hashlib.sha256(f"okr-unrelated-key {seed} {sample}".encode()).digest())
+    """A key that no sample was made under, another one for each control sample; no secret."""
+    return Key.public(f"okr-unrelated-key {seed} {sample}")
 
 
 def is_whole(folder: Path, batch: dict[str, Any]) -> bool:

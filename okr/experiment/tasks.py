@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from okr.experiment import held_out_loss
 from okr.experiment.config import RunConfig
-from okr.experiment.sampling import GROUPS, Group, Subject, encode, generation_arguments, is_whole, make_batch, session
+from okr.experiment.sampling import GROUPS, Group, Subject, is_whole, make_batch, session
 from okr.loaders import memory_guard
+from okr.loaders.prompts import encode, sampling
 
 QUALITY: Literal["quality"] = "quality"
 Task = tuple[int, Group | Literal["quality"]]
@@ -72,4 +73,4 @@ def _warm_up(subject: Subject, prompts: Sequence[str]) -> None:
     inputs = encode(subject.loaded, prompts[: subject.config.batch_size], subject.config.max_length)
     for group in GROUPS:
         with session(subject, group):
-            subject.loaded.model.generate(**inputs, **generation_arguments(subject, 2))  # type: ignore[operator]
+            subject.loaded.model.generate(**inputs, **sampling(subject.loaded, 2, subject.config.temperature))  # type: ignore[operator]

@@ -1,11 +1,27 @@
 """Markdown tables."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
+def cell(value: object) -> str:
+    """Text from elsewhere that stays in its cell and is no markup."""
+    flat = " ".join(str(value).split())
+    return re.sub(r"([\\|<>\[\]`*_])", r"\\\1", flat)
+
+
+def row(cells: Iterable[str]) -> str:
+    """One line of a table. ``cells`` are Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table without a line break at its end. Header and cells are Markdown."""
+    return "\n".join([row(header), row(["---"] * len(header)), *map(row, rows)])
+
+
 def rows_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as a Markdown table; what a row lacks stays empty."""
+    """Rows by column name as a table; what a row lacks stays empty."""
     names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(entry.get(name, "")) for name in names] for entry in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return table(names, [[str(entry.get(name, "")) for name in names] for entry in rows])

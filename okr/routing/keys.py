@@ -72,7 +72,7 @@ def _checked(secret: bytes) -> bytes:
 class Key:
     """A secret key. It shows only its id. It cannot be pickled, and its repr, its errors and its hash hold no secret.
 
-    Make one with :meth:`generate`, :meth:`load` or :meth:`from_passphrase`.
+    Make one with :meth:`generate`, :meth:`load` or :meth:`from_passphrase`; :meth:`public` makes one to measure with.
     """
 
     __slots__ = ("__secret", "id")
@@ -105,6 +105,12 @@ class Key:
             text.encode("utf-8"), salt=b"okr-passphrase-v1", n=2**15, r=8, p=1, maxmem=64 * 2**20, dklen=32
         )
         return cls(derived)
+
+    @classmethod
+    def public(cls, words: str) -> "Key":
+        """The key whose secret is SHA-256 of ``words``. It is no secret, as anyone can derive it: for controls,
+        measurements and examples that are to come out again, never for text that must be proven."""
+        return cls(hashlib.sha256(words.encode()).digest())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Key":

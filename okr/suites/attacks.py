@@ -7,11 +7,12 @@ from functools import cache
 
 import numpy as np
 
-from okr.experiment.held_out_loss import passage_loss
+from okr.intervals import mean
 from okr.loaders import passages
+from okr.loaders.prediction import passage_loss
 from okr.suites.baselines import bias_of, found_figures, smallest_p, text_cells, texts_of
 from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
-from okr.suites.figures import Figure, mean
+from okr.suites.figures import Figure
 from okr.suites.model_attacks import CHANGES
 from okr.suites.paraphrase import Paraphraser, human_cell
 from okr.suites.samples import ATTACKED, Bench, Made, as_made, make_traces, trace_p

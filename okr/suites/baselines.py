@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
-from torch.nn.functional import cross_entropy
 
-from okr.discovery import input_device
+from okr.intervals import mean, share
 from okr.loaders import Loaded
+from okr.loaders.prediction import predict
 from okr.suites.cells import Cell, Ledger, Outcome, bound
 from okr.suites.costs import cost_cell
-from okr.suites.figures import Figure, mean, share
+from okr.suites.figures import Figure
 from okr.suites.samples import METHODS, TRACE_DECOYS, Bench, Made, make_texts
 from okr.suites.text_tests import p_values
 
@@ -97,14 +96,8 @@ def _make(bench: Bench, ledger: Ledger, method: str, index: int) -> Outcome:
 
 def text_loss(loaded: Loaded, made: Made) -> float:
     """Mean loss of the new tokens under the unmarked model, nats per token."""
-    tokens = torch.tensor(made.tokens, device=input_device(loaded.model))
-    arguments = {"input_ids": tokens[None, :-1], "use_cache": False}
-    if made.source is not None:
-        source = torch.tensor(made.source, device=tokens.device)
-        arguments = {"input_ids": source[None], "decoder_input_ids": tokens[None, :-1]}
-    with torch.no_grad():
-        logits = loaded.model(**arguments).logits[0, made.prompt_length - 1 :]
-    return float(cross_entropy(logits.float(), tokens[made.prompt_length :].to(logits.device)))
+    before = made.tokens[: made.prompt_length] if made.source is None else made.source
+    return predict(loaded, before, made.new).loss()
 
 
 def _test_cells(bench: Bench, ledger: Ledger) -> list[Cell]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from okr.experiment.results import Results
 from okr.jobs.store import RESULTS
+from okr.pages.markdown import cell, table
 from okr.suites.figures import Figure
 from okr.suites.runner import SUITES_FILE, SuiteResults
 from okr.suites.tables import interval, label
@@ -60,19 +61,19 @@ class Comparison:
 
     def markdown(self) -> str:
         """Two tables."""
-        a, b = (_cell(name) for name in self.names)
+        a, b = (cell(name) for name in self.names)
         lines = [f"# {a} beside {b}", ""]
         if self.settings:
-            lines += ["Settings that differ:", "", f"| setting | {a} | {b} |", "| --- | --- | --- |"]
-            lines += [f"| {name} | {_cell(x)} | {_cell(y)} |" for name, x, y in self.settings]
+            rows = [[name, cell(x), cell(y)] for name, x, y in self.settings]
+            lines += ["Settings that differ:", "", table(["setting", a, b], rows)]
         else:
             lines.append("Both runs have the same settings.")
         lines += ["", "Figures with 95% intervals; marked where the intervals do not overlap.", ""]
-        lines += [f"| figure | {a} | {b} | unit | |", "| --- | --- | --- | --- | --- |"]
-        for line in self.lines:
-            shown = f"{interval(line.a, 4)} | {interval(line.b, 4)}"
-            lines.append(f"| {_cell(line.name)} | {shown} | {line.unit} | {'apart' if line.differ else ''} |")
-        return "\n".join(lines) + "\n"
+        figures = [
+            [cell(line.name), interval(line.a, 4), interval(line.b, 4), line.unit, "apart" if line.differ else ""]
+            for line in self.lines
+        ]
+        return "\n".join([*lines, table(["figure", a, b, "unit", ""], figures)]) + "\n"
 
 
 def compare(a: Path, b: Path) -> Comparison:
@@ -127,8 +128,3 @@ def _name(figure: Figure) -> str:
     parts += [f"{figure.tokens} tokens"] if figure.tokens is not None else []
     parts += [f"FPR {figure.level:g}"] if figure.level is not None else []
     return ", ".join(part for part in parts if part)
-
-
-def _cell(value: object) -> str:
-    text = " ".join(str(value).split())
-    return "".join(f"\\{c}" if c in "\\|<>[]`*" else c for c in text)

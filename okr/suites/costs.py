@@ -7,18 +7,17 @@ model thinks of the texts) does not. Both are reported.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import brentq
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from okr.experiment.held_out_loss import paired_interval, passage_inputs, passage_logits
+from okr.intervals import paired
 from okr.loaders import Loaded, passages
+from okr.loaders.prediction import Predicted, predict_passage
 from okr.suites.cells import Ledger, NotAvailable, Outcome
 from okr.suites.figures import Figure
 from okr.suites.other_watermarks import NGRAM, SynthId, processor
@@ -31,31 +30,15 @@ BOUND = 20.0  # nats per token: far beyond any vocabulary's entropy
 _KEYS_FROM = 1_000_000  # numbers of keys that no text is made under
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """One passage: tempered ``logits`` [n, V] float32 on the CPU, ``targets`` [n] and the decoder's ``inputs`` [n]."""
-
-    logits: Float[Tensor, "n vocabulary"]
-    targets: Int[Tensor, " n"]
-    inputs: Int[Tensor, " n"]
-
-    def loss(self, logits: Float[Tensor, "n vocabulary"] | None = None) -> float:
-        """Mean loss of the targets, of the first so many where fewer ``logits`` are given."""
-        chosen = self.logits if logits is None else logits
-        return float(cross_entropy(chosen, self.targets[: len(chosen)]))
-
-
 def held_out(bench: Bench) -> list[str]:
     """The passages costs are measured on: the last ones, so that few prompts are among them."""
     return [passage.text for passage in passages()[-bench.options.passages :]]
 
 
 def predicted(loaded: Loaded, text: str, temperature: float) -> Predicted:
-    """Run the model as it stands over one passage."""
-    logits, targets = passage_logits(loaded, text)
-    arguments, _ = passage_inputs(loaded, text)
-    inputs = arguments.get("decoder_input_ids", arguments["input_ids"])[0, : len(targets)]
-    return Predicted(logits.float().cpu() / temperature, targets.cpu(), inputs.cpu())
+    """What the model as it stands predicts of one passage: tempered float32 logits, on the CPU."""
+    found = predict_passage(loaded, text)
+    return Predicted(found.logits.float().cpu() / temperature, found.targets.cpu(), found.inputs.cpu())
 
 
 def cost_cell(bench: Bench, ledger: Ledger, method: str) -> Outcome:
@@ -80,7 +63,7 @@ def cost_cell(bench: Bench, ledger: Ledger, method: str) -> Outcome:
     if not np.mean(keyed - base) <= BOUND:
         note = "beyond measure: under one key it all but rules out most words that people use"
         return Outcome([Figure(value=None, note=note, **common)], data)  # type: ignore[arg-type]
-    value, low, high = paired_interval(keyed.tolist(), base)
+    value, low, high = paired(keyed.tolist(), base)
     figure = Figure(value=value, low=low, high=high, note=note, **common)  # type: ignore[arg-type]
     return Outcome([figure], data | {"cost": value})
 

@@ -1,14 +1,9 @@
 """One measured number with its interval: what every cell yields and every table, plot and comparison is made of."""
 
-import math
-from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
-CONFIDENCE = 0.95
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -34,21 +29,3 @@ class Figure(BaseModel):
     def key(self) -> tuple[object, ...]:
         """What is the same of this figure in every run."""
         return (self.measure, self.method, self.condition, self.strength, self.tokens, self.level)
-
-
-def share(hits: int, samples: int) -> tuple[float, float, float]:
-    """``hits`` of ``samples`` as a share, with its 95% Clopper-Pearson interval (exact for independent samples)."""
-    tail = (1 - CONFIDENCE) / 2
-    low = float(stats.beta.ppf(tail, hits, samples - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(1 - tail, hits + 1, samples - hits)) if hits < samples else 1.0
-    return hits / samples, low, high
-
-
-def mean(values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> tuple[float, float, float]:
-    """The mean of independent ``values`` with its 95% interval (Student's t), cut to where values can lie."""
-    middle = float(np.mean(values))
-    error = float(stats.sem(values)) if len(values) > 1 else 0.0
-    if not error > 0:
-        return middle, middle, middle
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=middle, scale=error)
-    return middle, max(least, float(low)), min(most, float(high))

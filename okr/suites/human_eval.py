@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from okr.discovery import input_device
+from okr.intervals import share
 from okr.loaders import generation_defaults
 from okr.suites.cells import NotAvailable, Outcome
-from okr.suites.figures import Figure, share
+from okr.suites.figures import Figure
 from okr.suites.samples import Bench
 
 SECONDS, MEMORY_BYTES, FILE_BYTES, PROCESSES = 5, 2 * 1024**3, 1_000_000, 32

@@ -3,16 +3,17 @@
 import json
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as validator
 
-from okr.discovery import input_device
 from okr.errors import InvalidConfig
-from okr.loaders import Loaded, generation_defaults
+from okr.intervals import share
+from okr.loaders import Loaded
+from okr.loaders.prediction import predict
 from okr.suites.cells import Outcome
-from okr.suites.figures import Figure, share
+from okr.suites.figures import Figure
 from okr.suites.samples import Bench
+from okr.validation import first_problem
 
 MOST_BYTES = 50_000_000
 
@@ -52,9 +53,7 @@ def read_questions(path: Path) -> list[Question]:
         try:
             found.append(Question.model_validate(json.loads(line)))
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise InvalidConfig(f"{path}, line {number}: {place + ': ' if place else ''}{problem['msg']}") from None
+            raise InvalidConfig(f"{path}, line {number}: {first_problem(error).line()}") from None
         except (ValueError, RecursionError):
             raise InvalidConfig(f"{path}, line {number}: not JSON") from None
     if not found:
@@ -80,20 +79,11 @@ def answered(loaded: Loaded, question: Question) -> int:
     return losses.index(min(losses))
 
 
-@torch.no_grad()
 def _loss(loaded: Loaded, question: str, choice: str) -> float:
-    model, tokenizer = loaded.model, loaded.tokenizer
-    device = input_device(model)
-    before = tokenizer(question)["input_ids"]
-    own = tokenizer(f" {choice.strip()}", add_special_tokens=False)["input_ids"]
-    if model.config.is_encoder_decoder:
-        start = generation_defaults(model)["decoder_start_token_id"]
-        decoder = torch.tensor([[start, *own[:-1]]], device=device)
-        logits = model(input_ids=torch.tensor([before], device=device), decoder_input_ids=decoder).logits
-    else:
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and len(before) + len(own) > room:
-            before = before[-max(1, room - len(own)) :]
-        logits = model(input_ids=torch.tensor([before + own[:-1]], device=device)).logits
-    log_p = logits[0, -len(own) :].float().log_softmax(-1)
-    return float(-log_p.gather(1, torch.tensor(own, device=log_p.device)[:, None]).mean())
+    """Mean loss of the choice in nats per token; a question that does not fit the model loses its beginning."""
+    before = loaded.tokenizer(question)["input_ids"]
+    own = loaded.tokenizer(f" {choice.strip()}", add_special_tokens=False)["input_ids"]
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    if positions is not None and not loaded.model.config.is_encoder_decoder:
+        before = before[-max(1, positions - len(own)) :]
+    return predict(loaded, before, own).loss()

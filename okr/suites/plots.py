@@ -1,15 +1,14 @@
-"""The suites' figures as inline SVG, in the style of the run's own (okr.experiment.plots)."""
+"""The suites' figures as SVG elements."""
 
 from collections.abc import Sequence
 from itertools import cycle, zip_longest
 from textwrap import wrap
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure_
 
-from okr.experiment.plots import INK, KEYED, STYLE, axes_of, svg
+from okr.pages.svg import INK, KEYED, PAGE, axes_of, drawing, svg
 from okr.suites.figures import Figure
 from okr.suites.runner import SuiteResults
 from okr.suites.tables import amount, label
@@ -23,7 +22,7 @@ _MARKERS = "osD^v*"
 
 def suite_plots(results: SuiteResults) -> dict[str, str]:
     """Every plot by name; those without figures are left out."""
-    with mpl.rc_context(STYLE):
+    with drawing(PAGE):
         found = [f for f in results.figures("found", "baselines") if f.level == 0.01 and f.value is not None]
         plots = {}
         if found:

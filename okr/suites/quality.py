@@ -7,16 +7,13 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from okr.discovery import input_device
-from okr.experiment.held_out_loss import paired_interval, passage_logits
-from okr.loaders import Loaded, generation_defaults, load, passages
+from okr.intervals import mean, paired, share
+from okr.loaders import Loaded, load, passages
+from okr.loaders.prediction import Predicted, predict, predict_passage
 from okr.suites.baselines import text_cells, texts_of
 from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
-from okr.suites.figures import Figure, mean, share
+from okr.suites.figures import Figure
 from okr.suites.human_eval import human_eval_cell
 from okr.suites.multiple_choice import choices_cell
 from okr.suites.samples import Bench, Made
@@ -50,14 +47,14 @@ def quality_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
 def _register(bench: Bench, register: str) -> Outcome:
     """Loss, cost, Kullback-Leibler divergence and next-token accuracy on passages of one register."""
     chosen = [p.text for p in passages() if p.register == register][-PER_REGISTER[bench.options.quick] :]
-    native = [passage_logits(bench.loaded, text) for text in chosen]
+    native = [predict_passage(bench.loaded, text) for text in chosen]
     rows: list[dict[str, list[float]]] = []
     for number in range(bench.options.cost_keys):
         with bench.watermarked("okr", bench.key(_KEYS_FROM + number)):
-            rows.append(_compared(bench.loaded, chosen, [logits for logits, _ in native]))
-    base = _described([_measure(logits, targets) for logits, targets in native])
+            rows.append(_compared(bench.loaded, chosen, native))
+    base = _described([_measure(found) for found in native])
     keyed = {name: np.mean([row[name] for row in rows], axis=0).tolist() for name in rows[0]}
-    cost = paired_interval(keyed["loss"], base["loss"])
+    cost = paired(keyed["loss"], base["loss"])
     samples = len(chosen)
 
     def figure(measure: str, unit: str, method: str, values: tuple[float, float, float]) -> Figure:
@@ -75,24 +72,23 @@ def _register(bench: Bench, register: str) -> Outcome:
     ])  # fmt: skip
 
 
-def _measure(logits: Float[Tensor, "n vocabulary"], targets: Tensor) -> dict[str, float]:
-    log_p = logits.float().log_softmax(-1)
-    right = (logits.argmax(-1) == targets).float().mean()
-    return {"loss": float(-log_p.gather(1, targets[:, None]).mean()), "right": float(right)}
+def _measure(found: Predicted) -> dict[str, float]:
+    right = (found.logits.argmax(-1) == found.targets).float().mean()
+    return {"loss": found.loss(), "right": float(right)}
 
 
 def _described(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _compared(loaded: Loaded, texts: Sequence[str], native: Sequence[Tensor]) -> dict[str, list[float]]:
+def _compared(loaded: Loaded, texts: Sequence[str], native: Sequence[Predicted]) -> dict[str, list[float]]:
     """The same under the key, and KL(unkeyed || keyed) averaged over tokens."""
     rows = []
     for text, unkeyed in zip(texts, native, strict=True):
-        logits, targets = passage_logits(loaded, text)
-        p, q = unkeyed.float().log_softmax(-1), logits.float().log_softmax(-1)
+        keyed = predict_passage(loaded, text)
+        p, q = (found.logits.float().log_softmax(-1) for found in (unkeyed, keyed))
         divergence = float((p.exp() * (p - q)).sum(-1).mean())
-        rows.append(_measure(logits, targets) | {"divergence": divergence})
+        rows.append(_measure(keyed) | {"divergence": divergence})
     return _described(rows)
 
 
@@ -152,32 +148,16 @@ def _text(loaded: Loaded, made: Made) -> str:
     return str(loaded.tokenizer.decode(list(made.new), skip_special_tokens=True))
 
 
-@torch.no_grad()
 def judged(judge: Loaded, prompt: str, text: str) -> float:
-    """The judge's loss on ``text`` after ``prompt`` in nats per character."""
-    model, tokenizer = judge.model, judge.tokenizer
-
-    def ids(part: str, *, special: bool) -> list[int]:
-        return list(tokenizer(part, add_special_tokens=special)["input_ids"])
-
-    own = ids(text, special=False)
+    """The judge's loss on ``text`` after ``prompt`` in nats per character; what does not fit the judge is left out."""
+    before = judge.tokenizer(prompt)["input_ids"]
+    own = judge.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not own:
         raise NotAvailable("a text is empty in the judge's tokens")
-    device = input_device(model)
-    if model.config.is_encoder_decoder:
-        start = generation_defaults(model)["decoder_start_token_id"]
-        source = torch.tensor([ids(prompt, special=True)], device=device)
-        decoder = torch.tensor([[start, *own[:-1]]], device=device)
-        logits = model(input_ids=source, decoder_input_ids=decoder).logits[0]
-    else:
-        before = ids(prompt, special=True)
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None:
-            own = own[: max(1, room - len(before))]
-        logits = model(input_ids=torch.tensor([before + own[:-1]], device=device)).logits[0, len(before) - 1 :]
-    log_p = logits.float().log_softmax(-1)
-    targets = torch.tensor(own, device=log_p.device)
-    return float(-log_p.gather(1, targets[:, None]).sum()) / max(1, len(tokenizer.decode(own)))
+    positions = getattr(judge.model.config, "max_position_embeddings", None)
+    if positions is not None and not judge.model.config.is_encoder_decoder:
+        own = own[: max(1, positions - len(before))]
+    return predict(judge, before, own).loss() * len(own) / max(1, len(judge.tokenizer.decode(own)))
 
 
 def canaries() -> list[dict[str, Any]]:
@@ -203,18 +183,9 @@ def _canaries(bench: Bench, method: str) -> Outcome:
     ])  # fmt: skip
 
 
-@torch.no_grad()
 def completes(loaded: Loaded, context: str, answer: str) -> bool:
     """Whether the model's first choice after ``context`` is every token of ``answer`` in turn."""
-    model, tokenizer = loaded.model, loaded.tokenizer
-    target = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-    device = input_device(model)
-    if model.config.is_encoder_decoder:
-        start = generation_defaults(model)["decoder_start_token_id"]
-        source = torch.tensor([tokenizer(context)["input_ids"]], device=device)
-        target = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        logits = model(input_ids=source, decoder_input_ids=torch.tensor([[start, *target[:-1]]], device=device)).logits
-    else:
-        before = tokenizer(context)["input_ids"]
-        logits = model(input_ids=torch.tensor([before + target[:-1]], device=device)).logits
-    return bool((logits[0, -len(target) :].argmax(-1).cpu() == torch.tensor(target)).all())
+    word = answer if loaded.model.config.is_encoder_decoder else f" {answer}"
+    target = loaded.tokenizer(word, add_special_tokens=False)["input_ids"]
+    found = predict(loaded, loaded.tokenizer(context)["input_ids"], target)
+    return bool((found.logits.argmax(-1) == found.targets).all())

@@ -1,6 +1,5 @@
 """Texts of every method on the same prompts, and the keys they are made under."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,12 +13,14 @@ from okr.detection import prefix_p_values
 from okr.engines import Engine, Session, prepare
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig
-from okr.experiment.sampling import Subject, encode, generation_arguments
 from okr.loaders import Loaded
+from okr.loaders.prompts import encode, sampling
 from okr.routing import Key, Setting
+from okr.seeds import seed_of
 from okr.suites.options import SuiteOptions
 from okr.suites.other_watermarks import SYNTHID_DEPTH, Kgw, SynthId
 from okr.traces import Trace
+from okr.traces.load import expert_load
 
 TRACE_DECOYS = 999
 METHODS = ("none", "okr", "okr louder", "kgw", "kgw louder", "synthid", "synthid shallow")
@@ -70,7 +71,7 @@ class Bench:
 
     def key(self, index: int) -> Key:
         """The key of batch ``index``: derived from the seed, so no secret."""
-        return Key(hashlib.sha256(f"okr-suite {self.config.seed} {index}".encode()).digest())
+        return Key.public(f"okr-suite {self.config.seed} {index}")
 
     def kgw(self, index: int, bias: float) -> Kgw:
         """KGW's key of batch ``index``."""
@@ -122,15 +123,13 @@ def make_texts(bench: Bench, method: str, index: int, bias: float = 0.0) -> dict
 def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> list[Trace]:
     """Generate batch ``index`` of ``method``. ``bias`` is KGW's. The seed is the batch's own, for every method."""
     prompts = [bench.prompts[sample] for sample in bench.batch(index)]
-    subject = Subject(bench.loaded, bench.key(index), _as_long(bench))
-    arguments = encode(subject.loaded, prompts, subject.config.max_length) | generation_arguments(
-        subject, bench.options.tokens
-    )
+    tokens = bench.options.tokens
+    arguments = encode(bench.loaded, prompts, tokens) | sampling(bench.loaded, tokens, bench.config.temperature)
     if method.startswith("kgw"):
         arguments["watermarking_config"] = bench.kgw(index, bias).config()
     if method.startswith("synthid"):
         arguments["watermarking_config"] = bench.synthid(index, method).config()
-    torch.manual_seed(_seed(bench.config.seed, index))
+    torch.manual_seed(seed_of(f"okr-suite-batch {bench.config.seed} {index}"))
     own = method.startswith("okr")
     with bench.watermarked(method, bench.key(index)) if own else bench.engine.recorded() as session:
         return list(session.generate(**arguments).traces)
@@ -138,13 +137,8 @@ def make_traces(bench: Bench, method: str, index: int, bias: float = 0.0) -> lis
 
 def loads(traces: Sequence[Trace]) -> dict[str, list[int]]:
     """How often each expert ran over all traces, by site."""
-    counts: dict[str, np.ndarray] = {}
-    for trace in traces:
-        for place, site in enumerate(trace.header.sites):
-            experts = trace.site_experts(place)
-            own = np.bincount(experts[experts >= 0], minlength=site.num_experts)
-            counts[site.path] = counts.get(site.path, 0) + own
-    return {path: own.tolist() for path, own in counts.items()}
+    experts = {site.path: site.num_experts for trace in traces for site in trace.header.sites}
+    return {path: counts.tolist() for path, counts in expert_load(traces, experts).items()}
 
 
 def as_made(trace: Trace) -> Made:
@@ -166,11 +160,3 @@ def shortened(prompts: Sequence[str], words: int) -> list[str]:
     if not all(found):
         raise InvalidConfig("a prompt holds no word")
     return found
-
-
-def _as_long(bench: Bench) -> RunConfig:
-    return bench.config.model_copy(update={"max_length": bench.options.tokens})
-
-
-def _seed(seed: int, index: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"okr-suite-batch {seed} {index}".encode()).digest()[:8], "big") >> 1

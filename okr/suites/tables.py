@@ -1,8 +1,9 @@
 """Tables of a suite's figures, for report.html and report.md alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from okr.pages.numbers import NONE, number
+from okr.pages.sections import Table
 from okr.suites.figures import Figure
 from okr.suites.model_attacks import CHANGES
 from okr.suites.runner import SuiteResults
@@ -21,16 +22,6 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as text: ``caption`` says what the numbers are and what they were measured on."""
-
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
 def label(method: str) -> str:
     """What a method is called in a report."""
     return LABELS.get(method, method)
@@ -43,15 +34,10 @@ def amount(condition: str, strength: float | None) -> str:
     return f"{strength:g} {CHANGES[condition][3]}" if condition in CHANGES else f"{strength:g}"
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant or decimal digits, whichever is shorter to read."""
-    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.0f}"
-
-
 def interval(figure: Figure | None, digits: int = 3) -> str:
     """A figure with its interval; a dash where it was not, or could not be, measured."""
     if figure is None or figure.value is None:
-        return "–"
+        return NONE
     if figure.low is None or figure.high is None:
         return number(figure.value, digits)
     spread = f"{number(figure.low, digits)} to {number(figure.high, digits)}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from okr.pages.numbers import between
 from okr.suites.figures import Figure
 from okr.suites.runner import SuiteResults
 
@@ -53,4 +54,4 @@ def _amount(figure: Figure) -> str:
 
 
 def _share(figure: Figure) -> str:
-    return f"{figure.value or 0:.2f} ({figure.low or 0:.2f} to {figure.high or 0:.2f})"
+    return between(figure.value or 0.0, figure.low or 0.0, figure.high or 0.0, 2)

@@ -26,6 +26,7 @@ from okr.traces.header import TraceHeader
 from okr.traces.passes import check_passes
 from okr.traces.routed_experts import arrange, depth_of, whole_array
 from okr.traces.unrouted import NOT_RECORDED
+from okr.validation import first_problem
 
 NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
 MAX_FILE_BYTES = 2**30
@@ -203,8 +204,8 @@ class Trace:
 
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong with a header, in one line."""
-    first = error.errors()[0]
-    return f"header field {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    problem = first_problem(error)
+    return f"header field {problem.place}: {problem.message}"
 
 
 def _metadata(raw: bytes) -> tuple[str, str]:

@@ -14,14 +14,16 @@ from scipy.stats import norm
 from torch import Tensor
 
 from okr.detection import draw_decoys, gather_evidence, likelihoods, prefix_p_values, statistic, z_score
-from okr.discovery import input_device
 from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidConfig
-from okr.experiment.held_out_loss import MAX_TOKENS, paired_interval, passage_loss
+from okr.intervals import paired
 from okr.loaders import Loaded, generation_defaults
+from okr.loaders.prediction import MAX_TOKENS, passage_loss
+from okr.loaders.prompts import padded, sampling
 from okr.routing import Key, Setting
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
+from okr.validation import first_problem
 
 LEVELS = (1e-2, 1e-3)
 POWER = 0.95
@@ -99,7 +101,7 @@ class Calibration(_Record):
         except OSError as error:
             raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
-            raise InvalidConfig(f"{path} is not a calibration: {error.errors()[0]['msg']}") from None
+            raise InvalidConfig(f"{path} is not a calibration: {first_problem(error).message}") from None
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -142,7 +144,7 @@ def measure(
         with engine.keyed(key, setting):
             losses.append(unkeyed_losses(loaded, texts))
         advance(1)
-    cost, low, high = paired_interval(np.mean(losses, axis=0).tolist(), unkeyed)
+    cost, low, high = paired(np.mean(losses, axis=0).tolist(), unkeyed)
     trace_p, text_z = [], []
     for number, key in enumerate(keys):
         made = _generate(loaded, engine, sweep, setting, key, _share(sweep, number), texts)
@@ -165,8 +167,8 @@ def measure(
 
 
 def _key(sweep: Sweep, number: int) -> Key:
-    """A key to measure with, no secret: anyone can derive it."""
-    return Key(hashlib.sha256(f"okr-calibrate {sweep.seed} {number}".encode()).digest())
+    """A key to measure with; no secret."""
+    return Key.public(f"okr-calibrate {sweep.seed} {number}")
 
 
 def _share(sweep: Sweep, number: int) -> range:
@@ -181,23 +183,15 @@ def _generate(
     if not samples:
         return []
     inputs = _prompts(loaded, [texts[number % len(texts)] for number in samples])
-    options = {"do_sample": True, "temperature": sweep.temperature, "top_k": 0, "top_p": 1.0, "max_length": None}
-    length = {"max_new_tokens": sweep.tokens, "min_new_tokens": sweep.tokens}
     torch.manual_seed((sweep.seed * 1_000_003 + samples.start) % 2**63)
     with engine.keyed(key, setting) as session:
-        made = session.generate(**inputs, **(generation_defaults(loaded.model) | options | length))
+        made = session.generate(**inputs, **sampling(loaded, sweep.tokens, sweep.temperature))
     return list(made.traces)
 
 
 def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
-    """The first words of ``texts`` as padded ``input_ids`` and ``attention_mask`` on the model's device."""
-    tokenizer = loaded.tokenizer
-    tokenizer.padding_side = "right" if loaded.model.config.is_encoder_decoder else "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    prompts = [" ".join(text.split()[:24]) for text in texts]
-    encoded = tokenizer(prompts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
-    return {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
+    """The first words of ``texts`` as the model reads them."""
+    return padded(loaded, [" ".join(text.split()[:24]) for text in texts], MAX_TOKENS)
 
 
 def _z_scores(engine: Engine, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:
@@ -219,11 +213,9 @@ def _opportunity_rate(loaded: Loaded, engine: Engine, setting: Setting, texts: S
     """Share of routed (token, site) pairs of held-out text that are opportunities."""
     routed = opportunities = 0
     for text in texts:
-        encoded = loaded.tokenizer(text, return_tensors="pt", truncation=True, max_length=MAX_TOKENS)
-        inputs = {name: encoded[name].to(input_device(loaded.model)) for name in ("input_ids", "attention_mask")}
         with engine.recorded() as recorder:
             options = generation_defaults(loaded.model) | {"do_sample": False, "max_length": None, "max_new_tokens": 2}
-            trace = recorder.generate(**inputs, **options).traces[0]
+            trace = recorder.generate(**padded(loaded, [text], MAX_TOKENS), **options).traces[0]
         for site in gather_evidence(engine, trace, setting, skip_prompt=False):
             routed, opportunities = routed + site.routed, opportunities + len(site.choice)
     return opportunities / routed if routed else 0.0

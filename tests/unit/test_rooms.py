@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 OKR = Path(__file__).resolve().parents[2] / "okr"
-GROUND = {"errors", "files", "version", "startup", "validation", "intervals"}
+GROUND = {"errors", "files", "version", "startup", "validation", "intervals", "seeds"}
 MAY = {
     "routing": {"ground"},
     "discovery": {"ground", "routing"},
-    "loaders": {"ground"},
+    "loaders": {"ground", "discovery"},
     "traces": {"ground", "routing", "discovery"},
     "engines": {"ground", "routing", "discovery", "traces"},
     "transformers": {"ground", "routing", "discovery", "traces", "engines"},

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from okr.errors import InvalidConfig
-from okr.experiment.held_out_loss import paired_interval
 from okr.experiment.results import SCHEMA_PATH, Results, schema, schema_text
+from okr.intervals import paired
 
 
 def test_the_stored_schema_is_current() -> None:
@@ -87,12 +87,12 @@ def test_results_that_contradict_themselves_are_refused(
 )
 def test_the_interval_is_that_of_a_paired_t_test(unkeyed: list[float], shift: float, noise: int) -> None:
     keyed = np.asarray(unkeyed) + shift + np.random.default_rng(noise).normal(size=len(unkeyed))
-    mean, low, high = paired_interval(keyed.tolist(), unkeyed)
+    mean, low, high = paired(keyed.tolist(), unkeyed)
     expected = stats.ttest_rel(keyed, unkeyed).confidence_interval(0.95)
     assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert mean == pytest.approx(float(np.mean(keyed - unkeyed)))
 
 
 def test_equal_losses_have_an_interval_of_no_width() -> None:
-    assert paired_interval([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0, 0.0)
-    assert all(map(math.isfinite, paired_interval([1.5, 2.5], [1.0, 2.0])))
+    assert paired([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0, 0.0)
+    assert all(map(math.isfinite, paired([1.5, 2.5], [1.0, 2.0])))

@@ -18,7 +18,7 @@ from okr.experiment.config import resolve
 from okr.experiment.results import Results
 from okr.experiment.runner import run
 from okr.experiment.sampling import Subject, batch_seed, unrelated_key
-from okr.loaders import load, passages
+from okr.loaders import load, passages, prediction
 from okr.routing import Key
 from okr.traces import Trace
 
@@ -220,12 +220,12 @@ def test_the_loss_is_the_models_own_and_the_key_changes_it(
     text, tokenizer = passages(1)[0].text, loaded.tokenizer
 
     def ids(part: str) -> torch.Tensor:
-        return tokenizer(part, return_tensors="pt", truncation=True, max_length=held_out_loss.MAX_TOKENS)["input_ids"]
+        return tokenizer(part, return_tensors="pt", truncation=True, max_length=prediction.MAX_TOKENS)["input_ids"]
 
     words = text.split()
     if loaded.model.config.is_encoder_decoder:
         source, target = (
-            ids(" ".join(part)) for part in (words[: held_out_loss.SOURCE_WORDS], words[held_out_loss.SOURCE_WORDS :])
+            ids(" ".join(part)) for part in (words[: prediction.SOURCE_WORDS], words[prediction.SOURCE_WORDS :])
         )
         own = loaded.model(input_ids=source, labels=target).loss
     else:

@@ -13,8 +13,8 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkR
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 import okr
-from okr.experiment.held_out_loss import passage_loss
 from okr.loaders import arguments, quantised
+from okr.loaders.prediction import passage_loss
 
 
 @pytest.fixture(params=[Shape(), Shape(num_experts_per_tok=1, n_shared_experts=1)], ids=["top-3", "top-1"])

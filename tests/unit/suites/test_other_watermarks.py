@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from okr.suites.costs import Predicted, _match_kgw
+from okr.loaders.prediction import Predicted
+from okr.suites.costs import _match_kgw
 from okr.suites.other_watermarks import NGRAM, Kgw, SynthId, processor
 from okr.suites.samples import Bench, as_made, make_traces
 

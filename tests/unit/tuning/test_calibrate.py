@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from okr.cli import execute
-from okr.experiment.plots import calibration_plot
+from okr.tuning.plot import calibration_plot
 from okr.tuning.sweep import Calibration, Measured, TokensNeeded, _needed
 
 FAST = ["--samples", "2", "--keys", "2", "--length", "8", "--passages", "2"]
