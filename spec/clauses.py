@@ -10,7 +10,13 @@ from .zoo import Member, members
 from .zoo.systems import System, systems
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "clauses.md"
-_PARTS = ("text/??-{}.md", "checks/{}.py", "checks/{}_*.py", "zoo/{}.py", "zoo/systems/{}.py")  # of spec/, for each chapter
+_PARTS = (
+    "text/??-{}.md",
+    "checks/{}.py",
+    "checks/{}_*.py",
+    "zoo/{}.py",
+    "zoo/systems/{}.py",
+)  # of spec/, for each chapter
 _HEAD = """# What tests each clause
 
 `python -m okr.spec.clauses` writes this page from the [specification](../spec/text/00-terms.md) and its tests.
