@@ -60,7 +60,7 @@ def calibrate_command(
 
     from okr.commands.display import counting
     from okr.commands.running import resumable
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.jobs.store import writable_folder, write_atomically
     from okr.tuning import sweep as work
     from okr.tuning.plot import calibration_plot

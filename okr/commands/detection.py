@@ -67,7 +67,7 @@ def verify_command(
     from okr.detection.verification import check_decoys
     from okr.engines import prepare
     from okr.engines.matching import matching_sites
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.routing import Key
     from okr.traces import Trace
 
@@ -151,7 +151,7 @@ def detect_command(
     from okr.detection import detect
     from okr.detection.verification import check_decoys
     from okr.engines import prepare
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.jobs.processes import joined
     from okr.routing import Key
 
@@ -219,7 +219,7 @@ def attribute_command(
     from okr.commands.display import counting
     from okr.detection import attribute
     from okr.detection.attribution import images_needed
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.routing import Key
     from okr.traces import Trace
 

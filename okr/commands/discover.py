@@ -22,7 +22,7 @@ def discover_command(
 ) -> None:
     """List the routers of a model, and which of them can be keyed. A folder with a config.json alone is enough."""
     from okr.discovery import discover, search, table, without_weights
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.loaders import config_alone
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)

@@ -77,7 +77,7 @@ def generate_command(
 
     from okr.commands.display import counting
     from okr.engines import record, watermark
-    from okr.jobs.placement import load_placed
+    from okr.jobs.loading import load_placed
     from okr.jobs.store import writable_folder
 
     loaded = load_placed(placement)

@@ -10,7 +10,7 @@ import typer
 from okr.errors import InvalidConfig
 
 if TYPE_CHECKING:
-    from okr.experiment.config import Placement
+    from okr.jobs.placement import Placement
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen), env:NAME or fd:N.")]
@@ -47,7 +47,7 @@ def placement_of(
     trust_remote_code: bool,
 ) -> "Placement":
     """Which model a command works with, and where its weights go. InvalidConfig before anything is loaded."""
-    from okr.experiment.config import Placement
+    from okr.jobs.placement import Placement
 
     placing = {"device": device, "dtype": dtype, "quantization": quantization, "max_memory": max_memory}
     return Placement.of(model, **placing, trust_remote_code=trust_remote_code)

@@ -10,19 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic import model_validator as validator
 from pydantic.json_schema import WithJsonSchema
 
 from okr.errors import InvalidConfig
 from okr.experiment.presets import PRESETS, Preset
-from okr.validation import first_problem
+from okr.jobs.placement import ENVIRONMENT_PREFIX, Origin, Placement, complaint
 
 if TYPE_CHECKING:
     from okr.routing import Setting
-
-ENVIRONMENT_PREFIX = "OKR_"
-Origin = Literal["flag", "file", "environment", "preset", "default"]
 
 
 def _read_infinity(value: Any) -> Any:
@@ -43,36 +40,6 @@ Extended = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"const": "inf"}]}),
 ]
 """A float that may be infinite; "inf" in JSON."""
-
-
-class Placement(BaseModel):
-    """Which model, and where and how its weights are held. Strict: unknown names and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    model: str = Field(min_length=1, description="embedded name, preset, folder or hub id")
-    device: str = Field(
-        default="auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto, cpu, cuda or cuda:N; auto fills the CUDA cards where there are any, else it is the CPU",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
-    quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
-    max_memory: str | None = Field(
-        default=None,
-        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
-        description="most memory used on the first card, such as 70GiB",
-    )
-    trust_remote_code: bool = Field(default=False, description="run Python code from the checkpoint")
-
-    @classmethod
-    def of(cls, model: str, **options: Any) -> "Placement":
-        """The placement that a command's options ask for; None is a default. Raises InvalidConfig with one line."""
-        given = {name: value for name, value in options.items() if value is not None}
-        try:
-            return cls(model=model, **given)
-        except ValidationError as error:
-            raise InvalidConfig(_complaint(error, dict.fromkeys(given, "flag"))) from None
 
 
 class RunConfig(Placement):
@@ -157,7 +124,7 @@ def resolve(
     try:
         config = RunConfig(**values)
     except ValidationError as error:
-        raise InvalidConfig(_complaint(error, sources)) from None
+        raise InvalidConfig(complaint(error, sources, RunConfig)) from None
     return Resolved(config, sources, chosen, notes)
 
 
@@ -195,23 +162,3 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidConfig(f"configuration file {path} must hold one table of settings")
     return values
-
-
-def _complaint(error: ValidationError, sources: Mapping[str, Origin]) -> str:
-    """The first problem of a configuration, on one line, with the name and origin of the value."""
-    problem = first_problem(error)
-    name, message = problem.field, problem.plain.replace("Input should be", "must be")
-    if problem.kind == "string_pattern_mismatch":
-        message = f"expected {RunConfig.model_fields[name].description}"
-    if problem.kind == "extra_forbidden":
-        return f"unknown setting {name!r}: the settings are {', '.join(RunConfig.model_fields)}"
-    if not name:
-        return message
-    origin = sources.get(name, "default")
-    label = {
-        "flag": f"--{name.replace('_', '-')}",
-        "environment": f"{name} (from the environment, {ENVIRONMENT_PREFIX}{name.upper()})",
-        "file": f"{name} (from the configuration file)",
-    }.get(origin, name)
-    got = "" if "got" in message else f", got {problem.given!r}"
-    return " ".join(f"{label}: {message}{got}".split())

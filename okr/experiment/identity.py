@@ -11,7 +11,7 @@ from okr.errors import InvalidConfig
 from okr.experiment import environment
 from okr.experiment.config import Resolved
 from okr.experiment.sampling import Subject
-from okr.jobs.placement import without_effect
+from okr.jobs.loading import without_effect
 from okr.jobs.store import KEY
 from okr.loaders import Loaded, check_declared
 from okr.traces import ModelIdentity

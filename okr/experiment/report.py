@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from okr.experiment.config import ENVIRONMENT_PREFIX
 from okr.experiment.plots import figures
 from okr.experiment.results import Results, SiteResult
+from okr.jobs.placement import ENVIRONMENT_PREFIX
 from okr.pages.sections import Section
 from okr.pages.templating import template
 

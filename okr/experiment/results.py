@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic import model_validator as validator
 
 from okr.errors import InvalidConfig
-from okr.experiment.config import Origin, RunConfig
+from okr.experiment.config import RunConfig
+from okr.jobs.placement import Origin
 from okr.validation import first_problem
 
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")

@@ -21,9 +21,9 @@ from okr.experiment.results import Results
 from okr.experiment.results_of import assemble
 from okr.experiment.sampling import GROUPS, Subject
 from okr.experiment.tasks import QUALITY, Task, finished, share, task_of, tasks, work
+from okr.jobs.loading import load_placed
 from okr.jobs.log import LogFile, log_to
 from okr.jobs.merging import Parts, merge_leftover, part_path
-from okr.jobs.placement import load_placed
 from okr.jobs.processes import ALONE, Processes
 from okr.jobs.store import JOURNAL, KEY, REPORT, RESULTS, TRACES, Journal, output_folder, write_atomically
 from okr.loaders import Loaded

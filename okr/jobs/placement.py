@@ -1,71 +1,62 @@
-"""Where the model of a command goes: this process's own share of the cards and of the host's memory."""
+"""Which model a command uses, and where its weights go. Imports nothing heavy."""
 
-import logging
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import torch
-from accelerate.utils import convert_file_size_to_int, get_max_memory
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from okr.errors import InvalidConfig
-from okr.experiment.config import Placement
-from okr.jobs.processes import ALONE, Processes
-from okr.loaders import Loaded, load
+from okr.validation import first_problem
 
-log = logging.getLogger("okr")
+ENVIRONMENT_PREFIX = "OKR_"
+Origin = Literal["flag", "file", "environment", "preset", "default"]
 
 
-def load_placed(config: Placement, processes: Processes = ALONE) -> Loaded:
-    """Load the model of ``config`` on the device it names; several processes of one machine divide its cards evenly.
+class Placement(BaseModel):
+    """Which model, and where and how its weights are held. Strict: unknown names and wrong types are errors."""
 
-    Device ``auto`` is the CPU on a machine without a CUDA card. Raises what okr.load raises, and InvalidConfig where
-    there are fewer cards than processes.
-    """
-    cards = torch.cuda.is_available()
-    device: str | None = None if config.device == "cpu" or (config.device == "auto" and not cards) else config.device
-    room: dict[int | str, int] | None = None
-    if device is not None and cards:
-        device, room = _on_cards(device, config, processes)
-    if ignored := without_effect(config):
-        log.warning("%s", ignored)
-    return load(
-        config.model,
-        dtype=config.dtype,
-        device_map=device,
-        max_memory=room,  # type: ignore[arg-type]
-        quantization=config.quantization,
-        trust_remote_code=config.trust_remote_code,
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = Field(min_length=1, description="embedded name, preset, folder or hub id")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto fills the CUDA cards where there are any, else it is the CPU",
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(default="auto", description="dtype of the weights")
+    quantization: Literal["8bit", "4bit"] | None = Field(default=None, description="quantisation of the weights")
+    max_memory: str | None = Field(
+        default=None,
+        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
+        description="most memory used on the first card, such as 70GiB",
+    )
+    trust_remote_code: bool = Field(default=False, description="run Python code from the checkpoint")
+
+    @classmethod
+    def of(cls, model: str, **options: Any) -> "Placement":
+        """The placement that a command's options ask for; None is a default. Raises InvalidConfig with one line."""
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls(model=model, **given)
+        except ValidationError as error:
+            raise InvalidConfig(complaint(error, dict.fromkeys(given, "flag"), cls)) from None
 
 
-def without_effect(config: Placement) -> str:
-    """What of ``config`` changes nothing on this machine, on one line, or ""."""
-    if config.max_memory is None or (config.device == "auto" and torch.cuda.is_available()):
-        return ""
-    return f"max_memory {config.max_memory} has no effect: it caps the first CUDA card under device 'auto'"
-
-
-def _on_cards(device: str, config: Placement, processes: Processes) -> tuple[str, dict[int | str, int] | None]:
-    """The device map and, where it must be bounded, the memory by card and on the host ("cpu"), in bytes."""
-    shared = processes.local_count > 1
-    if shared and device.startswith("cuda:"):
-        raise InvalidConfig(f"--device {device} names one card for every process: use --device cuda or auto")
-    if device != "auto" and not shared:
-        return device, None
-    if not shared and config.max_memory is None:
-        return device, None
-    room = dict(get_max_memory())  # what is free on every card and on the host: what a cap shuts out goes there
-    cards = sorted(place for place in room if isinstance(place, int))
-    each = len(cards) // processes.local_count
-    if each == 0:
-        raise InvalidConfig(
-            f"{processes.local_count} processes on a machine with {len(cards)} CUDA cards: start one for each card "
-            "(--num_processes), or use --device cpu"
-        )
-    own = cards[processes.local_rank * each :][:each]
-    if shared:
-        torch.cuda.set_device(own[0])
-        room = {card: room[card] for card in own} | {"cpu": room["cpu"] // processes.local_count}
-    if device != "auto":
-        return f"cuda:{own[0]}", None
-    if config.max_memory is not None:
-        room[own[0]] = min(room[own[0]], convert_file_size_to_int(config.max_memory.replace(" ", "")))
-    return device, room
+def complaint(error: ValidationError, sources: Mapping[str, Origin], config: type[BaseModel]) -> str:
+    """The first problem of a configuration, on one line, with the name and origin of the value."""
+    problem = first_problem(error)
+    name, message = problem.field, problem.plain.replace("Input should be", "must be")
+    if problem.kind == "string_pattern_mismatch":
+        message = f"expected {config.model_fields[name].description}"
+    if problem.kind == "extra_forbidden":
+        return f"unknown setting {name!r}: the settings are {', '.join(config.model_fields)}"
+    if not name:
+        return message
+    origin = sources.get(name, "default")
+    label = {
+        "flag": f"--{name.replace('_', '-')}",
+        "environment": f"{name} (from the environment, {ENVIRONMENT_PREFIX}{name.upper()})",
+        "file": f"{name} (from the configuration file)",
+    }.get(origin, name)
+    got = "" if "got" in message else f", got {problem.given!r}"
+    return " ".join(f"{label}: {message}{got}".split())

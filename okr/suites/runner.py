@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from okr.errors import InvalidConfig
 from okr.experiment.config import Resolved
 from okr.experiment.prompts import read_prompts
-from okr.jobs.placement import load_placed
+from okr.jobs.loading import load_placed
 from okr.jobs.store import write_atomically
 from okr.suites.attacks import attack_cells
 from okr.suites.baselines import baseline_cells

@@ -59,7 +59,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    for place in ("okr.loaders.load", "okr.jobs.placement.load"):
+    for place in ("okr.loaders.load", "okr.jobs.loading.load"):
         monkeypatch.setattr(place, interrupted)
     assert execute(words[command]) == 130
     printed = capfd.readouterr()
@@ -159,7 +159,7 @@ def test_seeds_that_are_none(
     capfd: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for place in ("okr.loaders.load", "okr.jobs.placement.load"):
+    for place in ("okr.loaders.load", "okr.jobs.loading.load"):
         monkeypatch.setattr(place, interrupted)  # which would be seen
     assert execute([*words[command], "--seed", seed]) == 2
     line = capfd.readouterr().err

@@ -17,7 +17,7 @@ from okr.errors import InvalidConfig, ProcessFailed
 from okr.experiment.config import resolve
 from okr.experiment.results import Results
 from okr.experiment.tasks import QUALITY, share, tasks
-from okr.jobs import placement, processes
+from okr.jobs import loading, processes
 from okr.jobs.merging import LONGEST, PATIENCE, Parts, merge_leftover, part_path
 from okr.jobs.processes import Processes
 from okr.jobs.store import Journal
@@ -227,17 +227,17 @@ def test_processes_of_a_machine_divide_its_cards(
 ) -> None:
     asked: list[dict] = []
     current: list[int] = []
-    monkeypatch.setattr(placement.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(placement.torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(placement, "get_max_memory", lambda: CARDS)
-    monkeypatch.setattr(placement, "load", lambda model, **options: asked.append(options))
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading.torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(loading, "get_max_memory", lambda: CARDS)
+    monkeypatch.setattr(loading, "load", lambda model, **options: asked.append(options))
     config = resolve("tiny", {"device": device, "max_memory": cap}, environment={}).config
     own = Processes(*place, *place)
     if isinstance(expected, str):
         with pytest.raises(InvalidConfig, match=expected):
-            placement.load_placed(config, own)
+            loading.load_placed(config, own)
         return
-    placement.load_placed(config, own)
+    loading.load_placed(config, own)
     device_map, gib = expected
     assert asked[0]["device_map"] == device_map
     assert asked[0]["max_memory"] == (gib and {where: amount * 2**30 for where, amount in gib.items()})

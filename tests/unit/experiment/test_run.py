@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import SMALL, Silent
 
-import okr.jobs.placement as placement
+import okr.jobs.loading as loading
 from okr.detection import verify
 from okr.errors import InvalidConfig
 from okr.experiment import held_out_loss
@@ -181,12 +181,12 @@ def test_the_memory_cap_leaves_the_host_and_other_cards_as_they_are(
     deepseek_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[dict] = []
-    monkeypatch.setattr(placement.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(placement, "get_max_memory", lambda: {0: 80 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30})
-    monkeypatch.setattr(placement, "load", lambda model, **options: asked.append(options))
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading, "get_max_memory", lambda: {0: 80 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30})
+    monkeypatch.setattr(loading, "load", lambda model, **options: asked.append(options))
     flags = {"model": str(deepseek_folder), "output_dir": str(tmp_path)}
     for more in ({}, {"max_memory": "90GiB"}, {"device": "cuda:1"}):
-        placement.load_placed(resolve("deepseek-moe", flags | more, environment={}).config)
+        loading.load_placed(resolve("deepseek-moe", flags | more, environment={}).config)
     capped = {0: 70 * 2**30, 1: 30 * 2**30, "cpu": 500 * 2**30}
     assert [options["max_memory"] for options in asked] == [capped, capped | {0: 80 * 2**30}, None]
     assert [options["device_map"] for options in asked] == ["auto", "auto", "cuda:1"]
