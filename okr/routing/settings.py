@@ -17,13 +17,13 @@ class Setting:
     key."""
 
     epsilon: float
-    zone: ZoneName = "max"
+    zone: ZoneName
     strength: float = math.inf
 
     @classmethod
-    def checked(cls, epsilon: float, zone: ZoneName = "max", strength: float = math.inf) -> "Setting":
+    def checked(cls, epsilon: float, zone: ZoneName, strength: float) -> "Setting":
         """The setting with these values as floats. Raises InvalidSetting for a value out of range."""
-        check_setting(1, 1, epsilon, zone, strength)
+        _check_values(epsilon, zone, strength)
         return cls(float(epsilon), zone, float(strength))
 
 
@@ -31,6 +31,10 @@ def check_setting(top_k: int, num_experts: int, epsilon: float, zone: str, stren
     """Raise InvalidSetting unless 1 <= top_k <= num_experts, epsilon >= 0, strength > 0 and the zone is known."""
     if not 1 <= top_k <= num_experts:
         raise InvalidSetting(f"top-k must lie between 1 and the number of experts ({num_experts}), got {top_k}")
+    _check_values(epsilon, zone, strength)
+
+
+def _check_values(epsilon: float, zone: str, strength: float) -> None:
     if not _is_number(epsilon) or not epsilon >= 0:
         raise InvalidSetting(f"epsilon must be a number >= 0 (inf is allowed), got {_shown(epsilon)}")
     if not _is_number(strength) or not strength > 0:

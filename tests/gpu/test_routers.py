@@ -13,7 +13,7 @@ from okr.spec.runner import run_clause, smoke
 from okr.spec.subject import Subject
 from tests.gpu import bodies
 
-SETTINGS = [Setting(2.0), Setting(0.5, "boundary"), Setting(1.0, "boundary", 1.0)]
+SETTINGS = [Setting(2.0, "max"), Setting(0.5, "boundary"), Setting(1.0, "boundary", 1.0)]
 
 
 def test_the_kernels_compiled_for_this_card_keep_the_clauses_of_routing(needs):
@@ -29,7 +29,7 @@ def test_the_kernels_compiled_for_this_card_keep_the_clauses_of_routing(needs):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_kernels_are_in_use_on_this_card(needs, dtype):
     card = needs(1)
-    _, _, attachment = bodies.attached_router(random_deepseek().to(card, dtype), Setting(2.0), [])
+    _, _, attachment = bodies.attached_router(random_deepseek().to(card, dtype), Setting(2.0, "max"), [])
     capable = torch.cuda.get_device_capability(0) >= accelerated.OLDEST
     assert (attachment.routing.card is not None) == capable
 

@@ -50,7 +50,7 @@ def test_the_subject_is_the_random_model_unless_the_search_order_finds_the_real_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("setting", [Setting(2.0), Setting(1.0, "boundary", 1.0)], ids=["max", "boundary"])
+@pytest.mark.parametrize("setting", [Setting(2.0, "max"), Setting(1.0, "boundary", 1.0)], ids=["max", "boundary"])
 def test_selections_lie_within_the_oracles_legal_sets(dtype, setting):
     model = random_deepseek(hidden_size=64, n_routed_experts=32).to(dtype)
     taken, faults = bodies.judged_selections(model, "cpu", setting, 60)
@@ -60,7 +60,7 @@ def test_selections_lie_within_the_oracles_legal_sets(dtype, setting):
 
 def test_selections_of_another_setting_are_caught():
     model = random_deepseek(hidden_size=64, n_routed_experts=32)
-    assert len(bodies.judged_selections(model, "cpu", Setting(0.1), 60, judged_by=Setting(2.0))[1]) > 20
+    assert len(bodies.judged_selections(model, "cpu", Setting(0.1, "max"), 60, judged_by=Setting(2.0, "max"))[1]) > 20
 
 
 def test_hits_are_counted_over_opportunities():

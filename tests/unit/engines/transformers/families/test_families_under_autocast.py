@@ -140,7 +140,7 @@ def test_a_fused_forward_serves_only_the_autocast_it_is_proven_for(monkeypatch):
         return logits, weights * (1 + (logits.dtype == torch.bfloat16)), experts
 
     monkeypatch.setattr(router_class, "forward", changed)
-    router, attachment, _ = first_attachment(build("mixtral"), Setting(0.0))
+    router, attachment, _ = first_attachment(build("mixtral"), Setting(0.0, "max"))
     assert attachment.fused.modes == (None, torch.float16)
     states = torch.randn(2, 3, attachment.site.hidden_size)
     for dtype in LOWER:

@@ -113,11 +113,11 @@ def test_every_router_of_a_hot_family_is_fused_when_keyed_and_when_recorded(name
 
 def test_group_limits_subclasses_and_other_families_are_left_to_the_general_engine():
     for name in ("deepseek_v2:groups", "deepseek_v3", "phimoe", "granitemoe"):
-        assert first_attachment(build(name), Setting(1.0))[1].fused is None
+        assert first_attachment(build(name), Setting(1.0, "max"))[1].fused is None
     model = make("mixtral")
     for layer in model.model.layers:
         layer.mlp.gate.__class__ = type("Own", (type(layer.mlp.gate),), {})
-    assert first_attachment(model, Setting(1.0))[1].fused is None
+    assert first_attachment(model, Setting(1.0, "max"))[1].fused is None
 
 
 def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypatch, caplog):
@@ -132,8 +132,8 @@ def test_a_fused_forward_that_differs_from_the_familys_own_is_not_used(monkeypat
 
     monkeypatch.setattr(router_class, "forward", changed)
     fused.tell_slow.cache_clear()
-    assert first_attachment(model, Setting(1.0))[1].fused is None
-    assert first_attachment(model, Setting(1.0))[1].fused is None
+    assert first_attachment(model, Setting(1.0, "max"))[1].fused is None
+    assert first_attachment(model, Setting(1.0, "max"))[1].fused is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("MixtralTopKRouter: ")
     assert "more slowly" in line
