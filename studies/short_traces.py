@@ -17,10 +17,10 @@ import torch
 
 import okr
 from okr.experiment.presets import PRESETS
+from okr.intervals import share
 from okr.loaders import Loaded, passages
 from okr.pages.machine import machine
 from okr.pages.markdown import rows_table
-from okr.suites.figures import share
 
 MODELS = {"tiny-deepseek-moe": "tiny", "tiny-switch": "tiny-switch"}
 DTYPES = ("float32", "bfloat16")

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import beta, binom
+from scipy.stats import binom
 from transformers import WatermarkingConfig, WatermarkLogitsProcessor
 
 import okr
 from okr.detection import Likelihoods, draw_decoys, likelihoods, statistic
 from okr.discovery import keyable_sites
 from okr.engines import Text
-from okr.experiment.held_out_loss import paired_interval
+from okr.intervals import paired, share
 from okr.loaders import Loaded, passages
 from okr.routing import Setting
 
@@ -65,13 +65,6 @@ def key(*parts: object) -> okr.Key:
 def prompts(loaded: Loaded, texts: int) -> list[list[int]]:
     """The first 24 tokens of shipped passages."""
     return [loaded.tokenizer(passage.text)["input_ids"][:24] for passage in passages(texts)]
-
-
-def interval(hits: np.ndarray) -> tuple[float, float, float]:
-    """The share of hits and its 95% Clopper-Pearson interval."""
-    n, k = len(hits), int(hits.sum())
-    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
-    return k / n, low, float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
 
 
 def generate(loaded: Loaded, ids: list[list[int]], seed: int, **options: object) -> torch.Tensor:
@@ -216,7 +209,7 @@ def green(processor: WatermarkLogitsProcessor, row: torch.Tensor, start: int) ->
 
 def line(method: str, name: str, added: list[list[float]], native: list[float], p: dict[int, list[float]]) -> dict:
     """One setting's record."""
-    cost, low, high = paired_interval(np.mean(added, axis=0).tolist(), native)
+    cost, low, high = paired(np.mean(added, axis=0).tolist(), native)
     texts = len(p[LENGTHS[0]])
     found = {"method": method, "setting": name, "texts": texts, "cost": [round(v, 5) for v in (cost, low, high)]}
     return found | {"power": powers(p)}
@@ -224,7 +217,8 @@ def line(method: str, name: str, added: list[list[float]], native: list[float], 
 
 def powers(p: dict[int, list[float]]) -> dict[str, list[float]]:
     """The share of texts found, with its interval, by their number of tokens."""
-    return {str(n): [round(v, 4) for v in interval(np.array(v) <= LEVEL + 1e-12)] for n, v in p.items()}
+    found = {n: sum(p_value <= LEVEL + 1e-12 for p_value in values) for n, values in p.items()}
+    return {str(n): [round(v, 4) for v in share(hits, len(p[n]))] for n, hits in found.items()}
 
 
 def main() -> None:

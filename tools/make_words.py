@@ -16,8 +16,8 @@ import torch
 
 import okr
 from okr.experiment.config import resolve
-from okr.experiment.sampling import Subject, encode, generation_arguments
 from okr.loaders import passages
+from okr.loaders.prompts import encode, sampling
 
 TEXTS = ("austen", "moby_dick", "shakespeare", "sotu", "web_bible")
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
@@ -29,11 +29,10 @@ def written(preset: str) -> list[str]:
     """The words of ``PROMPTS`` samples that a preset's model writes without a key, at the preset's temperature."""
     resolved = resolve(preset, {"max_length": TOKENS}, environment={})
     loaded = okr.load(resolved.config.model)
-    subject = Subject(loaded, okr.Key(bytes(16)), resolved.config)
     prompts = [" ".join(passage.text.split()[:40]) for passage in passages(PROMPTS)]
     torch.manual_seed(0)
     sequences = loaded.model.generate(
-        **encode(subject.loaded, prompts, subject.config.max_length), **generation_arguments(subject, TOKENS)
+        **encode(loaded, prompts, TOKENS), **sampling(loaded, TOKENS, resolved.config.temperature)
     )
     texts = loaded.tokenizer.batch_decode(sequences[:, -TOKENS:], skip_special_tokens=True)
     return [word.lower() for text in texts for word in WORD.findall(text)[1:-1]]

@@ -1,6 +1,7 @@
 """Which room of the package may import which: arrows point down, and nobody uses another room's private names."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_every_folder_is_a_room():
     assert {path.name for path in OKR.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
         *(room for room in MAY if room not in ("top", "transformers")), "spec",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["bench", "studies", "tools"])
+def test_scripts_take_from_the_package_what_it_has(folder):
+    bad = [
+        f"{path.name} takes {name} from {module}"
+        for path in (OKR.parent / folder).rglob("*.py")
+        for module, names in imports(path.stem, ast.parse(path.read_text(encoding="utf-8")))
+        for name in names
+        if not hasattr(importlib.import_module(module), name)
+    ]
+    assert not bad, "\n".join(bad)
