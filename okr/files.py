@@ -6,6 +6,12 @@ import secrets
 from pathlib import Path
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what a killed process left of files that it was writing in ``folder`` or below."""
+    for path in folder.rglob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def replace(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` in place of what was there, and flush it to the disk. The mode is 0644 less what
     the umask takes.

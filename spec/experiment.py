@@ -16,19 +16,6 @@ from transformers.utils import logging as transformers_logging
 from . import models, system
 
 
-class _Silent:
-    """Progress that nobody sees."""
-
-    def stage(self, text: str) -> None:
-        pass
-
-    def total(self, task: str, count: int) -> None:
-        pass
-
-    def advance(self, task: str, count: int = 1) -> None:
-        pass
-
-
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """None of transformers' progress bars: a checkpoint of a few kilobytes is written and read here."""
@@ -79,7 +66,7 @@ def experiment() -> Path:
         "key": str(folder / "key.json"),
     }
     flags |= {"samples": 4, "max_length": 12, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2}
-    run(resolve("tiny", flags, environment={}), resume=False, progress=_Silent())
+    run(resolve("tiny", flags, environment={}), resume=False)
     return place
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from okr.experiment.results import Results
-from okr.jobs.store import RESULTS
+from okr.experiment.layout import RESULTS
 from okr.suites.report import sections, suite_words
 from okr.suites.runner import SUITES_FILE, SuiteResults
 from okr.suites.tables import Table, interval

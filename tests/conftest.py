@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import PASSPHRASE, SMALL, Silent, save_tokenizer
+from small_runs import PASSPHRASE, SMALL, save_tokenizer
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 
 from okr.experiment.config import resolve
@@ -84,7 +84,7 @@ def experiment(key_file: Path) -> Callable[..., Results]:
 
     def start(model: Path, output: Path, *, resume: bool = False, preset: str = "tiny", **settings: object) -> Results:
         flags = SMALL | {"model": str(model), "output_dir": str(output), "key": str(key_file)} | settings
-        return run(resolve(preset, flags, environment={}), resume=resume, progress=Silent())
+        return run(resolve(preset, flags, environment={}), resume=resume)
 
     return start
 

@@ -1,8 +1,8 @@
 """Runs an experiment whole in ./whole, and in ./killed as a chain of processes, each killed (SIGKILL) a little later.
 
-``journal``: every process is killed in the middle of writing its second journal line, so that each leaves one line and
-a torn half of the next. ``files``: every process is killed just before it puts its third file (trace, results or
-report) in place. Prints how many processes were killed.
+``torn``: every process is killed in the middle of writing the record of its second task, so that each leaves one record
+and a torn half of the next. ``files``: every process is killed just before it puts its third file (trace, record,
+results or report) in place. Prints how many processes were killed.
 """
 
 import json
@@ -11,31 +11,29 @@ import signal
 import sys
 from pathlib import Path
 
-from small_runs import Silent
-
 from okr.experiment.config import resolve
 from okr.experiment.runner import run
-from okr.jobs.store import Journal
+from okr.jobs.store import Store
+from okr.jobs.tasks import Record
 
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def tear_second_line() -> None:
-    whole, count = Journal._write, 0
+def tear_second_record() -> None:
+    keep, count = Store.keep, 0
 
-    def write(self: Journal, record: dict) -> None:
+    def torn(self: Store, record: Record) -> None:
         nonlocal count
         count += 1
         if count == 2:
-            line = json.dumps(record).encode()
-            self._file.write(line[: len(line) // 2])
-            self._file.flush()
+            content = record.model_dump_json()
+            (self.folder / ".0123.part").write_text(content[: len(content) // 2])
             die()
-        whole(self, record)
+        keep(self, record)
 
-    Journal._write = write
+    Store.keep = torn
 
 
 def die_before_third_file() -> None:
@@ -51,7 +49,7 @@ def die_before_third_file() -> None:
     Path.replace = counted
 
 
-SABOTAGE = {"journal": tear_second_line, "files": die_before_third_file}
+SABOTAGE = {"torn": tear_second_record, "files": die_before_third_file}
 
 
 def attempt(folder: str, flags: dict, sabotage: object) -> int:
@@ -65,7 +63,7 @@ def attempt(folder: str, flags: dict, sabotage: object) -> int:
         os.chdir(folder)
         if callable(sabotage):
             sabotage()
-        run(resolve("tiny", flags, environment={}), resume=Path("out").exists(), progress=Silent())
+        run(resolve("tiny", flags, environment={}), resume=Path("out").exists())
         code = 0
     except Exception as error:
         print(repr(error), file=sys.stderr)

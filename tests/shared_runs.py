@@ -13,12 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from small_runs import Silent
-
 from okr.experiment import tasks
 from okr.experiment.config import Resolved, resolve
-from okr.experiment.runner import assist, run
-from okr.jobs import merging
+from okr.experiment.runner import run
+from okr.experiment.sampling import Batch
+from okr.jobs import store
 from okr.jobs.processes import joined
 
 NEVER = 100
@@ -26,18 +25,18 @@ STARTS = [[NEVER, 1, 0], [0, NEVER], [NEVER]]
 """For every start and process: the batch of its share in which it is killed."""
 
 
-def sabotaged(deadly: int, notes: Path) -> Callable[..., dict]:
+def sabotaged(deadly: int, notes: Path) -> Callable[..., Batch]:
     """make_batch that notes what it made, and kills its process once the traces of batch ``deadly`` are written."""
     make_batch, count = tasks.make_batch, 0
 
-    def make(*arguments: object) -> dict:
+    def make(*arguments: object) -> Batch:
         nonlocal count
         record = make_batch(*arguments)
         if count == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         count += 1
         with notes.open("a") as file:
-            file.write(json.dumps([record["index"], record["group"]]) + "\n")
+            file.write(json.dumps([record.index, record.group]) + "\n")
         return record
 
     return make
@@ -48,12 +47,9 @@ def take_part(resolved: Resolved, start: int, rank: int, notes: Path) -> None:
     count = len(STARTS[start])
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
     tasks.make_batch = sabotaged(STARTS[start][rank], notes)
-    merging.PATIENCE, merging.LONGEST = 1.0, 0.0
+    store.PATIENCE, store.LONGEST = 1.0, 0.0
     with joined() as processes:
-        if processes.main:
-            run(resolved, resume=start > 0, progress=Silent(), processes=processes)
-        else:
-            assist(resolved, processes)
+        run(resolved, resume=start > 0, processes=processes)
 
 
 def start_all(resolved: Resolved, start: int, notes: Path, said: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of experiments share: small settings, a tokenizer, progress that nobody sees."""
+"""What the tests of experiments share: small settings, processes under a launcher, a tokenizer."""
 
 import subprocess
 import sys
@@ -29,19 +29,6 @@ def launched(processes: int, module: str, *words: str) -> subprocess.CompletedPr
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += [word for option in options.items() for word in option]
     return subprocess.run([*launcher, "-m", module, *words], capture_output=True, text=True, timeout=300, check=False)
-
-
-class Silent:
-    """Progress that nobody sees."""
-
-    def stage(self, text: str) -> None:
-        pass
-
-    def total(self, task: str, count: int) -> None:
-        pass
-
-    def advance(self, task: str, count: int = 1) -> None:
-        pass
 
 
 def save_tokenizer(folder: Path) -> None:

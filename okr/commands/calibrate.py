@@ -1,6 +1,7 @@
 """``okr calibrate``: measure settings on a model and recommend one."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,8 @@ from okr.commands.options import AsJson, Device, Dtype, MaxMemory, Quantization,
 from okr.errors import InvalidConfig, InvalidText
 
 if TYPE_CHECKING:
-    from okr.tuning.sweep import Calibration
+    from okr.jobs.placement import Placement
+    from okr.tuning.sweep import Calibration, Sweep
 
 NO_SETTING = 1
 SETTINGS = (
@@ -56,25 +58,50 @@ def calibrate_command(
         raise InvalidConfig("--evidence is trace or text, --fpr 0.01 or 0.001, --tokens at least 1")
     settings = [_setting(word) for word in setting or SETTINGS]
     held_out = _passages(text, passages)
-    from pydantic import ValidationError
-
-    from okr.commands.display import counting
-    from okr.commands.running import resumable
-    from okr.jobs.loading import load_placed
-    from okr.jobs.store import writable_folder, write_atomically
-    from okr.tuning import sweep as work
-    from okr.tuning.plot import calibration_plot
+    from okr.commands.running import resumable, shown
+    from okr.jobs.processes import joined
+    from okr.jobs.store import PLAN
+    from okr.tuning.runner import TASKS, calibrate
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    sweep = _sweep(placement, settings, held_out, samples, keys, length, temperature, seed)
+    with (
+        joined() as processes,
+        resumable(output_dir / TASKS / PLAN, "calibrate"),
+        shown(processes.main) as progress,
+    ):
+        done = calibrate(sweep, placement, held_out, output_dir, resume=resume, progress=progress, processes=processes)
+    if done is None:
+        return
+    best = done.cheapest(evidence, tokens, fpr)
+    document = done.model_dump(mode="json") | {"recommended": best.model_dump(mode="json") if best else None}
+    say(document, as_json, _summary(done, evidence, tokens, fpr, output_dir))
+    if best is None:
+        raise typer.Exit(NO_SETTING)
+
+
+def _sweep(
+    placement: "Placement",
+    settings: Sequence[tuple[str, float, float]],
+    held_out: Sequence[str],
+    samples: int,
+    keys: int,
+    length: int,
+    temperature: float,
+    seed: int,
+) -> "Sweep":
+    from pydantic import ValidationError
+
+    from okr.tuning.sweep import Sweep, digest
 
     try:
-        sweep = work.Sweep(
-            model=model,
+        return Sweep(
+            model=placement.model,
             dtype=placement.dtype,
             quantization=placement.quantization,
-            settings=settings,  # type: ignore[arg-type]
+            settings=tuple(settings),  # type: ignore[arg-type]
             passages=len(held_out),
-            text_digest=work.digest(held_out),
+            text_digest=digest(held_out),
             samples=samples,
             keys=keys,
             tokens=length,
@@ -86,23 +113,6 @@ def calibrate_command(
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("tokens", "length")
         raise InvalidConfig(f"--{name}: {first['msg']}") from None
-    path = output_dir / "calibration.json"
-    done = _begin(path, sweep, resume)
-    with resumable(path, "calibrate"), writable_folder(output_dir):
-        loaded = load_placed(placement)
-        work.check_length(loaded, sweep, held_out)
-        with counting("settings measured", 2 * keys * (len(settings) - len(done.measured))) as advance:
-            unkeyed = work.unkeyed_losses(loaded, held_out)
-            for index in range(len(done.measured), len(settings)):
-                line = work.measure(loaded, sweep, index, held_out, unkeyed, advance)
-                done = work.Calibration(sweep=sweep, measured=(*done.measured, line))
-                write_atomically(path, done.model_dump_json(indent=2) + "\n")
-        write_atomically(output_dir / "calibration.svg", calibration_plot(done))
-    best = done.cheapest(evidence, tokens, fpr)
-    document = done.model_dump(mode="json") | {"recommended": best.model_dump(mode="json") if best else None}
-    say(document, as_json, _summary(done, evidence, tokens, fpr, output_dir))
-    if best is None:
-        raise typer.Exit(NO_SETTING)
 
 
 def _setting(word: str) -> tuple[str, float, float]:
@@ -129,19 +139,6 @@ def _passages(text: Path | None, count: int) -> list[str]:
     if len(found) < 2:
         raise InvalidText(f"{text} holds {len(found)} passages of 50 words or more, one a line; at least 2 are needed")
     return found
-
-
-def _begin(path: Path, sweep: object, resume: bool) -> "Calibration":
-    from okr.tuning.sweep import Calibration
-
-    if path.exists():
-        if not resume:
-            raise InvalidConfig(f"{path} exists: add --resume to go on with it, or choose another --output-dir")
-        found = Calibration.load(path)
-        if found.sweep != sweep:
-            raise InvalidConfig(f"{path} was made with other options, another model or other text: it cannot go on")
-        return found
-    return Calibration(sweep=sweep, measured=())  # type: ignore[arg-type]
 
 
 def _summary(done: "Calibration", evidence: str, tokens: int, fpr: float, folder: Path) -> str:

@@ -1,12 +1,13 @@
 """What a person at a terminal sees of a run: progress on stderr, a summary table on stdout."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from okr.experiment.results import Results
@@ -15,46 +16,68 @@ _LABELS = {"watermarked": "watermarked samples", "control": "control samples", "
 
 
 class Bars:
-    """Progress bars, one a task (see runner.Progress)."""
+    """Progress bars, and an estimate of the time left (see okr.jobs.progress.Progress)."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: RichProgress) -> None:
         self._progress = progress
-        self._tasks: dict[str, Any] = {}
-        self._stage: Any = None
+        self._tasks: dict[str, TaskID] = {}
+        self._stage: TaskID | None = None
+        self._started, self._weight, self._done = time.monotonic(), 0.0, 0.0
 
     def stage(self, text: str) -> None:
-        """Show ``text`` until the next stage or task begins; at a terminal only, since elsewhere nothing vanishes."""
-        self._end_stage()
+        """Show ``text`` until the next stage or bar begins; at a terminal only, since elsewhere nothing vanishes."""
+        self.end_stage()
         if self._progress.console.is_terminal:
             self._progress.start()  # not before: a run that ends at once shows its error and nothing else
-            self._stage = self._progress.add_task(text, total=None)
+            self._stage = self._progress.add_task(text, total=None, left="")
 
-    def total(self, task: str, count: int) -> None:
-        """Show a bar of ``count`` steps for ``task``."""
-        self._end_stage()
+    def expect(self, weight: float) -> None:
+        """What is left to do weighs ``weight``."""
+        self._started, self._weight, self._done = time.monotonic(), weight, 0.0
+
+    def total(self, bar: str, steps: int) -> None:
+        """Show a bar of ``steps`` steps."""
+        self.end_stage()
         self._progress.start()
-        self._tasks[task] = self._progress.add_task(_LABELS[task], total=count)
+        self._tasks[bar] = self._progress.add_task(_LABELS.get(bar, bar), total=steps, left="")
 
-    def advance(self, task: str, count: int = 1) -> None:
-        """Move the bar of ``task``."""
-        self._progress.advance(self._tasks[task], count)
+    def advance(self, bar: str, steps: int, weight: float = 0.0) -> None:
+        """Move a bar, and estimate the time that the rest takes if it goes on as it went."""
+        self._done += weight
+        seconds = time_left(time.monotonic() - self._started, self._done, self._weight)
+        self._progress.advance(self._tasks[bar], steps)
+        for name, task in self._tasks.items():
+            self._progress.update(task, left=_in_words(seconds) if name == bar else "")
 
-    def _end_stage(self) -> None:
+    def end_stage(self) -> None:
+        """Take the text of the stage away."""
         if self._stage is not None:
             self._progress.remove_task(self._stage)
             self._stage = None
 
 
+def time_left(seconds: float, done: float, weight: float) -> float:
+    """Seconds that the rest of ``weight`` will take, if ``done`` took ``seconds``; 0 where nothing is known."""
+    return max(0.0, seconds * (weight - done) / done) if done > 0 else 0.0
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 1:
+        return ""
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
 @contextmanager
 def bars() -> Iterator[Bars]:
     """Progress bars on stderr for the length of a ``with`` block."""
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[left]}"))  # fmt: skip
+    progress = RichProgress(*columns, console=Console(stderr=True))
     shown = Bars(progress)
     try:
         yield shown
     finally:
-        shown._end_stage()
+        shown.end_stage()
         if progress.live.is_started:
             progress.stop()
 
@@ -69,7 +92,7 @@ def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[
         yield lambda count: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with RichProgress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 

@@ -77,8 +77,8 @@ def generate_command(
 
     from okr.commands.display import counting
     from okr.engines import record, watermark
+    from okr.jobs.folders import writable_folder
     from okr.jobs.loading import load_placed
-    from okr.jobs.store import writable_folder
 
     loaded = load_placed(placement)
     session: Any = record(loaded.model) if secret is None else watermark(loaded.model, secret, **(setting or {}))

@@ -20,13 +20,13 @@ def report_command(
     if other is None:
         if output is not None or as_json:
             raise InvalidConfig("--output and --json are for the comparison of two folders")
-        from okr.jobs.store import REPORT
+        from okr.experiment.layout import REPORT
         from okr.suites.report import write_reports
 
         write_reports(folder)
         print(folder / REPORT)
         return
-    from okr.jobs.store import write_atomically
+    from okr.jobs.folders import write_atomically
     from okr.suites.comparison import compare
 
     comparison = compare(folder, other)

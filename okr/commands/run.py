@@ -65,13 +65,13 @@ def run_command(
     from okr.experiment.config import resolve
 
     resolved = resolve(preset, given | {"trust_remote_code": trust_remote_code or None}, file=file)
-    if suite is not None:
-        from okr.commands.running import run_with_suites
+    from okr.commands.running import Asked, execute_run
+
+    suites = None
+    if suite is None:
+        check_no_suite_options(asked)
+    else:
         from okr.suites.options import suite_options, suites_of
 
-        run_with_suites(resolved, suite_options(asked), suites_of(suite), resume=again, as_json=machine)
-        return
-    check_no_suite_options(asked)
-    from okr.commands.running import run_alone
-
-    run_alone(resolved, resume=again, as_json=machine)
+        suites = Asked(suite_options(asked), suites_of(suite))
+    execute_run(resolved, resume=again, as_json=machine, asked=suites)

@@ -1,55 +1,94 @@
 """``okr run`` after its arguments are validated: progress, summary, and how to go on after an interruption."""
 
-import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from okr.commands.display import bars, summary_table
-from okr.errors import InvalidConfig, OKRError
+from okr.errors import OKRError
 from okr.experiment.config import Resolved
+from okr.experiment.layout import KEY, REPORT, TASKS
 from okr.experiment.results import Results
-from okr.experiment.runner import assist, run
-from okr.jobs.processes import Processes, joined
-from okr.jobs.store import JOURNAL, KEY, REPORT, RESULTS
+from okr.experiment.runner import prepare, run
+from okr.jobs.processes import joined
+from okr.jobs.progress import SILENT, Progress
+from okr.jobs.store import PLAN
 
 if TYPE_CHECKING:
     from okr.suites.options import SuiteOptions
     from okr.suites.runner import SuiteResults
 
 
-def run_alone(resolved: Resolved, *, resume: bool, as_json: bool) -> None:
-    """Run, then print the summary table, or with ``as_json`` the summary as JSON and nothing else on stdout.
+@dataclass(frozen=True)
+class Asked:
+    """Suites that a command asks for after the run."""
 
-    Under ``accelerate launch`` the processes share the run; the main one alone prints.
+    options: "SuiteOptions"
+    suites: Sequence[str]
+
+
+def execute_run(resolved: Resolved, *, resume: bool, as_json: bool, asked: Asked | None = None) -> None:
+    """The run, then what suites are ``asked`` for in the same folder. Prints the outcome, or with ``as_json`` a JSON
+    document and nothing else on stdout.
+
+    Under ``accelerate launch`` the processes share the work; the main one alone prints.
     """
-    with joined() as processes:
-        if not processes.main:
-            assist(resolved, processes)
-            return
-        results = _lead(resolved, resume, processes)
     folder = Path(resolved.config.output_dir)
-    if as_json:
-        print(results.summary.model_dump_json(indent=2))
+    with joined() as processes, resumable(folder / TASKS / PLAN, "run", resume_options(resolved)):
+        prepared = cache(partial(prepare, resolved, processes))
+        with shown(processes.main) as progress:
+            results = run(resolved, resume=resume, progress=progress, processes=processes, prepared=prepared)
+        if results is not None and not as_json:
+            _tell(results, resolved)
+        found = None
+        if asked is not None:
+            from okr.suites.report import write_reports
+            from okr.suites.runner import run_suites
+
+            with shown(processes.main) as progress:
+                found = run_suites(resolved, asked.options, asked.suites, progress, processes, loaded=prepared().loaded)
+            if found is not None:
+                write_reports(folder)
+    if results is None:
         return
-    console = Console()
+    if as_json:
+        print(_document(results, found))
+    elif found is not None:
+        print(_closing(found, folder))
+
+
+@contextmanager
+def shown(visible: bool) -> Iterator[Progress]:
+    """Progress bars for the length of a block, or none."""
+    if visible:
+        with bars() as progress:
+            yield progress
+    else:
+        yield SILENT
+
+
+def _tell(results: Results, resolved: Resolved) -> None:
+    """The summary table, and where report and key are."""
+    console, folder = Console(), Path(resolved.config.output_dir)
     console.print(summary_table(results, folder))
     console.print(f"report: {folder / REPORT}", highlight=False, soft_wrap=True)
     if resolved.config.key is None:
         console.print(f"the secret key of this run: {folder / KEY}", highlight=False, soft_wrap=True)
 
 
-def _lead(resolved: Resolved, resume: bool, processes: Processes) -> Results:
-    kept = Path(resolved.config.output_dir) / JOURNAL
-    with resumable(kept, "run", resume_options(resolved)), bars() as progress:
-        return run(resolved, resume=resume, progress=progress, processes=processes)
+def _document(results: Results, suites: "SuiteResults | None") -> str:
+    if suites is None:
+        return results.summary.model_dump_json(indent=2)
+    parts = {"summary": results.summary.model_dump(mode="json"), "suites": suites.model_dump(mode="json")}
+    return json.dumps(parts, indent=2)
 
 
 def resume_options(resolved: Resolved) -> list[str]:
@@ -78,30 +117,6 @@ def _again(name: str, options: Sequence[str]) -> str:
     if name not in words[:1]:  # python -m okr.run
         words = [name, *words]
     return shlex.join(["okr", *words, *options, *(() if "--resume" in words else ("--resume",))])
-
-
-def run_with_suites(
-    resolved: "Resolved", options: "SuiteOptions", suites: tuple[str, ...], *, resume: bool, as_json: bool
-) -> None:
-    """The run, then its suites in the same folder, then both in one report."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidConfig("suites run in one process: start --suite without accelerate launch")
-    from okr.commands.watching import watching
-    from okr.suites.report import write_reports
-    from okr.suites.runner import run_suites
-
-    with redirect_stdout(io.StringIO() if as_json else sys.stdout):
-        run_alone(resolved, resume=resume, as_json=as_json)
-    folder = Path(resolved.config.output_dir)
-    with resumable(folder / JOURNAL, "run", resume_options(resolved)):
-        with watching() as watcher:
-            found = run_suites(resolved, options, suites, watcher)
-        write_reports(folder)
-    if as_json:
-        summary = Results.load(folder / RESULTS).summary.model_dump(mode="json")
-        print(json.dumps({"summary": summary, "suites": found.model_dump(mode="json")}, indent=2))
-        return
-    print(_closing(found, folder))
 
 
 def _closing(found: "SuiteResults", folder: Path) -> str:

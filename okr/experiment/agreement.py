@@ -15,10 +15,9 @@ from scipy.special import ndtr
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment import results_of
 from okr.experiment.config import RunConfig
+from okr.experiment.layout import TRACES
 from okr.experiment.results import Results
 from okr.experiment.sampling import GROUPS, batch_seed, trace_path
-from okr.experiment.tasks import tasks
-from okr.jobs.store import TRACES
 from okr.traces import Trace
 
 TOLERANCE, SMALLEST = 1e-9, 1e-12
@@ -40,7 +39,7 @@ def _expected(results: Results) -> dict[str, Any]:
     document, config = results.model_dump(), results.config
     _check_shapes(results)
     watermarked, control = (document[field] for field in _FIELDS.values())
-    batches = (len(tasks(config)) - 1) // len(GROUPS)
+    batches = -(-config.samples // config.batch_size)
     return {
         "experiment_name": f"okr-{config.preset}",
         "summary": results_of.summary(watermarked, control, config.alpha),
@@ -55,8 +54,7 @@ def _expected(results: Results) -> dict[str, Any]:
         ],
         "control_uniformity": results_of.uniformity([sample["unrelated_p_value"] for sample in control]),
         "quality": results_of.quality(
-            {name: document["quality"][f"losses_{name}"] for name in ("keyed", "unkeyed")}
-            | {"tokens": document["quality"]["tokens"]}
+            *(document["quality"][name] for name in ("tokens", "losses_keyed", "losses_unkeyed"))
         ),
         "router_sites": [results_of.site_rates(site.path, watermarked, control) for site in results.router_sites],
         "seeds": {"run": config.seed, "batches": [batch_seed(config.seed, index) for index in range(batches)]},

@@ -10,9 +10,9 @@ from okr.discovery import RouterSite
 from okr.errors import InvalidConfig
 from okr.experiment import environment
 from okr.experiment.config import Resolved
+from okr.experiment.layout import KEY
 from okr.experiment.sampling import Subject
 from okr.jobs.loading import without_effect
-from okr.jobs.store import KEY
 from okr.loaders import Loaded, check_declared
 from okr.traces import ModelIdentity
 

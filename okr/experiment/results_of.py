@@ -1,4 +1,4 @@
-"""From a finished journal and its traces to results: pure bookkeeping, the same however often a run was resumed."""
+"""From the finished tasks of a run and its traces to results. They are the same however often a run was resumed."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from okr.experiment.held_out_loss import Loss
 from okr.experiment.results import Results
+from okr.experiment.sampling import Batch
 from okr.intervals import paired
 from okr.traces import Trace
 from okr.traces.load import expert_load
@@ -21,12 +23,10 @@ UNRELATED = (
 )
 
 
-def assemble(
-    folder: Path, header: dict[str, Any], batches: Sequence[dict[str, Any]], measured: dict[str, Any]
-) -> Results:
+def assemble(folder: Path, header: dict[str, Any], batches: Sequence[Batch], measured: Loss) -> Results:
     """The results of a run whose ``batches`` (both groups, in order) and ``measured`` losses are all there."""
     groups = {
-        group: [sample for batch in batches if batch["group"] == group for sample in batch["samples"]]
+        group: [sample for batch in batches if batch.group == group for sample in batch.samples]
         for group in ("watermarked", "control")
     }
     watermarked, control = groups["watermarked"], groups["control"]
@@ -43,11 +43,11 @@ def assemble(
                 _sample(c) | {"text": c["text"], "unrelated_p_value": c["unrelated_p_value"]} for c in control
             ],
             "control_uniformity": uniformity([c["unrelated_p_value"] for c in control]),
-            "quality": quality(measured),
+            "quality": quality(measured.tokens, measured.keyed, measured.unkeyed),
             "router_sites": _sites(folder, header["sites"], watermarked, control),
             "seeds": {
                 "run": header["config"]["seed"],
-                "batches": [batch["seed"] for batch in batches if batch["group"] == "watermarked"],
+                "batches": [batch.seed for batch in batches if batch.group == "watermarked"],
             },
             "timings": _timings(header, batches, measured),
             **{name: header[name] for name in ("key_id", "config", "config_sources", "model", "environment", "notes")},
@@ -96,19 +96,19 @@ def uniformity(p_values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def quality(record: dict[str, Any]) -> dict[str, Any]:
-    """What the losses of every passage, ``keyed`` and ``unkeyed``, say of the cost."""
-    cost, low, high = paired(record["keyed"], record["unkeyed"])
+def quality(tokens: int, keyed: Sequence[float], unkeyed: Sequence[float]) -> dict[str, Any]:
+    """What the losses of every passage, ``keyed`` and ``unkeyed``, over ``tokens`` say of the cost."""
+    cost, low, high = paired(keyed, unkeyed)
     return {
-        "passages": len(record["keyed"]),
-        "tokens": record["tokens"],
-        "loss_unkeyed": float(np.mean(record["unkeyed"])),
-        "loss_keyed": float(np.mean(record["keyed"])),
+        "passages": len(keyed),
+        "tokens": tokens,
+        "loss_unkeyed": float(np.mean(unkeyed)),
+        "loss_keyed": float(np.mean(keyed)),
         "cost": cost,
         "cost_low": low,
         "cost_high": high,
-        "losses_unkeyed": record["unkeyed"],
-        "losses_keyed": record["keyed"],
+        "losses_unkeyed": unkeyed,
+        "losses_keyed": keyed,
     }
 
 
@@ -160,19 +160,19 @@ def loads(folder: Path, sites: Sequence[dict[str, Any]], samples: Sequence[dict[
     return [counts[site["path"]].tolist() for site in sites]
 
 
-def _timings(header: dict[str, Any], batches: Sequence[dict[str, Any]], quality: dict[str, Any]) -> dict[str, Any]:
+def _timings(header: dict[str, Any], batches: Sequence[Batch], measured: Loss) -> dict[str, Any]:
     def speed(group: str) -> dict[str, Any]:
-        mine = [batch for batch in batches if batch["group"] == group]
-        seconds = math.fsum(batch["seconds"]["generate"] for batch in mine)
-        tokens = sum(sample["new_tokens"] for batch in mine for sample in batch["samples"])
+        mine = [batch for batch in batches if batch.group == group]
+        seconds = math.fsum(batch.seconds["generate"] for batch in mine)
+        tokens = sum(sample["new_tokens"] for batch in mine for sample in batch.samples)
         return {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
 
     return {
         "started": header["started"],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_seconds": header["load_seconds"],
-        "verify_seconds": math.fsum(batch["seconds"]["verify"] for batch in batches),
-        "quality_seconds": quality["seconds"],
+        "verify_seconds": math.fsum(batch.seconds["verify"] for batch in batches),
+        "quality_seconds": measured.seconds,
         "watermarked": speed("watermarked"),
         "control": speed("control"),
     }

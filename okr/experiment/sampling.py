@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from okr.detection import TraceVerdict, verify_keys
 from okr.engines import Engine, prepare
 from okr.errors import InvalidTrace
 from okr.experiment.config import RunConfig
-from okr.jobs.store import TRACES
+from okr.experiment.layout import TRACES
 from okr.loaders import Loaded
 from okr.loaders.prompts import encode, sampling
 from okr.routing import Key
@@ -22,6 +23,18 @@ from okr.traces import Trace
 
 Group = Literal["watermarked", "control"]
 GROUPS: tuple[Group, ...] = ("watermarked", "control")
+
+
+class Batch(BaseModel):
+    """What is kept of one batch: its samples with their verdicts, whose traces are files beside it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group: Group
+    index: int
+    seed: int
+    samples: list[dict[str, Any]]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,8 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts: Sequence[str]) -> dict[str, Any]:
-    """Generate, verify and save batch ``index`` of ``group``; returns its journal record.
+def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts: Sequence[str]) -> Batch:
+    """Generate, verify and save batch ``index`` of ``group``.
 
     ``prompts`` are those of this batch. Traces are on disk when this returns.
     """
@@ -81,14 +94,13 @@ def make_batch(subject: Subject, folder: Path, group: Group, index: int, prompts
         _sample(subject, folder, group, first + offset, trace, prompt)
         for offset, (trace, prompt) in enumerate(zip(traces, prompts, strict=True))
     ]
-    return {
-        "kind": "batch",
-        "group": group,
-        "index": index,
-        "seed": batch_seed(config.seed, index),
-        "samples": samples,
-        "seconds": {"generate": generated - started, "verify": time.perf_counter() - generated},
-    }
+    return Batch(
+        group=group,
+        index=index,
+        seed=batch_seed(config.seed, index),
+        samples=samples,
+        seconds={"generate": generated - started, "verify": time.perf_counter() - generated},
+    )
 
 
 def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Trace, prompt: str) -> dict[str, Any]:
@@ -122,9 +134,9 @@ def unrelated_key(seed: int, sample: int) -> Key:
     return Key.public(f"okr-unrelated-key {seed} {sample}")
 
 
-def is_whole(folder: Path, batch: dict[str, Any]) -> bool:
-    """Whether the traces of a journalled batch are on disk as they were made."""
+def is_whole(folder: Path, batch: Batch) -> bool:
+    """Whether the traces of a batch are on disk as they were made."""
     try:
-        return all(Trace.load(folder / s["trace"]).digest().hex() == s["digest"] for s in batch["samples"])
-    except InvalidTrace:
+        return all(Trace.load(folder / s["trace"]).digest().hex() == s["digest"] for s in batch.samples)
+    except (InvalidTrace, KeyError, TypeError):
         return False

@@ -27,14 +27,14 @@ class LogFile:
     """A log that reaches its file once :meth:`open` is called."""
 
     def __init__(self, path: Path, memory: MemoryHandler) -> None:
-        self._path, self._memory = path, memory
+        self.path, self._memory = path, memory
 
     def open(self) -> None:
         """Append what was logged so far to the file, and everything from now on. Raises InvalidConfig."""
         try:
-            target = _Modest(self._path, encoding="utf-8")
+            target = _Modest(self.path, encoding="utf-8")
         except OSError as error:
-            raise InvalidConfig(f"cannot write {self._path}: {error.strerror}") from error
+            raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from error
         formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
         formatter.converter = time.gmtime
         target.setFormatter(formatter)

@@ -1,159 +1,198 @@
-"""The folder of a run: opened once, locked, with a journal that survives being killed at any point."""
+"""The tasks of a job that are done, in a folder that survives a kill at every write and that processes share.
+
+The folder holds the job's plan (plan.json) and one file a finished task, each put in place whole. A job that was killed
+goes on with the tasks that have no file. Every process of a job writes its own tasks and reads those of the others, so
+nothing has to be merged; locks keep two jobs from writing one folder.
+"""
 
 import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from okr import files
-from okr.errors import InvalidConfig
+from okr.errors import InvalidConfig, ProcessFailed
+from okr.jobs.folders import write_atomically
+from okr.jobs.tasks import NotAvailable, Record, Result, Task
 
-JOURNAL, RESULTS, REPORT, KEY, TRACES = "journal.jsonl", "results.json", "report.html", "key.json", "traces"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) so that it is whole at every moment. Raises InvalidConfig, from OSError."""
-    try:
-        files.replace(path, text.encode())
-    except OSError as error:
-        raise InvalidConfig(f"cannot write {path}: {error.strerror}") from error
+PLAN = "plan.json"
+PATIENCE = 600.0  # seconds without a word from any process before a job gives up ...
+LONGEST = 5.0  # ... or this many times what its longest task took, whichever is more
+PAUSE = 0.2  # seconds between two looks
 
 
-@contextmanager
-def output_folder(path: Path, *, resume: bool) -> Iterator[Path]:
-    """Create ``path`` for a run, or open it to resume; folders made here vanish again if they are left empty.
+class Store(Generic[Result]):
+    """The plan and the records of a job in ``folder``, for the process of ``rank``. ``result`` is the type of what
+    its tasks leave: a pydantic model, or a union of several.
 
-    Raises InvalidConfig when the folder cannot be written, or holds something and ``resume`` is False.
-    """
-    with writable_folder(path):
-        occupied = any(path.iterdir())
-        if occupied and not resume:
-            raise InvalidConfig(
-                f"the output folder {path} is not empty: add --resume to continue the run in it, or choose another one"
-            )
-        if occupied and not (path / JOURNAL).exists() and not (path / KEY).exists():
-            raise InvalidConfig(f"there is no run to resume in {path}: it has no {JOURNAL}")
-        yield path
-
-
-@contextmanager
-def writable_folder(path: Path) -> Iterator[None]:
-    """Create ``path`` if need be, for the length of a block; folders made here vanish again if they are left empty.
-
-    Raises InvalidConfig when the folder cannot be written.
-    """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
-                pass
-        except OSError as error:
-            raise InvalidConfig(
-                f"cannot write to the output folder {path} ({error.strerror}): choose another with --output-dir"
-            ) from None
-        yield
-    finally:
-        _remove_empty(made)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # not empty, or never made
-        for folder in folders:
-            folder.rmdir()
-
-
-class Journal:
-    """Lines of JSON, each on disk before the next step of a run begins. A torn last line is dropped.
-
-    The first line is the header; ``records`` are the lines after it, oldest first. Holds a lock on the file: two
-    runs never write one folder.
+    ``records`` holds what this process knows by now: what it kept, and what it has read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, result: Any, rank: int = 0) -> None:
+        self.folder, self.rank = folder, rank
+        self.records: dict[str, Record[Result]] = {}
+        self.order: list[str] = []
+        """Names of all tasks of the job."""
+        self.elsewhere: set[str] = set()
+        """Names of the tasks that other processes are at."""
+        self._adapter: TypeAdapter[Record[Result]] = TypeAdapter(Record[result])
+
+    @contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Nobody else writes to the folder as this process, for the length of a block. The main process (rank 0) locks
+        before the others do.
+
+        Raises InvalidConfig where another job, or a process of an earlier start, is still at work. A file system
+        without locks keeps nobody apart.
+        """
+        lock = FileLock(self.folder / f".lock-{self.rank}", timeout=0)
         try:
-            self._file = path.open("a+b", buffering=0)  # what a full disk refused is not written later, on closing
+            self.folder.mkdir(exist_ok=True)
+            with contextlib.suppress(NotImplementedError):
+                lock.acquire()
+        except Timeout:
+            raise InvalidConfig(f"another run is writing to {self.folder.parent}") from None
         except OSError as error:
-            raise InvalidConfig(f"cannot write {path}: {error.strerror}") from None
+            raise InvalidConfig(f"cannot write {self.folder}: {error.strerror}") from None
         try:
-            self._lock()
-            lines = self._whole_lines()
-        except BaseException:
-            self._file.close()
-            raise
-        self.header: dict[str, Any] | None = lines[0] if lines else None
-        self.records: list[dict[str, Any]] = lines[1:]
+            if self.rank == 0:
+                for other in self.folder.glob(".lock-[1-9]*"):
+                    with Store[Result](self.folder, Any, int(other.name.removeprefix(".lock-"))).locked():
+                        pass
+            yield self
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+            with contextlib.suppress(OSError):  # not empty
+                self.folder.rmdir()
 
-    def _lock(self) -> None:
+    def plan(self, entries: Iterable[str] = ()) -> dict[str, Any] | None:
+        """What :meth:`begin` wrote; None before. Raises InvalidConfig where it is damaged or lacks ``entries``."""
+        path = self.folder / PLAN
         try:
-            import fcntl
-        except ImportError:  # not a POSIX system
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidConfig(f"another run is writing to {self.path.parent}") from None
-        except OSError:  # a network file system without locks: nothing then keeps two runs apart
-            return
-
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        lines: list[dict[str, Any]] = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict) or "kind" not in record:
-                raise InvalidConfig(f"{self.path} is damaged in line {number}: start again in another folder")
-            lines.append(record)
-        if len(whole) < len(content):
-            self._file.truncate(len(whole))
-        return lines
-
-    def begin(self, header: dict[str, Any]) -> None:
-        """Write the first line."""
-        assert self.header is None
-        self._write(header)
-        self.header = header
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append one record; it is on disk when this returns."""
-        self._write(record)
-        self.records.append(record)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        left = memoryview((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            raise InvalidConfig(f"cannot write {self.path}: {error.strerror}") from error
+            raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not found.keys() >= set(entries):
+            raise self.damaged()
+        return found
+
+    def damaged(self) -> InvalidConfig:
+        """The error of a plan that cannot be used."""
+        return InvalidConfig(f"{self.folder / PLAN} is damaged: remove {self.folder} to begin again")
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Write the plan. Raises InvalidConfig where it cannot be written."""
+        write_atomically(self.folder / PLAN, json.dumps(plan, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
     def discard(self) -> None:
-        """Forget everything; closing then removes the file."""
-        self._file.truncate(0)
-        self.header, self.records = None, []
+        """Take back the plan."""
+        (self.folder / PLAN).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Close the file and give up the lock; a journal in which nothing was written is removed."""
-        if self.header is None:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+    def path(self, name: str) -> Path:
+        """The file of a task."""
+        return self.folder / f"{name}.json"
 
-    def __enter__(self) -> Self:
-        return self
+    def left(self, tasks: Sequence[Task[Result]]) -> list[str]:
+        """The names of the tasks that are not done, whose files are removed; those that are done are read."""
+        files.remove_torn(self.folder)
+        self.order = [task.name for task in tasks]
+        done = {task.name: record for task in tasks if (record := self._done(task)) is not None}
+        self.records |= done
+        names = [task.name for task in tasks if task.name not in done]
+        for name in names:
+            self.path(name).unlink(missing_ok=True)
+        return names
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def _done(self, task: Task[Result]) -> Record[Result] | None:
+        """The record of a task that is done, with the same inputs, and whole; anything else counts for nothing."""
+        found = self.read(task.name)
+        if found is None or found.status != "done" or found.inputs != dict(task.inputs) or found.result is None:
+            return None
+        return found if task.whole(found.result) else None
+
+    def read(self, name: str) -> Record[Result] | None:
+        """The record of a task that has ended, from its file; None where there is none, or one that is damaged."""
+        try:  # opened anew each time: a network file system then shows what is there
+            found = self._adapter.validate_json(self.path(name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if found.name == name else None
+
+    def keep(self, record: Record[Result]) -> None:
+        """Remember a record and put its file in place. Raises InvalidConfig, from OSError, where that cannot be
+        written; the record then is remembered all the same."""
+        self.records[record.name] = record
+        path = self.path(record.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidConfig(f"cannot write {path}: {error.strerror}") from error
+        document = record.model_dump(mode="json")  # json keeps infinite numbers, which pydantic would write as null
+        write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+
+    def result(self, name: str) -> Result:
+        """What task ``name`` left; where another process is at it, once it has ended. Raises NotAvailable with its
+        reason where it was not done."""
+        self.wait([name])
+        record = self.records.get(name)
+        if record is None or record.result is None:
+            raise NotAvailable(f"needs {name}: {record.reason if record else 'which was not run'}")
+        return record.result
+
+    def results(self, prefix: str) -> list[Result]:
+        """What the tasks whose names begin with ``prefix`` left, in the order of the job, those that failed left out.
+        Raises NotAvailable where there is none."""
+        self.wait([name for name in self.elsewhere if name.startswith(prefix)])
+        matching = [self.records[name] for name in self.order if name.startswith(prefix) and name in self.records]
+        done = [record.result for record in matching if record.result is not None]
+        if not done:
+            raise NotAvailable(f"needs {prefix}...: {matching[0].reason if matching else 'which was not run'}")
+        return done
+
+    def look(self) -> list[Record[Result]]:
+        """The records that other processes have kept since the last look."""
+        found = [record for name in sorted(self.elsewhere) if (record := self.read(name)) is not None]
+        self.records |= {record.name: record for record in found}
+        self.elsewhere -= {record.name for record in found}
+        return found
+
+    def wait(
+        self,
+        names: Iterable[str],
+        heard: Callable[[Record[Result]], None] = lambda record: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.close()
+        """Look until the tasks ``names`` that other processes are at have ended; ``heard`` is told of every record.
+
+        Raises ProcessFailed when all processes have been silent for too long.
+        """
+        last, wanted = clock(), set(names)
+        while wanted & self.elsewhere:
+            found = self.look()
+            for record in found:
+                heard(record)
+            if found:
+                last = clock()
+            elif clock() - last > (limit := self._limit()):
+                raise ProcessFailed(
+                    f"{len(self.elsewhere)} parts of the run are missing and no other process wrote anything for "
+                    f"{limit / 60:.0f} minutes: one of them died or hangs; what is finished is kept, add --resume"
+                )
+            else:
+                pause(PAUSE)
+
+    def _limit(self) -> float:
+        return max(PATIENCE, LONGEST * max((record.seconds for record in self.records.values()), default=0.0))

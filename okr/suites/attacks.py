@@ -8,10 +8,11 @@ from functools import cache
 import numpy as np
 
 from okr.intervals import mean
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import passages
 from okr.loaders.prediction import passage_loss
 from okr.suites.baselines import bias_of, found_figures, smallest_p, text_cells, texts_of
-from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
+from okr.suites.cells import Cell, Ledger, Outcome, bound, cell
 from okr.suites.figures import Figure
 from okr.suites.model_attacks import CHANGES
 from okr.suites.paraphrase import Paraphraser, human_cell
@@ -29,23 +30,23 @@ def attack_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
     heavy = 0.6 * bench.options.attacked_decoys * bench.options.attacked * bench.options.tokens / 12_000
     for method in ATTACKED:
         weight = heavy if method == OWN else 0.05 * heavy
-        cells.append(Cell(f"attacks/text/none/{method}", bound(_plain, bench, ledger, method), weight))
+        cells.append(cell(f"attacks/text/none/{method}", bound(_plain, bench, ledger, method), weight))
         for name, (attack, every, few) in STRENGTHS.items():
             for strength in few if bench.options.quick else every:
                 label = f"attacks/text/{name} {strength:g}/{method}"
                 work = bound(_attacked, bench, ledger, method, name, attack, strength)
-                cells.append(Cell(label, work, weight))
+                cells.append(cell(label, work, weight))
         given = (("paraphraser", bench.options.paraphraser),)
         cells.append(
-            Cell(f"attacks/text/paraphrased/{method}", bound(_paraphrased, bench, ledger, method), weight, given)
+            cell(f"attacks/text/paraphrased/{method}", bound(_paraphrased, bench, ledger, method), weight, given)
         )
         given = (("pairs", bench.options.pairs),)
-        cells.append(Cell(f"attacks/text/human paraphrase/{method}", bound(human_cell, bench, method), weight, given))
-    cells.append(Cell("attacks/model/not changed", bound(_changed, bench, "not changed", 0.0), 2 * heavy))
+        cells.append(cell(f"attacks/text/human paraphrase/{method}", bound(human_cell, bench, method), weight, given))
+    cells.append(cell("attacks/model/not changed", bound(_changed, bench, "not changed", 0.0), 2 * heavy))
     for name, (_, every_strength, few_strengths, _) in CHANGES.items():
         for strength in few_strengths if bench.options.quick else every_strength:
             label = f"attacks/model/{name} {strength:g}"
-            cells.append(Cell(label, bound(_changed, bench, name, strength), 2 * heavy))
+            cells.append(cell(label, bound(_changed, bench, name, strength), 2 * heavy))
     return cells
 
 

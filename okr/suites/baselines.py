@@ -7,7 +7,7 @@ import numpy as np
 from okr.intervals import mean, share
 from okr.loaders import Loaded
 from okr.loaders.prediction import predict
-from okr.suites.cells import Cell, Ledger, Outcome, bound
+from okr.suites.cells import Cell, Ledger, Outcome, bound, cell
 from okr.suites.costs import cost_cell
 from okr.suites.figures import Figure
 from okr.suites.samples import METHODS, TRACE_DECOYS, Bench, Made, make_texts
@@ -28,22 +28,22 @@ def text_cells(bench: Bench, ledger: Ledger, methods: Iterable[str]) -> list[Cel
     for method in COSTED:
         if method in methods:
             weight = 1.0 * bench.options.passages
-            cells.append(Cell(f"baselines/cost/{method}", bound(cost_cell, bench, ledger, method), weight))
+            cells.append(cell(f"baselines/cost/{method}", bound(cost_cell, bench, ledger, method), weight))
     for method in methods:
         for index in range(bench.batches):
             weight = bench.options.tokens / 50
-            cells.append(Cell(_texts(method, index), bound(_make, bench, ledger, method, index), weight))
+            cells.append(cell(_texts(method, index), bound(_make, bench, ledger, method, index), weight))
     return cells
 
 
 def bias_of(ledger: Ledger, method: str) -> float:
     """KGW's bias, once its cost is matched; 0 for other methods."""
-    return float(ledger.data(f"baselines/cost/{method}")["bias"]) if method.startswith("kgw") else 0.0
+    return float(ledger.result(f"baselines/cost/{method}").data["bias"]) if method.startswith("kgw") else 0.0
 
 
 def texts_of(ledger: Ledger, method: str, index: int) -> list[Made]:
     """The texts of a batch."""
-    return [Made.of(values) for values in ledger.data(_texts(method, index))["texts"]]
+    return [Made.of(values) for values in ledger.result(_texts(method, index)).data["texts"]]
 
 
 def decoys_of(bench: Bench, method: str) -> int:
@@ -110,7 +110,7 @@ def _test_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
             for index in range(bench.batches):
                 weight = (keys if heavy else 4) * len(bench.batch(index)) * bench.options.tokens / 12_000
                 work = bound(_test, bench, ledger, method, made_by, index)
-                cells.append(Cell(f"{name}/{index:03d}", work, weight))
+                cells.append(cell(f"{name}/{index:03d}", work, weight))
     return cells
 
 
@@ -124,7 +124,7 @@ def _test(bench: Bench, ledger: Ledger, method: str, made_by: str, index: int) -
 
 def _figure_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
     cells = [
-        Cell(f"baselines/found/{method}", bound(_found, bench, ledger, method, by, kind), 0.01)
+        cell(f"baselines/found/{method}", bound(_found, bench, ledger, method, by, kind), 0.01)
         for method, by, kind in (
             *((method, method, "own") for method in COSTED),
             *((f"{method}, trace", method, "trace") for method in ("okr", "okr louder")),
@@ -132,16 +132,16 @@ def _figure_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
             ("none by okr, trace", "okr", "none trace"),
         )
     ]
-    return [*cells, *(Cell(f"baselines/text loss/{m}", bound(_text_losses, ledger, m), 0.01) for m in METHODS)]
+    return [*cells, *(cell(f"baselines/text loss/{m}", bound(_text_losses, ledger, m), 0.01) for m in METHODS)]
 
 
 def _found(bench: Bench, ledger: Ledger, method: str, by: str, kind: str) -> Outcome:
     if "trace" in kind:
         made_by = "none" if "none" in kind else by
-        p = np.concatenate([data["trace_p"] for data in ledger.all_data(f"texts/{made_by}/")])
+        p = np.concatenate([left.data["trace_p"] for left in ledger.results(f"texts/{made_by}/")])
     else:
         p = np.concatenate(
-            [data["p"] for data in ledger.all_data(f"tests/{'none by ' if kind == 'none' else ''}{by}/")]
+            [left.data["p"] for left in ledger.results(f"tests/{'none by ' if kind == 'none' else ''}{by}/")]
         )
     smallest = smallest_p("trace" if "trace" in kind else by, decoys_of(bench, by))
     measure = "false alarms" if "none" in kind else "found"
@@ -150,7 +150,7 @@ def _found(bench: Bench, ledger: Ledger, method: str, by: str, kind: str) -> Out
 
 
 def _text_losses(ledger: Ledger, method: str) -> Outcome:
-    losses = [loss for data in ledger.all_data(f"texts/{method}/") for loss in data["text_loss"]]
+    losses = [loss for left in ledger.results(f"texts/{method}/") for loss in left.data["text_loss"]]
     value, low, high = mean(losses)
     common = {"measure": "text loss", "unit": "nats per token", "method": method, "samples": len(losses)}
     return Outcome([Figure(value=value, low=low, high=high, **common)])  # type: ignore[arg-type]

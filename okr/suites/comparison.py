@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from okr.experiment.layout import RESULTS
 from okr.experiment.results import Results
-from okr.jobs.store import RESULTS
 from okr.pages.markdown import cell, table
 from okr.suites.figures import Figure
 from okr.suites.runner import SUITES_FILE, SuiteResults

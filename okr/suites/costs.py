@@ -16,9 +16,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from okr.intervals import paired
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import Loaded, passages
 from okr.loaders.prediction import Predicted, predict_passage
-from okr.suites.cells import Ledger, NotAvailable, Outcome
+from okr.suites.cells import Ledger, Outcome
 from okr.suites.figures import Figure
 from okr.suites.other_watermarks import NGRAM, SynthId, processor
 from okr.suites.samples import Bench
@@ -50,7 +51,7 @@ def cost_cell(bench: Bench, ledger: Ledger, method: str) -> Outcome:
     if method.startswith("okr"):
         added = [_keyed(bench, method, number, texts) for number in range(bench.options.cost_keys)]
     elif method.startswith("kgw"):
-        wanted = ledger.data(f"baselines/cost/{MATCHED[method]}")["cost"]
+        wanted = ledger.result(f"baselines/cost/{MATCHED[method]}").data["cost"]
         data["bias"], added = _match_kgw(bench, native, wanted)
     else:
         short = [passage.logits[:SYNTHID_TOKENS] for passage in native]

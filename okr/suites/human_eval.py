@@ -15,8 +15,9 @@ import torch
 
 from okr.discovery import input_device
 from okr.intervals import share
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import generation_defaults
-from okr.suites.cells import NotAvailable, Outcome
+from okr.suites.cells import Outcome
 from okr.suites.figures import Figure
 from okr.suites.samples import Bench
 

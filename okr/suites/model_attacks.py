@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from okr.discovery import keyable_sites
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import Loaded, passages
-from okr.suites.cells import NotAvailable
 
 Change = Callable[[Loaded, float], None]
 

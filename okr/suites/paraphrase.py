@@ -19,8 +19,9 @@ from okr.detection import draw_decoys, likelihoods, statistic
 from okr.engines import Text
 from okr.errors import InvalidConfig, OKRError
 from okr.intervals import mean
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import generation_defaults, load
-from okr.suites.cells import NotAvailable, Outcome
+from okr.suites.cells import Outcome
 from okr.suites.figures import Figure
 from okr.suites.samples import Bench
 from okr.suites.text_tests import ROWS

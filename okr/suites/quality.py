@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from okr.intervals import mean, paired, share
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import Loaded, load, passages
 from okr.loaders.prediction import Predicted, predict, predict_passage
 from okr.suites.baselines import text_cells, texts_of
-from okr.suites.cells import Cell, Ledger, NotAvailable, Outcome, bound
+from okr.suites.cells import Cell, Ledger, Outcome, bound, cell
 from okr.suites.figures import Figure
 from okr.suites.human_eval import human_eval_cell
 from okr.suites.multiple_choice import choices_cell
@@ -29,18 +30,18 @@ def quality_cells(bench: Bench, ledger: Ledger) -> list[Cell]:
     registers = list(dict.fromkeys(passage.register for passage in passages()))
     size = bench.options.tokens / 50
     cells = text_cells(bench, ledger, ("none", "okr", "kgw", "synthid"))
-    cells += [Cell(f"quality/loss/{register}", bound(_register, bench, register), 12) for register in registers]
-    cells += [Cell(f"quality/diversity/{m}", bound(_diversity, bench, ledger, m), 0.1) for m in SHOWN]
-    cells += [Cell(f"quality/load/{m}", bound(_load, bench, ledger, m), 0.2 * size) for m in ("none", "okr")]
+    cells += [cell(f"quality/loss/{register}", bound(_register, bench, register), 12) for register in registers]
+    cells += [cell(f"quality/diversity/{m}", bound(_diversity, bench, ledger, m), 0.1) for m in SHOWN]
+    cells += [cell(f"quality/load/{m}", bound(_load, bench, ledger, m), 0.2 * size) for m in ("none", "okr")]
     judge = bench.options.judge or OTHER.get(bench.loaded.source)
     given = (("judge", judge),)
-    cells += [Cell(f"quality/judge/{m}", bound(_judged, bench, ledger, m, judge), 6 * size, given) for m in SHOWN]
-    cells += [Cell(f"quality/canaries/{m}", bound(_canaries, bench, m), 6) for m in ("none", "okr")]
+    cells += [cell(f"quality/judge/{m}", bound(_judged, bench, ledger, m, judge), 6 * size, given) for m in SHOWN]
+    cells += [cell(f"quality/canaries/{m}", bound(_canaries, bench, m), 6) for m in ("none", "okr")]
     if bench.options.choices is not None:
         given = (("choices", bench.options.choices),)
-        cells += [Cell(f"quality/choices/{m}", bound(choices_cell, bench, m), 20, given) for m in ("none", "okr")]
+        cells += [cell(f"quality/choices/{m}", bound(choices_cell, bench, m), 20, given) for m in ("none", "okr")]
     if bench.options.human_eval:
-        cells += [Cell(f"quality/human-eval/{m}", bound(human_eval_cell, bench, m), 500) for m in ("none", "okr")]
+        cells += [cell(f"quality/human-eval/{m}", bound(human_eval_cell, bench, m), 500) for m in ("none", "okr")]
     return cells
 
 
@@ -116,8 +117,8 @@ def _mean_figure(measure: str, unit: str, method: str, values: Sequence[float], 
 def _load(bench: Bench, ledger: Ledger, method: str) -> Outcome:
     """How often each router's busiest expert ran, as a multiple of an even load; mean over batches (keys)."""
     by_site: dict[str, list[float]] = {}
-    for data in ledger.all_data(f"texts/{method}/"):
-        for path, counts in data["load"].items():
+    for left in ledger.results(f"texts/{method}/"):
+        for path, counts in left.data["load"].items():
             loads = np.asarray(counts, float)
             by_site.setdefault(path, []).append(float(loads.max() / max(loads.mean(), 1e-9)))
     return Outcome([

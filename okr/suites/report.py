@@ -3,9 +3,10 @@
 import shlex
 from pathlib import Path
 
+from okr.experiment.layout import REPORT, RESULTS
 from okr.experiment.report import markdown, render, reproduce
 from okr.experiment.results import Results
-from okr.jobs.store import REPORT, RESULTS, write_atomically
+from okr.jobs.folders import write_atomically
 from okr.pages.sections import Plot, Section
 from okr.suites.plots import suite_plots
 from okr.suites.runner import SUITES_FILE, SuiteResults

@@ -1,23 +1,27 @@
 """Running suites in the folder of a run: the plan of cells, what is kept, and suites.json."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from okr.errors import InvalidConfig
 from okr.experiment.config import Resolved
 from okr.experiment.prompts import read_prompts
+from okr.jobs.folders import write_atomically
 from okr.jobs.loading import load_placed
-from okr.jobs.store import write_atomically
+from okr.jobs.processes import ALONE, Processes
+from okr.jobs.progress import SILENT, Progress
+from okr.jobs.tasks import Record, Status
+from okr.jobs.threads import threads
+from okr.jobs.working import work
+from okr.loaders import Loaded
 from okr.suites.attacks import attack_cells
 from okr.suites.baselines import baseline_cells
-from okr.suites.cells import Cell, Ledger, Record, Watcher, run_cells
+from okr.suites.cells import Cell, Ledger, Outcome
 from okr.suites.figures import Figure
 from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.quality import quality_cells
@@ -34,7 +38,7 @@ class CellResult(BaseModel):
 
     name: str
     suite: str
-    status: Literal["done", "failed", "not available"]
+    status: Status
     reason: str
     seconds: float
     figures: list[Figure]
@@ -81,30 +85,47 @@ PLANS: dict[str, Callable[[Bench, Ledger], Sequence[Cell]]] = {
 }
 
 
-def run_suites(resolved: Resolved, options: SuiteOptions, suites: Sequence[str], watcher: Watcher) -> SuiteResults:
+def run_suites(
+    resolved: Resolved,
+    options: SuiteOptions,
+    suites: Sequence[str],
+    progress: Progress = SILENT,
+    processes: Processes = ALONE,
+    *,
+    loaded: Loaded | None = None,
+) -> SuiteResults | None:
     """Run or go on with ``suites`` in the folder of a finished run; what earlier calls did there is kept.
 
-    Raises InvalidConfig where the folder's suites were begun with other options, or cannot be written.
+    Every process calls this; the main one returns what suites.json holds, the others None. ``loaded`` is the model of
+    the run, where it is at hand. Raises InvalidConfig where the folder's suites were begun with other options, or
+    cannot be written.
     """
     config, folder = resolved.config, Path(resolved.config.output_dir)
-    prompts = read_prompts(config.model_copy(update={"samples": options.samples}))
-    asked = _begin(folder / FOLDER, options, config.seed, suites)
-    loaded = load_placed(config)
-    bench = Bench(loaded, config, options, tuple(shortened(prompts, options.prompt_words)))
-    ledger = Ledger(folder / FOLDER)
-    cells: dict[str, Cell] = {}
-    for suite in asked:
-        cells |= {cell.name: cell for cell in PLANS[suite](bench, ledger)}
-    with _threads(None if resolved.sources["threads"] == "preset" else config.threads):
-        records = run_cells(list(cells.values()), ledger, watcher)
+    with ExitStack() as opened:
+        with processes.together():
+            ledger = Ledger(folder / FOLDER, Outcome, processes.rank)
+            asked = (
+                _begin(opened.enter_context(ledger.locked()), options, config.seed, suites) if processes.main else []
+            )
+            prompts = read_prompts(config.model_copy(update={"samples": options.samples}))
+            progress.stage(f"loading {config.model}")
+            model = loaded or load_placed(config, processes)
+        asked = processes.from_main(asked)
+        if not processes.main:
+            opened.enter_context(ledger.locked())
+        bench = Bench(model, config, options, tuple(shortened(prompts, options.prompt_words)))
+        cells = {cell.name: cell for suite in asked for cell in PLANS[suite](bench, ledger)}
+        opened.enter_context(threads(_threads(resolved, processes)))
+        records = work(list(cells.values()), ledger, progress, processes, keep_going=True)
+    if not processes.main:
+        return None
     results = assemble(options, asked, records)
     write_atomically(folder / SUITES_FILE, results.model_dump_json(indent=1) + "\n")
     return results
 
 
-def assemble(options: SuiteOptions, suites: Sequence[str], records: Sequence[Record]) -> SuiteResults:
+def assemble(options: SuiteOptions, suites: Sequence[str], records: Sequence[Record[Outcome]]) -> SuiteResults:
     """What suites.json holds: cells with figures, and whatever was not done."""
-    kept = [record for record in records if record.figures or record.status != "done"]
     return SuiteResults(
         options=options,
         suites=list(suites),
@@ -116,35 +137,31 @@ def assemble(options: SuiteOptions, suites: Sequence[str], records: Sequence[Rec
                 status=record.status,
                 reason=record.reason,
                 seconds=record.seconds,
-                figures=record.figures,
+                figures=record.result.figures if record.result is not None else [],
             )
-            for record in kept
+            for record in records
+            if record.result is None or record.result.figures
         ],
     )
 
 
-def _begin(folder: Path, options: SuiteOptions, seed: int, suites: Sequence[str]) -> list[str]:
+def _begin(ledger: Ledger, options: SuiteOptions, seed: int, suites: Sequence[str]) -> list[str]:
     """Write or check the plan; all suites that the folder has been asked for so far, in the usual order."""
-    path = folder / "plan.json"
     plan: dict[str, Any] = {"options": _lasting(options), "seed": seed, "suites": []}
-    try:
-        folder.mkdir(exist_ok=True)
-        if path.exists():
-            old = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                f"{name} (was {old['options'].get(name)}, now {value})"
-                for name, value in plan["options"].items()
-                if old["options"].get(name) != value
-            ]
-            if changed:
-                raise InvalidConfig(f"the suites in {folder} were begun with other options: {', '.join(changed)}")
-            plan["suites"] = old["suites"]
-    except OSError as error:
-        raise InvalidConfig(f"cannot write {folder}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InvalidConfig(f"{path} is damaged: remove the folder {folder} to begin its suites again") from None
+    old = ledger.plan(plan)
+    if old is not None:
+        if not isinstance(old["options"], dict) or not isinstance(old["suites"], list):
+            raise ledger.damaged()
+        changed = [
+            f"{name} (was {old['options'].get(name)}, now {value})"
+            for name, value in plan["options"].items()
+            if old["options"].get(name) != value
+        ]
+        if changed:
+            raise InvalidConfig(f"the suites in {ledger.folder} were begun with other options: {', '.join(changed)}")
+        plan["suites"] = old["suites"]
     plan["suites"] = [suite for suite in SUITES if suite in plan["suites"] or suite in suites]
-    write_atomically(path, json.dumps(plan, indent=1) + "\n")
+    ledger.begin(plan)
     return list(plan["suites"])
 
 
@@ -152,12 +169,9 @@ def _lasting(options: SuiteOptions) -> dict[str, Any]:
     return {name: value for name, value in options.model_dump(mode="json").items() if name not in _OWN}
 
 
-@contextmanager
-def _threads(count: int | None) -> Any:
-    """``count`` threads, or as many as torch takes by itself: a batch of decoys gains from the second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _threads(resolved: Resolved, processes: Processes) -> int:
+    """The user's number of threads, or this process's share of the processors: a batch of decoys gains from the
+    second one."""
+    if resolved.sources["threads"] != "preset" and resolved.config.threads is not None:
+        return resolved.config.threads
+    return max(1, (os.cpu_count() or 1) // processes.local_count)

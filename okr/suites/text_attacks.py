@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from okr.jobs.tasks import NotAvailable
 from okr.loaders import Loaded
-from okr.suites.cells import NotAvailable
 from okr.suites.samples import Made
 
 _UNIVERSAL = {"n": "NOUN", "v": "VERB", "a": "ADJ", "r": "ADV"}

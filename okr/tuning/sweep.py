@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from okr.detection import draw_decoys, gather_evidence, likelihoods, prefix_p_va
 from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidConfig
 from okr.intervals import paired
+from okr.jobs.tasks import Step
 from okr.loaders import Loaded, generation_defaults
 from okr.loaders.prediction import MAX_TOKENS, passage_loss
 from okr.loaders.prompts import padded, sampling
@@ -133,9 +134,9 @@ def measure(
     index: int,
     texts: Sequence[str],
     unkeyed: Sequence[float],
-    advance: Callable[[int], None],
+    step: Step,
 ) -> Measured:
-    """Everything about setting ``index``; ``advance`` hears of each of the 2 x ``sweep.keys`` steps."""
+    """Everything about setting ``index``; ``step`` is called after each of the 2 x ``sweep.keys`` steps."""
     zone, epsilon, strength = sweep.settings[index]
     setting, engine = Setting.checked(epsilon, zone, strength), prepare(loaded.model)
     keys = [_key(sweep, number) for number in range(sweep.keys)]
@@ -143,7 +144,7 @@ def measure(
     for key in keys:
         with engine.keyed(key, setting):
             losses.append(unkeyed_losses(loaded, texts))
-        advance(1)
+        step(1)
     cost, low, high = paired(np.mean(losses, axis=0).tolist(), unkeyed)
     trace_p, text_z = [], []
     for number, key in enumerate(keys):
@@ -152,7 +153,7 @@ def measure(
             p = prefix_p_values(engine, trace, key, setting, round(1 / min(LEVELS)) - 1)
             trace_p.append(p[trace.prompt_length :].numpy())
         text_z += _z_scores(engine, sweep, setting, key, made)
-        advance(1)
+        step(1)
     return Measured(
         zone=zone,
         epsilon=epsilon,

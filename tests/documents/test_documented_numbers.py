@@ -16,9 +16,10 @@ from scripts import script
 import okr
 from okr.experiment.config import RunConfig, resolve
 from okr.experiment.prompts import read_prompts
+from okr.jobs.tasks import Record
 from okr.loaders import passages
 from okr.suites.baselines import bias_of
-from okr.suites.cells import Ledger, Record
+from okr.suites.cells import Ledger, Outcome
 from okr.suites.costs import cost_cell
 from okr.suites.options import QUICK, SuiteOptions
 from okr.suites.samples import Bench, make_texts, shortened
@@ -90,7 +91,7 @@ def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_pat
     config = resolve(PRESETS[model], {"output_dir": "unused", "threads": 1}, environment={}).config
     prompts = read_prompts(config.model_copy(update={"samples": suites.options.samples}))
     bench = Bench(okr.load(model), config, suites.options, tuple(shortened(prompts, suites.options.prompt_words)))
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(tmp_path, Outcome)
     written = {f.method: f for f in suites.figures("held-out cost")}
     for method in ("okr", "kgw"):
         outcome = cost_cell(bench, ledger, method)
@@ -98,7 +99,7 @@ def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_pat
         for part in ("value", "low", "high"):
             assert getattr(figure, part) == pytest.approx(getattr(written[method], part), abs=5e-4)
         name = f"baselines/cost/{method}"
-        ledger.records[name] = Record(name=name, status="done", seconds=0, data=outcome.data)
+        ledger.records[name] = Record(name=name, status="done", seconds=0, result=outcome)
     made = make_texts(bench, "okr", 0, bias_of(ledger, "okr"))
     p = [by_length[-1] for by_length in made["trace_p"]]
     shown = next(

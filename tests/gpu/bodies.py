@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema
 import torch
 from huggingface_hub import try_to_load_from_cache
-from small_runs import Silent
 from torch import Tensor, nn
 from transformers import StaticCache
 
@@ -44,7 +43,7 @@ def subject() -> str:
 def complete_experiment(model: str, folder: Path, **flags: Any) -> dict[str, Any]:
     """The guide's experiment in its quick configuration; results.json as it lies on disk, valid by the schema."""
     settings = {"model": model, "output_dir": str(folder)} | flags
-    run(resolve("deepseek-moe", settings, environment={}), resume=False, progress=Silent())
+    run(resolve("deepseek-moe", settings, environment={}), resume=False)
     document: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     jsonschema.validate(document, schema(), cls=jsonschema.Draft202012Validator)
     return document

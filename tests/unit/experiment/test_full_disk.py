@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
-import okr.experiment.runner as runner
 import okr.experiment.tasks as work
 from okr import files
 from okr.cli import execute
 from okr.errors import InvalidConfig, InvalidTrace
+from okr.experiment.folder import RunFolder
+from okr.experiment.held_out_loss import Loss
+from okr.jobs.folders import write_atomically
 from okr.jobs.log import log_to
-from okr.jobs.store import Journal, write_atomically
+from okr.jobs.store import Store
+from okr.jobs.tasks import Record
 from okr.traces import Trace
 from okr.tuning.sweep import Calibration
 
@@ -88,21 +91,15 @@ def test_a_trace_that_finds_no_room(finished: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("size", [0, 1, 19, 20, 21, 50])
-def test_a_journal_that_finds_no_room_keeps_its_whole_lines(size: int, tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-
-    def write() -> None:
-        with room(size), Journal(path) as journal:
-            journal.begin({"kind": "header"})
-            journal.add({"kind": "batch", "text": "x" * 1000})
-
-    with pytest.raises(InvalidConfig, match=rf"cannot write .*journal\.jsonl: {WHY}"):
-        write()
-    assert path.exists() == (size >= 19)
-    with Journal(path) as journal:
-        assert journal.header == ({"kind": "header"} if size >= 19 else None)
-        assert journal.records == []
+@pytest.mark.parametrize("size", [0, 1, 500])
+def test_a_record_that_finds_no_room_is_not_there_at_all(size: int, tmp_path: Path) -> None:
+    with Store[Loss](tmp_path / "tasks", Loss).locked() as store:
+        store.begin({})
+        loss = Loss(tokens=1, keyed=[0.5] * 100, unkeyed=[0.25] * 100, seconds=1.0)
+        record = Record[Loss](name="loss", status="done", seconds=1.0, result=loss)
+        with room(size), pytest.raises(InvalidConfig, match=rf"cannot write .*loss\.json: {WHY}"):
+            store.keep(record)
+        assert names(store.folder) == [".lock-0", "plan.json"]
 
 
 def test_a_log_that_finds_no_room_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -152,13 +149,13 @@ def test_a_run_on_a_full_disk_names_the_file_and_the_command_that_goes_on(
 def test_a_run_that_finds_no_room_at_all_leaves_nothing_and_promises_nothing(
     deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = runner._begin
+    begin = RunFolder.begin
 
-    def without_room(*arguments: object) -> None:
+    def without_room(*arguments: object) -> dict:
         with room(0):  # here alone: what is said goes to a file as well
-            begin(*arguments)
+            return begin(*arguments)
 
-    monkeypatch.setattr(runner, "_begin", without_room)
+    monkeypatch.setattr(RunFolder, "begin", without_room)
     assert execute(started(deepseek_folder, tmp_path / "out")) == 2
     line = capfd.readouterr().err.splitlines()[-1]
     assert WHY in line
@@ -183,7 +180,7 @@ def test_a_calibration_on_a_full_disk_names_the_command_that_goes_on(
         assert execute(words) == 2
     line = capfd.readouterr().err.splitlines()[-1]
     assert f"calibration.svg: {WHY}; " in line
-    assert names(tmp_path / "cal") == ["calibration.json"]
+    assert names(tmp_path / "cal") == ["calibration.json", "tasks", "tasks/000-max-1-inf.json", "tasks/plan.json"]
     assert len(Calibration.load(tmp_path / "cal" / "calibration.json").measured) == 1
     assert execute(shlex.split(line.partition("to continue: okr ")[2])) in (0, 1)
     assert names(tmp_path / "cal") == ["calibration.json", "calibration.svg"]

@@ -18,7 +18,7 @@ def comparable(folder: Path) -> dict:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("where", "least"), [("journal", 7), ("files", 5)])
+@pytest.mark.parametrize(("where", "least"), [("torn", 6), ("files", 5)])
 def test_sigkill_at_every_write_then_resume(
     where: str, least: int, deepseek_folder: Path, key_file: Path, tmp_path: Path
 ) -> None:

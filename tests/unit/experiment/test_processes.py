@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,11 @@ from small_runs import SMALL, launched
 
 from okr.errors import InvalidConfig, ProcessFailed
 from okr.experiment.config import resolve
-from okr.experiment.results import Results
-from okr.experiment.tasks import QUALITY, share, tasks
+from okr.experiment.sampling import Subject
+from okr.experiment.tasks import tasks_of
 from okr.jobs import loading, processes
-from okr.jobs.merging import LONGEST, PATIENCE, Parts, merge_leftover, part_path
 from okr.jobs.processes import Processes
-from okr.jobs.store import Journal
+from okr.routing import Key
 
 DRIVER = Path(__file__).parents[2] / "shared_runs.py"
 
@@ -46,10 +44,10 @@ def test_two_processes_make_what_one_makes(
     for trace in (finished / "traces").iterdir():
         assert (out / "traces" / trace.name).read_bytes() == trace.read_bytes()
     assert json.loads(done.stdout)["total_samples"] == SMALL["samples"]
-    records = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
-    assert {record.get("process", 0) for record in records} == {0, 1}
-    assert len(records) == len(tasks(Results.load(out / "results.json").config))
-    assert not list(out.glob("journal-*"))
+    records = [json.loads(path.read_text()) for path in (out / "tasks").glob("*.json") if path.name != "plan.json"]
+    assert {record["process"] for record in records} == {0, 1}
+    assert len(records) == 7
+    assert not list((out / "tasks").glob(".*"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -73,98 +71,20 @@ def test_killed_processes_lose_nothing_that_was_finished(
     assert len(told["said"]) == 1, "the main process that outlived the others; the one that was killed says nothing"
     assert re.match(r"ProcessFailed: 3 parts of the run are missing .* add --resume$", told["said"][0])
     assert samples(tmp_path / "out") == samples(finished)
-    assert not list((tmp_path / "out").glob("journal-*"))
+    assert not list((tmp_path / "out" / "tasks").glob(".*"))
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 12), st.data())
-def test_shares_are_disjoint_and_whole(samples: int, batch: int, count: int, data: st.DataObject) -> None:
+@given(st.integers(1, 40), st.integers(1, 9))
+def test_tasks_hold_every_sample_once_and_the_groups_of_a_batch_together(samples: int, batch: int) -> None:
     config = resolve("tiny", {"samples": samples, "batch_size": batch}, environment={}).config
-    everything = tasks(config)
-    left = sorted(data.draw(st.sets(st.sampled_from(everything))), key=everything.index)
-    shares = [share(left, rank, count) for rank in range(count)]
-    assert sorted(task for part in shares for task in part) == sorted(left)
-    sizes = [len({index for index, _ in part}) for part in shares]
-    assert max(sizes) - min(sizes) <= 1
-    owner = {index: rank for rank, part in enumerate(shares) for index, _ in part}
-    assert all(owner[index] == rank for rank, part in enumerate(shares) for index, _ in part)
-    assert everything[-1][1] == QUALITY
-
-
-class Clock:
-    """Time that passes only when somebody waits."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.events: list[Callable[[], None]] = []
-
-    def pause(self, seconds: float) -> None:
-        self.now += 60.0
-        if self.events:
-            self.events.pop(0)()
-
-
-def test_the_wait_ends_when_everything_is_there_and_not_before(tmp_path: Path) -> None:
-    clock, missing, heard = Clock(), {0, 1, 2}, []
-    with Journal(tmp_path / "journal.jsonl") as journal, Journal(part_path(tmp_path, 1)) as other:
-        journal.begin({"kind": "header"})
-        parts = Parts(tmp_path, journal, 3)
-        nothing, begin = (lambda: None), lambda: other.begin({"kind": "process"})
-        adds = [lambda number=number: other.add({"kind": "quality", "number": number}) for number in range(3)]
-        slow = [nothing] * int(PATIENCE / 60)  # as long as patience lasts between two of them
-        clock.events = [begin, *slow[1:], adds[0], *slow, adds[1], *slow, adds[2]]
-
-        def take(record: dict) -> None:
-            heard.append(record["number"])
-            missing.discard(record["number"])
-
-        parts.wait(missing, take, clock=lambda: clock.now, pause=clock.pause)
-        assert heard == [0, 1, 2]
-        assert [record["number"] for record in journal.records] == [0, 1, 2]
-        parts.remove()
-    assert not part_path(tmp_path, 1).exists()
-
-
-@pytest.mark.parametrize(("longest", "limit"), [(1.0, PATIENCE), (PATIENCE, LONGEST * PATIENCE)])
-def test_a_wait_without_a_word_ends_with_advice(longest: float, limit: float, tmp_path: Path) -> None:
-    """The limit grows with the batches: what takes an hour may be silent for hours."""
-    clock = Clock()
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.begin({"kind": "header"})
-        journal.add({"kind": "batch", "seconds": {"generate": longest / 2, "verify": longest / 2}})
-        with pytest.raises(ProcessFailed, match=rf"^1 parts .* for {limit / 60:.0f} minutes: .* add --resume$"):
-            Parts(tmp_path, journal, 2).wait({1}, print, clock=lambda: clock.now, pause=clock.pause)
-    assert clock.now == pytest.approx(limit, abs=61)
-
-
-def test_a_torn_line_of_another_process_is_read_once_it_is_whole(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.begin({"kind": "header"})
-        parts = Parts(tmp_path, journal, 2)
-        assert parts.collect() == []
-        with part_path(tmp_path, 1).open("ab", buffering=0) as file:
-            for piece in (
-                b'{"kind": "pro',
-                b'cess"}\n{"kind": "qua',
-                b'lity", "n": 1}\n{"kin',
-                b'd": "quality", "n": 2}\n',
-            ):
-                file.write(piece)
-                parts.collect()
-        assert [record["n"] for record in journal.records] == [1, 2]
-
-
-def test_what_is_still_being_written_is_not_taken_over(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl") as journal, Journal(part_path(tmp_path, 7)) as other:
-        journal.begin({"kind": "header"})
-        other.begin({"kind": "process"})
-        other.add({"kind": "quality"})
-        with pytest.raises(InvalidConfig, match="another run is writing"):
-            merge_leftover(tmp_path, journal)
-        assert journal.records == []
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        merge_leftover(tmp_path, journal)
-        assert journal.records == [{"kind": "quality"}]
-    assert not part_path(tmp_path, 7).exists()
+    *batches, loss = tasks_of(Subject(None, Key(bytes(32)), config), Path(), ["a prompt"] * samples)
+    for group in ("watermarked", "control"):
+        assert sum(task.steps for task in batches if task.bar == group) == samples
+    assert {task.name for task in batches} == {
+        f"batch-{index:04d}-{group}" for index in range(-(-samples // batch)) for group in ("watermarked", "control")
+    }
+    assert all(task.share == int(task.name.split("-")[1]) for task in batches)
+    assert (loss.name, loss.steps) == ("held-out-loss", 2 * config.quality_passages)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, message: str | None) -> None:

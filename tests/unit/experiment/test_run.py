@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import SMALL, Silent
+from small_runs import SMALL
 
 import okr.jobs.loading as loading
 from okr.detection import verify
@@ -37,7 +37,9 @@ def test_every_watermarked_sample_carries_the_key_and_the_control_does_not_look_
 def test_the_run_leaves_these_files_and_no_other(finished: Path) -> None:
     traces = {f"traces/{g}-{i:04d}.safetensors" for g in ("watermarked", "control") for i in range(SMALL["samples"])}
     found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    assert found == {"results.json", "report.html", "journal.jsonl", "experiment.log", *traces}
+    tasks = {f"tasks/batch-{batch:04d}-{g}.json" for g in ("watermarked", "control") for batch in range(3)}
+    tasks |= {"tasks/plan.json", "tasks/held-out-loss.json"}
+    assert found == {"results.json", "report.html", "experiment.log", *tasks, *traces}
 
 
 def test_each_verdict_is_what_verify_says_of_the_saved_trace(
@@ -66,10 +68,11 @@ def test_expert_loads_are_those_of_the_traces(finished: Path) -> None:
 
 
 def test_both_groups_start_from_the_same_prompts_and_seeds(finished: Path) -> None:
-    journal = [json.loads(line) for line in (finished / "journal.jsonl").read_text().splitlines()]
-    batches = {(record["group"], record["index"]): record for record in journal if record["kind"] == "batch"}
     for index in range(3):
-        keyed, control = batches["watermarked", index], batches["control", index]
+        keyed, control = (
+            json.loads((finished / "tasks" / f"batch-{index:04d}-{group}.json").read_text())["result"]
+            for group in ("watermarked", "control")
+        )
         assert keyed["seed"] == control["seed"] == batch_seed(0, index)
         assert [s["prompt"] for s in keyed["samples"]] == [s["prompt"] for s in control["samples"]]
 
@@ -153,10 +156,11 @@ def test_a_run_is_resumed_only_as_it_was(
     if change.get("key") == "other":
         change["key"] = str(other)
     model = switch_folder if change.pop("model", None) else deepseek_folder
-    journal = (finished / "journal.jsonl").read_bytes()
+    plan = finished / "tasks" / "plan.json"
+    before = plan.read_bytes()
     with pytest.raises(InvalidConfig, match=complaint):
         experiment(model, finished, resume=True, **change)
-    assert (finished / "journal.jsonl").read_bytes() == journal
+    assert plan.read_bytes() == before
 
 
 def test_the_declared_expert_count_never_wins(deepseek_folder: Path, experiment: Experiment, tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_the_declared_expert_count_never_wins(deepseek_folder: Path, experiment:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DEEPSEEK_MOE_LOCAL_PATH", str(deepseek_folder))
-        results = run(resolved, resume=False, progress=Silent())
+        results = run(resolved, resume=False)
     assert any("declared 64 routed experts" in note and "16 is used" in note for note in results.notes)
     assert any("declared top-8" in note and "4" in note for note in results.notes)
     assert "quick configuration (QUICK_TEST=1)" in results.notes

@@ -23,25 +23,6 @@ SMALL = SuiteOptions(
 )  # fmt: skip
 
 
-class Silent:
-    """Progress that nobody sees, of runs and of suites."""
-
-    def stage(self, text: str) -> None:
-        pass
-
-    def total(self, task: str, count: int) -> None:
-        pass
-
-    def advance(self, task: str, count: int = 1) -> None:
-        pass
-
-    def begin(self, cells: int, weight: float) -> None:
-        pass
-
-    def done(self, record: object, weight: float) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DeepSeek-MoE with a tokenizer of 384 entries."""
@@ -85,7 +66,7 @@ def finished_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("evidence-runs") / "finished"
     flags = RUN | {"model": str(checkpoint), "output_dir": str(folder), "threads": 1}
     resolved = resolve("tiny", flags, environment={})
-    run(resolved, resume=False, progress=Silent())
+    run(resolved, resume=False)
     return resolved
 
 
@@ -93,8 +74,3 @@ def finished_run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def small() -> SuiteOptions:
     """A suite of a few seconds."""
     return SMALL
-
-
-@pytest.fixture
-def silent() -> Silent:
-    return Silent()

@@ -15,9 +15,10 @@ import pytest
 from okr.cli import execute
 from okr.errors import InvalidConfig
 from okr.experiment.config import Resolved
-from okr.jobs.store import write_atomically
-from okr.suites import attacks, cells, runner
-from okr.suites.cells import NotAvailable
+from okr.jobs import store, working
+from okr.jobs.folders import write_atomically
+from okr.jobs.tasks import NotAvailable
+from okr.suites import attacks, runner
 from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.report import write_reports
 from okr.suites.runner import SuiteResults, run_suites
@@ -82,14 +83,14 @@ def test_sigkill_in_every_suite_then_resume(finished_run: Resolved, small: Suite
 
 
 def test_faults_cost_their_cells_alone_and_are_made_good(
-    a_run: Resolved, small: SuiteOptions, silent: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    a_run: Resolved, small: SuiteOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk in every suite, a judge that is not there, a paraphraser that fails: all in one run."""
     full = set(FULL)
-    monkeypatch.setattr(cells, "write_atomically", full_disk(full))
+    monkeypatch.setattr(store, "write_atomically", full_disk(full))
     monkeypatch.setattr(attacks, "_paraphraser", broken_paraphraser)
     options = small.model_copy(update={"judge": str(tmp_path / "nobody"), "paraphraser": "broken"})
-    found = outcome(run_suites(a_run, options, SUITES, silent))
+    found = outcome(run_suites(a_run, options, SUITES))
     lost = {name for name, (status, _, _) in found.items() if status != "done"}
     judges = {f"quality/judge/{method}" for method in ("none", "okr", "kgw", "synthid")}
     paraphrases = {f"attacks/text/paraphrased/{method}" for method in ("okr louder", "kgw louder", "synthid")}
@@ -109,25 +110,14 @@ def test_faults_cost_their_cells_alone_and_are_made_good(
     full.clear()
     monkeypatch.setattr(attacks, "_paraphraser", lambda name: lambda text, seed: text[::-1])
     again = options.model_copy(update={"judge": a_run.config.model})
-    heard = Heard()
-    made_good = outcome(run_suites(a_run, again, SUITES, heard))
+    made = []
+    do = working._done
+    monkeypatch.setattr(working, "_done", lambda task, *rest: made.append(task.name) or do(task, *rest))
+    made_good = outcome(run_suites(a_run, again, SUITES))
     assert {name for name, (status, _, _) in made_good.items() if status != "done"} == CANARIES
-    assert set(heard.names) == lost
+    assert set(made) == lost
     same = set(found) - lost - {name for name in found if "synthid" in name}
     assert {name: found[name] for name in same} == {name: made_good[name] for name in same}
-
-
-class Heard:
-    """The names of the cells that were done."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def begin(self, count: int, weight: float) -> None:
-        pass
-
-    def done(self, record: cells.Record, weight: float) -> None:
-        self.names.append(record.name)
 
 
 def test_suites_json_that_cannot_be_written_is_one_line_and_resumed(
@@ -161,13 +151,13 @@ def _rest(a_run: Resolved) -> Path:
     return path
 
 
-def test_other_options_are_refused(a_run: Resolved, small: SuiteOptions, silent: object) -> None:
+def test_other_options_are_refused(a_run: Resolved, small: SuiteOptions) -> None:
     folder = Path(a_run.config.output_dir) / "suites"
     folder.mkdir()
     plan = {"options": small.model_dump(mode="json") | {"tokens": 13}, "seed": 1, "suites": ["quality"]}
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     with pytest.raises(InvalidConfig, match=r"tokens \(was 13, now 12\)"):
-        run_suites(a_run, small, ["quality"], silent)
+        run_suites(a_run, small, ["quality"])
     (folder / "plan.json").write_text("{", encoding="utf-8")
     with pytest.raises(InvalidConfig, match="damaged"):
-        run_suites(a_run, small, ["quality"], silent)
+        run_suites(a_run, small, ["quality"])
