@@ -1,7 +1,7 @@
 """Runs an experiment whole in ./whole, and in ./killed as a chain of processes, each killed (SIGKILL) a little later.
 
 ``torn``: every process is killed in the middle of writing the record of its second task, so that each leaves one record
-and a torn half of the next. ``files``: every process is killed just before it puts its third file (trace, record,
+and a torn half of the next. ``files``: every process is killed just before it puts its fourth file (trace, record,
 results or report) in place. Prints how many processes were killed.
 """
 
@@ -36,20 +36,20 @@ def tear_second_record() -> None:
     Store.keep = torn
 
 
-def die_before_third_file() -> None:
+def die_before_fourth_file() -> None:
     replace, count = Path.replace, 0
 
     def counted(self: Path, target: Path) -> Path:
         nonlocal count
         count += 1
-        if count == 3:
+        if count == 4:
             die()
         return replace(self, target)
 
     Path.replace = counted
 
 
-SABOTAGE = {"torn": tear_second_record, "files": die_before_third_file}
+SABOTAGE = {"torn": tear_second_record, "files": die_before_fourth_file}
 
 
 def attempt(folder: str, flags: dict, sabotage: object) -> int:

@@ -8,7 +8,7 @@ nothing has to be merged; locks keep two jobs from writing one folder.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Self
@@ -106,13 +106,20 @@ class Store(Generic[Result]):
     def left(self, tasks: Sequence[Task[Result]]) -> list[str]:
         """The names of the tasks that are not done, whose files are removed; those that are done are read."""
         files.remove_torn(self.folder)
-        self.order = [task.name for task in tasks]
         done = {task.name: record for task in tasks if (record := self._done(task)) is not None}
         self.records |= done
         names = [task.name for task in tasks if task.name not in done]
         for name in names:
             self.path(name).unlink(missing_ok=True)
         return names
+
+    def share(self, order: Sequence[str], left: Collection[str], own: Collection[str]) -> None:
+        """Know what the tasks of the job are in ``order``, which of them are ``left``, and which of those this
+        process does. What an earlier start did is read, where it is not known yet."""
+        self.order, self.elsewhere = list(order), set(left) - set(own)
+        for name in self.order:
+            if name not in self.records and name not in left and (found := self.read(name)) is not None:
+                self.records[name] = found
 
     def _done(self, task: Task[Result]) -> Record[Result] | None:
         """The record of a task that is done, with the same inputs, and whole; anything else counts for nothing."""
@@ -144,8 +151,7 @@ class Store(Generic[Result]):
     def result(self, name: str) -> Result:
         """What task ``name`` left; where another process is at it, once it has ended. Raises NotAvailable with its
         reason where it was not done."""
-        self.wait([name])
-        record = self.records.get(name)
+        record = self._known(name)
         if record is None or record.result is None:
             raise NotAvailable(f"needs {name}: {record.reason if record else 'which was not run'}")
         return record.result
@@ -153,12 +159,17 @@ class Store(Generic[Result]):
     def results(self, prefix: str) -> list[Result]:
         """What the tasks whose names begin with ``prefix`` left, in the order of the job, those that failed left out.
         Raises NotAvailable where there is none."""
-        self.wait([name for name in self.elsewhere if name.startswith(prefix)])
-        matching = [self.records[name] for name in self.order if name.startswith(prefix) and name in self.records]
+        known = [self._known(name) for name in self.order if name.startswith(prefix)]
+        matching = [record for record in known if record is not None]
         done = [record.result for record in matching if record.result is not None]
         if not done:
             raise NotAvailable(f"needs {prefix}...: {matching[0].reason if matching else 'which was not run'}")
         return done
+
+    def _known(self, name: str) -> Record[Result] | None:
+        """The record of a task: of this process, of an earlier start, or of another process once it has ended."""
+        self.wait([name])
+        return self.records.get(name)
 
     def look(self) -> list[Record[Result]]:
         """The records that other processes have kept since the last look."""

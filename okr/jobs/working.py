@@ -33,12 +33,11 @@ def work(
     """
     with processes.together():
         left = store.left(tasks) if processes.main else []
-    left = processes.from_main(left)
-    store.order = [task.name for task in tasks]
-    waiting = [task for task in tasks if task.name in set(left)]
+    names = set(processes.from_main(left))
+    waiting = [task for task in tasks if task.name in names]
     own = deal(waiting, processes.rank, processes.count)
-    store.elsewhere = set(left) - {task.name for task in own}
     by_name = {task.name: task for task in tasks}
+    store.share(list(by_name), names, {task.name for task in own})
     _tell(tasks, waiting, progress)
 
     def heard(record: Record[Result]) -> None:

@@ -161,7 +161,8 @@ def _begin(ledger: Ledger, options: SuiteOptions, seed: int, suites: Sequence[st
             raise InvalidConfig(f"the suites in {ledger.folder} were begun with other options: {', '.join(changed)}")
         plan["suites"] = old["suites"]
     plan["suites"] = [suite for suite in SUITES if suite in plan["suites"] or suite in suites]
-    ledger.begin(plan)
+    if plan != old:
+        ledger.begin(plan)
     return list(plan["suites"])
 
 

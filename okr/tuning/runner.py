@@ -48,7 +48,7 @@ def calibrate(
             loaded = load_placed(placement, processes)
             check_length(loaded, sweep, texts)
         with processes.together():
-            if processes.main:
+            if processes.main and store.plan() is None:
                 store.begin(plan)
         if not processes.main:
             opened.enter_context(store.locked())
@@ -68,7 +68,10 @@ def _check(folder: Path, store: Store[Measured], plan: dict[str, object], resume
     for path in (folder / CALIBRATION, store.folder / PLAN):
         if path.exists() and not resume:
             raise InvalidConfig(f"{path} exists: add --resume to go on with it, or choose another --output-dir")
-    if store.plan() not in (None, plan):
+    begun = store.plan()
+    if begun is None and (folder / CALIBRATION).exists():
+        raise InvalidConfig(f"there is no sweep to go on with in {folder}: it has no {TASKS}/{PLAN}")
+    if begun not in (None, plan):
         raise InvalidConfig(
             f"the sweep in {folder} was made with other options, another model or other text: it cannot go on"
         )

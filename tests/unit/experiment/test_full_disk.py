@@ -183,4 +183,4 @@ def test_a_calibration_on_a_full_disk_names_the_command_that_goes_on(
     assert names(tmp_path / "cal") == ["calibration.json", "tasks", "tasks/000-max-1-inf.json", "tasks/plan.json"]
     assert len(Calibration.load(tmp_path / "cal" / "calibration.json").measured) == 1
     assert execute(shlex.split(line.partition("to continue: okr ")[2])) in (0, 1)
-    assert names(tmp_path / "cal") == ["calibration.json", "calibration.svg"]
+    assert names(tmp_path / "cal")[:2] == ["calibration.json", "calibration.svg"]

@@ -69,7 +69,7 @@ def test_killed_processes_lose_nothing_that_was_finished(
     every_batch = [[index, group] for index in range(3) for group in ("control", "watermarked")]
     assert sorted(told["notes"]) == every_batch, "nothing that was finished is made again"
     assert len(told["said"]) == 1, "the main process that outlived the others; the one that was killed says nothing"
-    assert re.match(r"ProcessFailed: 3 parts of the run are missing .* add --resume$", told["said"][0])
+    assert re.match(r"ProcessFailed: 4 parts of the run are missing .* add --resume$", told["said"][0])
     assert samples(tmp_path / "out") == samples(finished)
     assert not list((tmp_path / "out" / "tasks").glob(".*"))
 

@@ -219,7 +219,7 @@ def test_the_loss_is_the_models_own_and_the_key_changes_it(
     loaded = load(request.getfixturevalue(structure))
     config = resolve("tiny", SMALL | {"quality_passages": 2}, environment={}).config
     steps: list[int] = []
-    measured = held_out_loss.measure(Subject(loaded, Key.load(key_file), config), lambda: steps.append(1))
+    measured = held_out_loss.measure(Subject(loaded, Key.load(key_file), config), steps.append)
     assert len(steps) == 4
     text, tokenizer = passages(1)[0].text, loaded.tokenizer
 

@@ -72,7 +72,7 @@ def test_a_run_and_everything_after_it_keep_the_secret(
     seen = {"stdout": printed.out, "stderr": printed.err, "log": caplog.text}
     found = {name: leaks(secret, text.encode()) for name, text in seen.items()}
     files = [file for file in out.rglob("*") if file.is_file() and file != path]
-    assert len(files) == 4 + 4
+    assert len(files) == 3 + 4 + 4, "results, report, log; traces; plan and tasks"
     found |= {str(file): leaks(secret, file.read_bytes()) for file in files}
     assert not {name: leaked for name, leaked in found.items() if leaked}
     assert "another configuration: seed" in printed.err

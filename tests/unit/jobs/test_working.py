@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from okr.errors import InvalidConfig, OKRError
+from okr.errors import InvalidConfig, OKRError, ProcessFailed
 from okr.jobs import store as stores
 from okr.jobs.processes import Processes
 from okr.jobs.store import Store
@@ -154,7 +155,7 @@ class Team:
                 records = work(tasks_of(self.needs, store, self.done), store, Heard(), self.processes(rank))
                 if rank == 0:
                     self.found = {r.name: r.result.value for r in records if r.result is not None}
-        except (Killed, OKRError):
+        except (Killed, ProcessFailed, BrokenBarrierError):
             pass
 
     def start(self) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from okr.cli import execute
 from okr.errors import InvalidConfig
+from okr.jobs.tasks import NotAvailable
 from okr.suites import human_eval
-from okr.suites.cells import NotAvailable
 from okr.suites.human_eval import passes
 from okr.suites.multiple_choice import answered, read_questions
 from okr.suites.options import QUICK, suite_options, suites_of

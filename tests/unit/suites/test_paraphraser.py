@@ -5,7 +5,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 import okr
-from okr.suites.cells import NotAvailable
+from okr.jobs.tasks import NotAvailable
 from okr.suites.paraphrase import Paraphraser
 
 

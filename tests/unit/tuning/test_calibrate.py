@@ -121,7 +121,7 @@ def test_text_must_hold_passages(deepseek_folder: Path, tmp_path: Path, capfd: p
     assert "cannot read" in capfd.readouterr().err
     (tmp_path / "calibration.json").write_text("{}")
     assert run(deepseek_folder, tmp_path, "--resume") == 2
-    assert "not a calibration" in capfd.readouterr().err
+    assert "no sweep to go on with" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("length", ["480", "512", "100000", "100001"])
