@@ -11,8 +11,8 @@ import shlex
 from pathlib import Path
 from statistics import fmean, stdev
 
-from okr.experiment.results import Results
 from okr.experiment.layout import RESULTS
+from okr.experiment.results import Results
 from okr.suites.report import sections, suite_words
 from okr.suites.runner import SUITES_FILE, SuiteResults
 from okr.suites.tables import Table, interval

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import norm
+from small_runs import launched
 
 from okr.cli import execute
 from okr.tuning.plot import calibration_plot
@@ -30,9 +32,8 @@ def test_a_sweep_can_be_interrupted_and_goes_on(
     whole = Calibration.load(tmp_path / "whole" / "calibration.json")
     assert document["measured"][1]["strength"] == 1.5
     assert document["recommended"]["cost"] == min(line.cost for line in whole.measured)
-    cut = whole.model_copy(update={"measured": whole.measured[:1]})
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "calibration.json").write_text(cut.model_dump_json())
+    shutil.copytree(tmp_path / "whole" / "tasks", tmp_path / "cut" / "tasks")
+    (tmp_path / "cut" / "tasks" / "001-max-2-1.5.json").unlink()
     assert run(deepseek_folder, tmp_path / "cut", *settings, *goal) == 2
     assert "--resume" in capfd.readouterr().err
     assert run(deepseek_folder, tmp_path / "cut", *settings, *goal, "--resume") == 0
@@ -40,6 +41,21 @@ def test_a_sweep_can_be_interrupted_and_goes_on(
     assert run(deepseek_folder, tmp_path / "cut", *settings, "--seed", "1", "--resume") == 2
     assert "other options" in capfd.readouterr().err
     assert (tmp_path / "whole" / "calibration.svg").read_text().startswith("<svg")
+
+
+def test_two_processes_measure_what_one_measures(
+    deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Under accelerate's launcher; the main process alone speaks, and each has measured a setting."""
+    words = [*FAST, "--setting", "boundary:1", "--setting", "max:2:1.5", "--evidence", "trace", "--tokens", "8"]
+    done = launched(2, "okr.cli", "calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "two"), *words)
+    assert done.returncode == 0, done.stderr
+    assert execute(["calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "one"), *words]) == 0
+    assert done.stdout.replace("two", "one") == capfd.readouterr().out
+    written = [(tmp_path / name / "calibration.json").read_text() for name in ("one", "two")]
+    assert written[0] == written[1]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "tasks").glob("0*.json")]
+    assert {record["process"] for record in records} == {0, 1}
 
 
 def test_epsilon_zero_costs_nothing_and_proves_nothing(
