@@ -6,9 +6,9 @@ which are the decoys. This is the randomisation test of :mod:`okr.detection.veri
 
 The statistic of key K is the sum over tokens of log(0.9 p_K + 0.1 q), where q is the mean of p over the claimed key and
 all decoys. It is the log-likelihood of text of which one tenth may come from anybody. It is symmetric in the keys, so
-the test is exact. For unchanged text log p_K alone would have the most power, because it is the posterior of a random
-key. With the tenth of q, a token that K finds impossible costs at most log 10, so single odd tokens cannot outweigh the
-rest (docs/detection.md compares statistics).
+the test is exact. For unchanged text log p_K alone would most often rank the true key first, because it orders keys by
+their posterior probability. With the tenth of q, a token that K finds impossible costs at most log 10, so single odd
+tokens cannot outweigh the rest (docs/detection.md compares statistics).
 """
 
 import hashlib
