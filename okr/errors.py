@@ -6,7 +6,7 @@ class OKRError(Exception):
 
 
 class RouterNotFound(OKRError):
-    """The model has no router, or none that can be keyed (未找到任何gate层). ``log`` says which modules were examined."""
+    """The model has no router, or none that can be keyed (未找到任何gate层). ``log`` says what was examined."""
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)

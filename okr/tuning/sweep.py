@@ -123,7 +123,7 @@ def check_length(loaded: Loaded, sweep: Sweep, texts: Sequence[str]) -> None:
     if given + sweep.tokens > room:
         raise InvalidConfig(
             f"--length {sweep.tokens} after prompts of up to {given} tokens does not fit the model's {room} positions: "
-            f"it may be at most {max(room - given, 0)}"
+            f"at most {max(room - given, 0)}"
         )
 
 
