@@ -14,7 +14,7 @@ from okr.errors import InvalidSetting
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Modules that stay unquantised: routers decide which experts run, and the output layer decides the token.
-# Older releases of transformers are content if a pattern matches the beginning of a name: `gate_proj` must not match.
+# Older releases of transformers match the beginning of a name only: the pattern for `gate` must exclude `gate_proj`.
 UNQUANTISED = [r".*\.gate(?=\.|$)", r".*\.router(?=\.|$)", "lm_head"]
 
 

@@ -178,7 +178,7 @@ def _tokenizer(
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(place.location, **options)
         said = get_tokenizer_config(place.location, local_files_only=options["local_files_only"])
         if said.get("add_bos_token") and tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
-            # The Llama class would add the token, and tokenizer.json does not.
+            # The Llama class adds the token by itself, and tokenizer.json does not.
             tokenizer.add_bos_token = True  # type: ignore[misc]  # its setter is defined apart from its getter
         return tokenizer
 

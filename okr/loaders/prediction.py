@@ -13,8 +13,8 @@ from okr.discovery import input_device
 from okr.loaders.expert_counts import generation_defaults
 from okr.loaders.loading import Loaded
 
-MAX_TOKENS = 256  # that are read of a passage
-SOURCE_WORDS = 48  # of a passage that an encoder reads; its decoder predicts the rest
+MAX_TOKENS = 256  # the most tokens that are read of a passage
+SOURCE_WORDS = 48  # how many words of a passage an encoder reads; its decoder predicts the rest
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,7 @@ class Trace:
         """Write the trace to ``path``. The file appears whole or not at all. Raises InvalidTrace if it cannot be
         written."""
         described = self.header.model_dump(mode="json") | {"sha256": self.digest().hex()}
-        content = save(
-            self._arrays(), metadata={"okr": json.dumps(described)}
-        )  # one entry: several have no fixed order
+        content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # several entries have no fixed order
         path = Path(path)
         try:
             files.replace(path, content)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
 
-NOT_RECORDED = -1  # in place of an expert index
+NOT_RECORDED = -1  # in place of an expert index: nothing is known
 SURE = 20  # bits: routers meet a rule by chance in less than one of 2^20 arrays
 
 

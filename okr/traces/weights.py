@@ -279,6 +279,6 @@ def _kind(adapter: Any) -> list[Any]:
 def _own_weights(adapter: Any) -> list[Tensor]:
     """The weights of an adapter layer that its active adapters use, in an order that does not depend on names."""
     used = [*adapter.active_adapters]
-    used += [name for part in adapter.modules() for name in getattr(part, "task_adapter_names", ())]  # of Arrow
+    used += [name for part in adapter.modules() for name in getattr(part, "task_adapter_names", ())]  # Arrow's
     named = [(name.split("."), value) for name, value in adapter.named_parameters() if "base_layer" not in name]
     return [value for active in used for parts, value in named if active in parts]

@@ -13,16 +13,17 @@ from okr.traces import NOT_RECORDED
 
 
 def standing(counts: Sequence[int], length: int, cached: int = 0) -> int | None:
-    """The index of the first call whose rows belong to the final ``length`` positions, or None if the calls do not fit.
+    """The index of the first call whose rows make up the ``length`` positions of the sequences, or None if the calls do
+    not fit.
 
     ``counts`` is how many tokens of each sequence each call saw, in order. ``cached`` is how many positions a cache
     given by the caller held; no call saw these.
 
-    With a cache each call continues where the last one ended. Without a cache each call sees all tokens again and one
-    more. Some models drop their cache midway and begin again like that. The rows of a new beginning replace the rows
-    before it, because later tokens attend to the states that it made, so only these can be replayed. The replaced rows
-    are not kept, although they chose the experts for the tokens up to there. For example, counts of [5, 1, 7, 1] fit a
-    length of 8 from call 2 on.
+    With a cache, each call continues where the last one ended. Without a cache, each call sees all tokens again and one
+    more. Some models drop their cache midway and begin anew in that way. A new beginning replaces the rows of the calls
+    before it: later tokens attend to the states that it made, so only its rows can be replayed. The experts of the
+    replaced calls are lost, although the earlier tokens came from them. For example, counts of [5, 1, 7, 1] have a new
+    beginning at the 7, and with a length of 8 the result is 2.
     """
     first, end, reach = None, len(counts), length
     while end:

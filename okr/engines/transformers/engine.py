@@ -58,7 +58,7 @@ class TransformersEngine:
 
     def _weights(self) -> Any:
         """A value that changes when weights, devices or adapters change."""
-        return revision(self.model), WeightSample.of(self.model)  # a write to .data changes no revision, but the sample
+        return revision(self.model), WeightSample.of(self.model)  # a write to .data changes the sample alone
 
     def _state(self) -> Any:
         """The value of :meth:`_weights` with the hooks and instance methods of the routers, or None for a router that

@@ -78,7 +78,7 @@ def tell_slow(router_class: str) -> None:
 def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.view(-1, router.hidden_dim)
     if hidden.is_cpu:
-        hidden = hidden.type(torch.float32)  # one cast for both products; a card makes the key's from 16 bits
+        hidden = hidden.type(torch.float32)  # one cast for both products; cards take 16 bits for the key's
     logits, keys = routing.gate(hidden, router.weight, torch.float32)
     scores = logits.softmax(dim=-1, dtype=torch.float32)
     chosen, weights = routing.weigh(

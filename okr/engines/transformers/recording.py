@@ -53,9 +53,7 @@ class Recording:
         shown = length if sum(map(len, calls[0])) == batch * length else length - 1
         sites = [columns(site, batch, shown)[:, : length - 1] for site in calls]
         keep = mask.bool()
-        routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[
-            :, :-1
-        ]  # a trace holds no routing of the last token
+        routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # all but the last token of a row
         passes: list[np.ndarray | None] = [None] * batch
         if self._before.scaling:
             whole = torch.nn.functional.pad(routed, (0, shown - length + 1))

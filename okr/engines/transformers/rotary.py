@@ -26,7 +26,7 @@ class Scaling:
         found = ((module, _limits(module)) for module in model.modules() if hasattr(module, "rope_type"))
         self.rotaries = [(module, limits) for module, limits in found if limits]
         self.limits = sorted({limit for _, limits in self.rotaries for limit in limits}, key=str)
-        if not self.rotaries:  # the model may have code of its own; its configuration tells
+        if not self.rotaries:  # a model with code of its own: only its configuration tells
             self.limits = _configured(getattr(model, "config", None))
             self.rotaries = [(module, self.limits) for module in model.modules() if self.limits and _turns(module)]
 
@@ -128,8 +128,8 @@ class Scaling:
 
 
 class Ahead:
-    """Hooks that show rotary embeddings one more position behind those of a sequence, ``tokens`` further on. This is
-    the last position of the longest sequence in the batch."""
+    """Hooks that make rotary embeddings see one more position after those of a sequence. It lies ``tokens`` after the
+    last one, where the longest sequence of the batch ended; 0 adds none."""
 
     tokens = 0
 

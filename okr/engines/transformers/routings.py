@@ -119,7 +119,7 @@ class Forced(Native):
 
 
 class Chosen(Native):
-    """Routes as ``chooser`` returns."""
+    """Routes as ``chooser`` says (:data:`okr.engines.protocol.Chooser`)."""
 
     def __init__(self, site: RouterSite, chooser: Chooser) -> None:
         super().__init__()
