@@ -78,7 +78,7 @@ class Scaling:
             if isinstance(mask, Tensor) and mask.shape[-1] > shown.shape[1]:
                 raise UnsupportedGeneration(
                     f"{type(model).__name__} dropped its cache and was shown {shown.shape[1]} of {mask.shape[-1]} "
-                    f"tokens, a fault of this release of transformers where longrope begins to scale: install a later "
+                    f"tokens, as this release of transformers does where longrope begins to scale: install a later "
                     f"one, or generate with use_cache=False"
                 )
 
