@@ -1,12 +1,12 @@
-"""The errors that OKR raises on purpose. Each message is one line that says what is wrong and what to do."""
+"""Defines the errors that OKR raises on purpose. Each message is one line that says what is wrong and what to do."""
 
 
 class OKRError(Exception):
-    """The base of all errors of this package. The command line prints its message and exits with code 2."""
+    """The base of all errors of this package. The command line prints the message and exits with code 2."""
 
 
 class RouterNotFound(OKRError):
-    """The model has no router that can be keyed (未找到任何gate层). ``log`` says what was looked at."""
+    """The model has no router, or none that can be keyed (未找到任何gate层). ``log`` says what was examined."""
 
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class RouterNotFound(OKRError):
 
 
 class UnsupportedRouter(OKRError):
-    """A router was found but cannot be keyed, or did not behave as its kind must."""
+    """A router cannot be keyed, or it did not behave as it was proven to."""
 
 
 class AlreadyAttached(OKRError):
@@ -22,23 +22,23 @@ class AlreadyAttached(OKRError):
 
 
 class UnsupportedGeneration(OKRError):
-    """This way of generating cannot be recorded in traces, or a generation outlived its block."""
+    """This way of generating cannot be recorded in traces, or a generation ended after its block."""
 
 
 class ModelLoadError(OKRError):
-    """A model or tokenizer could not be loaded."""
+    """A model or tokenizer cannot be loaded."""
 
 
 class OutOfMemory(OKRError):
-    """The device ran out of memory."""
+    """A device or the host has too little memory."""
 
 
 class InvalidTrace(OKRError):
-    """A trace is damaged, inconsistent, or does not belong to this model."""
+    """A trace is damaged or inconsistent, or another model made it."""
 
 
 class InvalidText(OKRError):
-    """A text cannot be judged: empty, too short, too long, or not in the model's tokens."""
+    """A text cannot be judged: it is empty, too short or too long, or its tokens are not the model's."""
 
 
 class InvalidKey(OKRError):
@@ -46,12 +46,12 @@ class InvalidKey(OKRError):
 
 
 class InvalidSetting(OKRError):
-    """A watermark setting (zone, epsilon, strength, top-k ...) is outside its range."""
+    """A value is out of its range: of a setting (zone, epsilon, strength), or of another argument such as alpha."""
 
 
 class InvalidConfig(OKRError):
-    """A run's configuration, prompts or output folder cannot be used."""
+    """The configuration, the prompts or the output folder of a run cannot be used."""
 
 
 class ProcessFailed(OKRError):
-    """Another process of the same run failed, ended or fell silent. What was finished before is kept."""
+    """Another process of the same run failed, ended or stopped answering. What was finished before is kept."""

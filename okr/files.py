@@ -1,4 +1,4 @@
-"""Writes files so that they are whole at every moment, whatever happens to the process or the disk."""
+"""Writes files so that each is complete at every moment, whatever happens to the process or the disk."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ def remove_torn(folder: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in place of what was there, and flush it to the disk. The mode is 0644 less what
-    the umask takes.
+    """Write ``content`` to the file ``path``, in place of an older one, and flush it to the disk. Its mode is 0644,
+    less the bits that the umask removes.
 
-    If that fails (a full disk, Ctrl-C) the old file stays and nothing else is left. Raises OSError, or ValueError for
-    a name that no file can have.
+    If that fails (a full disk, Ctrl-C), the old file stays and no other file is left. Raises OSError if the file cannot
+    be written, and ValueError if the name cannot be a file's.
     """
     if len(os.fsencode(path.name)) > 255:
         raise ValueError("File name too long")
@@ -29,6 +29,6 @@ def replace(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError, ValueError):  # a read-only file system, a name that no file can have
+        with contextlib.suppress(OSError, ValueError):  # a read-only file system, or a name that cannot be a file's
             temporary.unlink(missing_ok=True)
         raise

@@ -1,6 +1,6 @@
-"""Proof that a key was there: from traces, from text alone, and which of many keys it was.
+"""Tests whether a key made something: from traces, from text alone, or which of many keys it was.
 
-The parts that tests are made of are here too, for whoever measures them: evidence, decoys, likelihoods, the statistic.
+The parts of the tests are public too: evidence, decoys, likelihoods and the statistic.
 """
 
 from okr.detection.attribution import Attribution, Candidate, attribute

@@ -1,10 +1,11 @@
-"""Which of several keys, if any, evidence was made under.
+"""Finds which of several keys, if any, made the evidence.
 
-Null hypothesis of key i: the evidence was made without knowledge of it. Each key's p-value comes from images of
-that key by sequential sampling (Besag and Clifford 1991): images are drawn until ``ENOUGH`` of them do at least as
-well, then p = ENOUGH / drawn, or until the last of N, then p = (1 + those that do as well) / (N + 1). Such p-values
-are valid, and cheap for keys that were not there, so N can be large enough for the smallest p to survive Holm's
-correction over all keys (valid however the p-values depend on each other).
+The null hypothesis of key i is that the evidence was made without knowledge of key i. Each key's p-value comes from
+images of that key by sequential sampling (Besag and Clifford 1991). Images are drawn until ``ENOUGH`` of them do at
+least as well as the key; then p = ENOUGH / drawn. If that does not happen within N images, p = (1 + images that do as
+well) / (N + 1). These p-values are valid, and they cost little for keys that made nothing. So N can be large enough for
+the smallest p to remain significant after Holm's correction over all keys. Holm's correction is valid however the
+p-values depend on each other.
 """
 
 import hashlib
@@ -31,13 +32,13 @@ from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
-ENOUGH = 10  # images that do as well as the claimed key, after which it is given up
-_BLOCKS = (64, 448, 3584)  # images drawn at a time; the last size is repeated
+ENOUGH = 10  # a key is given up after so many images that do as well
+_BLOCKS = (64, 448, 3584)  # how many images are drawn at a time; the last size is repeated
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One key's share of an attribution: its p-value, the same after Holm's correction, and how many images it took."""
+    """The result for one key: its p-value, its p-value after Holm's correction, and how many images were drawn."""
 
     key_id: str
     p_value: float
@@ -47,11 +48,15 @@ class Candidate:
 
 @dataclass(frozen=True, repr=False)
 class Attribution(Bounded):
-    """Which key the evidence was made under. It is true, as in ``if attribution``, where a key is named.
+    """Which key made the evidence. It is true, as in ``if attribution``, if a key is named.
 
-    key_id: the candidate with the smallest p-value if its adjusted p-value is at most alpha, else None: none of them,
-        or too little evidence. P(key_id names a key that had no part in the evidence) <= alpha.
-    candidates: every key in the order given. opportunities: (token, site) pairs where a key could decide.
+    Attributes:
+        key_id: the candidate with the smallest p-value, if its adjusted p-value is at most alpha. Else None: no key
+            made the evidence, or there is too little evidence. The probability that key_id names a key with no part in
+            the evidence is at most alpha.
+        alpha: the significance level.
+        opportunities: how many (token, site) pairs the key could decide.
+        candidates: the result for every key, in the order given.
     """
 
     key_id: str | None
@@ -60,7 +65,7 @@ class Attribution(Bounded):
     candidates: tuple[Candidate, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """The attribution as plain JSON-ready values."""
+        """The attribution as values that JSON can hold."""
         return asdict(self)
 
     def __bool__(self) -> bool:
@@ -86,11 +91,14 @@ def attribute(
     skip_prompt: bool = False,
     advance: Callable[[float], None] = lambda share: None,
 ) -> Attribution:
-    """Which of ``keys`` decided the routing that traces recorded, if any: one replay for all keys.
+    """Find which of ``keys``, if any, decided the routing that ``traces`` recorded. One replay serves all keys.
 
-    Arguments as in :func:`okr.verify`; ``advance`` hears which share of a key was done, 1 in all for each. A key that
-    was there takes len(keys) / alpha images, of which a million are allowed. Deterministic. Raises InvalidKey for no or
-    equal keys, InvalidTrace and InvalidSetting as :func:`okr.verify` does.
+    The other arguments are those of :func:`okr.verify`. ``advance`` is called with the share of a key's test that was
+    done; the shares of each key add up to 1. A key that made the traces takes len(keys) / alpha images, of which at
+    most a million are allowed. The result is deterministic.
+
+    Raises InvalidKey if there is no key or a key is given twice, and InvalidTrace and InvalidSetting as
+    :func:`okr.verify` does.
     """
     items = as_traces(traces)
     keys = [check_key(key) for key in (keys if isinstance(keys, Iterable) else [keys])]
@@ -124,9 +132,10 @@ def attribute(
 
 
 def images_needed(keys: int, alpha: float) -> int:
-    """How many images of a key can make its p-value as small as Holm's correction over ``keys`` asks for.
+    """How many images of a key are needed for a p-value that stays at most ``alpha`` after Holm's correction over
+    ``keys`` keys.
 
-    Raises InvalidSetting for an alpha that is none, and for one that would take more than MOST_DECOYS.
+    Raises InvalidSetting if alpha is not between 0 and 1, or if more than MOST_DECOYS images are needed.
     """
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
         raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha}")
@@ -139,9 +148,9 @@ def images_needed(keys: int, alpha: float) -> int:
 
 
 def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int) -> tuple[float, int]:
-    """The sequential p-value of one key with at most ``largest`` images, and how many were drawn.
+    """The sequential p-value of ``key`` with at most ``largest`` images, and how many were drawn.
 
-    Where it is at most ``ENOUGH`` / (largest + 1) it is the p-value of a test with exactly ``largest`` decoys.
+    If the p-value is at most ``ENOUGH`` / (largest + 1), it equals that of a test with exactly ``largest`` decoys.
     """
     *_, (p, images) = _sequential(sites, key, seed, largest)
     assert p is not None
@@ -151,7 +160,7 @@ def sequential_p_value(sites: Sequence[SiteEvidence], key: Key, seed: bytes, lar
 def _sequential(
     sites: Sequence[SiteEvidence], key: Key, seed: bytes, largest: int
 ) -> Iterator[tuple[float | None, int]]:
-    """After every block of images: the p-value, None until it is known, and how many were drawn."""
+    """After each block of images: the p-value, or None until it is known, and how many images were drawn."""
     if not sites:
         yield 1.0, 0
         return
@@ -172,6 +181,7 @@ def _sequential(
 
 
 def _sizes(largest: int) -> Iterator[int]:
+    """The sizes of the blocks in which ``largest`` images are drawn."""
     number = 0
     while largest > 0:
         size = min(largest, _BLOCKS[min(number, len(_BLOCKS) - 1)])
@@ -182,7 +192,8 @@ def _sizes(largest: int) -> Iterator[int]:
 def _count(
     sites: Sequence[SiteEvidence], claimed: Sequence[Tensor], images: int, seed: bytes, block: int
 ) -> tuple[Float[Tensor, " keys"], Float[Tensor, " keys"]]:
-    """Matches and support of the key itself (index 0) and of ``images`` new images of it, over all sites."""
+    """The matches and the support of the key itself (index 0) and of ``images`` new images, float64, summed over all
+    sites."""
     matched, support = torch.zeros(2, images + 1, dtype=torch.float64)
     drawn: dict[str, Decoys] = {}
     for site, scores in zip(sites, claimed, strict=True):

@@ -1,4 +1,4 @@
-"""Counting what images of a key match, compiled by numba: see :mod:`okr.detection.counting`."""
+"""Counts the matches of images of a key in loops that numba compiles (:mod:`okr.detection.counting`)."""
 
 import numpy as np
 
@@ -12,12 +12,12 @@ LARGEST = np.finfo(np.float32).max
 def count_matches(  # type: ignore[no-untyped-def]
     choice, claimed, experts, pool, locked, places, rule, hits, support
 ):
-    """Fill ``hits`` [T, keys] and add to ``support`` [keys], as :func:`okr.detection.counting.matches` and its sums
-    over tokens.
+    """Fill ``hits`` [T, keys] and add to ``support`` [keys]: the results of :func:`okr.detection.counting.matches`, the
+    second summed over tokens.
 
-    ``places`` [keys, E]: where an image's key scores are among the claimed ones [E] and the same negated [E].
-    ``rule``: the strength, and whether the key alone decides. An expert is among the m largest of the pool where fewer
-    than m are larger: comparisons of whole rows, with no branch in them.
+    ``places`` [keys, E] gives the place of an image's key scores among the claimed key's scores [E] followed by their
+    negatives [E]. ``rule`` holds the strength, and whether the key alone decides. An expert is among the m largest of
+    the pool if fewer than m are larger. Counting those compares whole rows without a branch.
     """
     strength, alone = rule
     size = choice.shape[1]

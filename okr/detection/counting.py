@@ -1,5 +1,5 @@
-"""What a claimed key and its images match in the evidence of one site: counted on cards by torch, in memory by compiled
-loops, which neither build nor sort rows of preferences for every image."""
+"""Counts what a claimed key and its images match in the evidence of one site. torch counts on cards. Compiled loops
+count in host memory, where they need not build and sort a row of preferences for every image."""
 
 import math
 
@@ -14,16 +14,18 @@ from okr.detection.evidence import SiteEvidence
 from okr.routing import preference
 from okr.routing.compiled import in_memory
 
-_CHUNK = 2**22  # scores held at once on a card: keys x tokens x experts
+_CHUNK = 2**22  # the most scores held at once on a card: keys x tokens x experts
 
 
 def count(
     decoys: Decoys, evidence: SiteEvidence, claimed: Float[Tensor, "tokens experts"]
 ) -> tuple[Int[Tensor, "tokens keys"], Float[Tensor, " keys"]]:
-    """How many free slots of every opportunity hold an expert that an image prefers, int16, and by how much each image
-    prefers what ran (float64, over all opportunities), which orders keys with equal counts. Both on the CPU.
+    """The matches [T, keys], int16, and the support [keys], float64, of a claimed key and its images. Both are on the
+    CPU.
 
-    ``claimed``: the claimed key's scores at the opportunities.
+    A match is a free slot with an expert that the image prefers, counted at each of T opportunities. The support of an
+    image is the sum of its preferences for the experts that ran, over all opportunities. It orders keys with equal
+    matches. ``claimed`` [T, E] are the claimed key's scores at the opportunities.
     """
     if in_memory(claimed) and in_memory(evidence.choice):
         return _in_memory(decoys, evidence, claimed)
@@ -49,11 +51,12 @@ def matches(
     locked: Bool[Tensor, "tokens experts"],
     strength: float,
 ) -> tuple[Int[Tensor, "tokens keys"], Float[Tensor, "tokens keys"]]:
-    """For every token and key: how many free slots hold an expert that the key prefers, and by how much the key
-    prefers what ran (the summed preference of the pool's experts that ran).
+    """For every token and key: how many free slots hold an expert that the key prefers [T, keys], and the sum of its
+    preferences for the experts of the pool that ran [T, keys].
 
-    ``experts`` are those that ran, at opportunities only. An expert of the pool is preferred if its preference is
-    among the pool's k - locked largest, so among the k largest once locked experts come before all others.
+    ``experts`` [T, k] are those that ran; all tokens are opportunities. A key prefers an expert of the pool if its
+    preference is among the (k - locked) largest of the pool. That is: among the k largest if locked experts are put
+    before all others.
     """
     rank = preference(choice[:, None], scores, strength)
     ran = rank.gather(-1, experts[:, None].expand(-1, rank.shape[1], -1))
@@ -68,6 +71,7 @@ def matches(
 def _in_memory(
     decoys: Decoys, evidence: SiteEvidence, claimed: Tensor
 ) -> tuple[Int[Tensor, "tokens keys"], Float[Tensor, " keys"]]:
+    """The result of :func:`count` for tensors in host memory."""
     keys, size = decoys.columns.shape
     hits, support = np.zeros((len(claimed), keys), np.int16), np.zeros(keys, np.float64)
     parts = (evidence.choice, claimed, evidence.experts, evidence.pool, evidence.locked)

@@ -1,4 +1,4 @@
-"""Decoy keys: random images of the claimed key (spec chapter VERIFY)."""
+"""Draws decoys: random images of the claimed key (spec chapter VERIFY)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from okr.discovery import RouterSite
 
 @dataclass(frozen=True)
 class Decoys:
-    """Random images of a site's projection: columns permuted, signs changed. Image 0 is the claimed key itself.
+    """Random images of a site's projection: its columns are permuted and their signs changed. Image 0 is the claimed
+    key itself.
 
-    One draw costs no matrix product: the key scores of an image are the claimed key's, permuted and with signs
-    changed, without any rounding.
+    No image costs a matrix product. Its key scores are the claimed key's, permuted and with signs changed, without
+    rounding. ``columns`` is int64 [keys, E] and ``signs`` float32 [keys, E] of +1 and -1, on the CPU.
     """
 
     columns: Int[Tensor, "keys experts"]
@@ -24,7 +25,8 @@ class Decoys:
 
     @classmethod
     def draw(cls, count: int, experts: int, seed: bytes) -> "Decoys":
-        """``count`` images and the identity, drawn from ``seed`` on the CPU, so that every device sees the same."""
+        """Draw ``count`` images of a projection with ``experts`` columns, after the identity. ``seed`` decides them,
+        and they are drawn on the CPU, so they are the same for every device."""
         generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
         columns = torch.rand(count + 1, experts, generator=generator).argsort(-1)
         signs = torch.randint(0, 2, (count + 1, experts), generator=generator).float() * 2 - 1
@@ -38,23 +40,23 @@ class Decoys:
     def scores(
         self, claimed: Float[Tensor, "tokens experts"], first: int, last: int
     ) -> Float[Tensor, "tokens keys experts"]:
-        """Key scores of the images ``first`` to ``last`` - 1, given the claimed key's."""
+        """The key scores of the images ``first`` to ``last`` - 1, given the ``claimed`` key's scores."""
         columns = self.columns[first:last].to(claimed.device)
         signs = self.signs[first:last].to(claimed.device)
         return claimed.index_select(-1, columns.flatten()).view(len(claimed), *columns.shape).mul_(signs)
 
     def by_row(self, claimed: Float[Tensor, "rows tokens experts"], first: int) -> Float[Tensor, "rows tokens experts"]:
-        """Key scores of image ``first`` + r in row r, given the claimed key's in every row."""
+        """The key scores of image ``first`` + r in row r, given the claimed key's scores in every row."""
         columns = self.columns[first : first + len(claimed)].to(claimed.device)
         signs = self.signs[first : first + len(claimed)].to(claimed.device)
         return claimed.gather(-1, columns[:, None].expand_as(claimed)) * signs[:, None]
 
 
 def site_seed(seed: bytes, path: str) -> bytes:
-    """What a site's decoys are drawn from."""
+    """The seed of a site's decoys, from the ``seed`` of the test and the site's path."""
     return hashlib.sha256(seed + path.encode()).digest()
 
 
 def draw_decoys(count: int, sites: Sequence[RouterSite], seed: bytes) -> list[Decoys]:
-    """``count`` decoys of a key, and the key itself, at each of ``sites``."""
+    """``count`` decoys of a key and the key itself at each of ``sites``, drawn from ``seed``."""
     return [Decoys.draw(count, site.num_experts, site_seed(seed, site.path)) for site in sites]

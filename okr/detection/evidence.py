@@ -1,4 +1,4 @@
-"""What a trace shows: for every site the choice scores, states and experts at the tokens where a key could decide."""
+"""Gathers the evidence in a trace: for every site the choice scores, states and experts at the opportunities."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +17,20 @@ from okr.traces import Trace
 
 @dataclass(frozen=True)
 class SiteEvidence:
-    """One site's share of one trace: T opportunities, E experts, k kept.
+    """One site's evidence in one trace, at T opportunities with E experts of which k ran.
 
-    ``routed``: tokens whose routing was recorded; ``outside``: expert slots at opportunities outside pool and locked
-    set; ``tokens``: where each opportunity is, as an index into the trace's decoder tokens (-1: in the encoder).
+    Attributes:
+        site: the site.
+        strength: the strength of the setting.
+        choice: the choice scores [T, E].
+        hidden: the router's input [T, d].
+        experts: the experts that ran [T, k].
+        pool: the experts that compete [T, E].
+        locked: the experts that run whatever the key says [T, E].
+        free: the number of free slots [T].
+        tokens: the place of each opportunity among the trace's decoder tokens, or -1 for an encoder's token [T].
+        routed: how many tokens have recorded routing.
+        outside: how many expert slots at opportunities hold an expert outside pool and locked experts.
     """
 
     site: RouterSite
@@ -37,8 +47,11 @@ class SiteEvidence:
 
 
 def gather_evidence(engine: Engine, trace: Trace, setting: Setting, *, skip_prompt: bool) -> list[SiteEvidence]:
-    """Replay ``trace`` and keep what a test needs, site by site. ``skip_prompt`` leaves out the tokens that were given
-    (all of an encoder's). Raises InvalidTrace when the trace is another model's."""
+    """Replay ``trace`` and return the evidence of each site under ``setting``.
+
+    ``skip_prompt`` leaves out the given tokens, and all of an encoder's. Raises InvalidTrace if another model made the
+    trace.
+    """
     found: list[SiteEvidence] = []
 
     def observe(site: RouterSite, choice: Tensor, hidden: Tensor, experts: Tensor) -> None:
@@ -51,6 +64,8 @@ def gather_evidence(engine: Engine, trace: Trace, setting: Setting, *, skip_prom
 def _site_evidence(
     site: RouterSite, setting: Setting, choice: Tensor, hidden: Tensor, experts: Tensor, skip: int
 ) -> SiteEvidence:
+    """The evidence at ``site`` from what a replay shows: choice scores [T, E], the router's input [T, d] and the
+    experts that ran [T, k]. The first ``skip`` decoder tokens are left out."""
     zone = find_zone(choice, top_k=site.top_k, epsilon=setting.epsilon, zone=setting.zone)
     tokens = torch.arange(len(choice), device=choice.device)
     encoder = site.stack.startswith("encoder")
@@ -75,7 +90,8 @@ def _site_evidence(
 
 
 def trace_setting(trace: Trace, epsilon: float | None, zone: ZoneName | None, strength: float | None) -> Setting:
-    """What to test for: the arguments, or what the trace's header says where they are None."""
+    """The setting to test for: the arguments, or the values in the trace's header for those that are None. Raises
+    InvalidSetting if a value is missing or out of range."""
     header = trace.header
     epsilon = header.epsilon if epsilon is None else epsilon
     zone = header.zone if zone is None else zone
@@ -94,7 +110,7 @@ def all_evidence(
     strength: float | None,
     skip_prompt: bool,
 ) -> Iterator[list[SiteEvidence]]:
-    """The evidence of each trace in turn, one trace in memory at a time."""
+    """Yield the evidence of each trace in turn. Only one trace's evidence is in memory at a time."""
     for trace in traces:
         setting = trace_setting(trace, epsilon, zone, strength)
         yield gather_evidence(engine, trace, setting, skip_prompt=skip_prompt)

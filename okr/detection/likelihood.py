@@ -1,4 +1,4 @@
-"""How well a model under a key, and under images of that key, predicts a text: side by side in one batch."""
+"""Computes how well a model predicts a text under a key and under images of that key, several of them in one batch."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from okr.routing.selection import route
 
 
 class Sharing(Protocol):
-    """The processes that share the keys of a test: this one is number ``rank`` of ``count``."""
+    """The processes that share the keys of a test. This one has the number ``rank`` of ``count``."""
 
     @property
     def rank(self) -> int:
@@ -31,18 +31,18 @@ class Sharing(Protocol):
         """How many processes there are."""
 
     def gather(self, value: Any) -> list[Any]:
-        """What every process gave as ``value``, in the order of their numbers."""
+        """The ``value`` of every process, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """One process."""
+    """A single process."""
 
     rank: int = 0
     count: int = 1
 
     def gather(self, value: Any) -> list[Any]:
-        """What this process gave."""
+        """The value of this process."""
         return [value]
 
 
@@ -50,8 +50,8 @@ ALONE = Alone()
 
 
 class KeyRows:
-    """A chooser that routes every row of a batch by its own image of one key, and counts the opportunities of image
-    ``claimed``. ``rows``: the images whose rows a batch has, one row after another."""
+    """A chooser that routes each row of a batch by an image of one key. ``rows`` are the first image and the one after
+    the last; the batch has one row for each. ``opportunities`` counts those in the rows of image ``claimed``."""
 
     def __init__(self, site: RouterSite, key: Key, setting: Setting, images: Decoys, claimed: int = 0) -> None:
         self.site, self.images = site, images
@@ -81,8 +81,8 @@ class KeyRows:
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """log p of every scored token of several texts in nats: ``keyed`` [keys, tokens], the claimed key first;
-    ``unkeyed`` [tokens]; ``opportunities`` under the claimed key."""
+    """The log probability of every scored token of several texts, in nats: ``keyed`` [keys, tokens] with the claimed
+    key first, and ``unkeyed`` [tokens]. ``opportunities`` are those under the claimed key."""
 
     keyed: Float[Tensor, "keys tokens"]
     unkeyed: Float[Tensor, " tokens"]
@@ -103,17 +103,18 @@ def likelihoods(
     processes: Sharing = ALONE,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Likelihoods:
-    """Score ``texts`` under a key and its images (``images[i]`` belongs to ``engine.sites[i]``), ``rows`` keys at a
-    time.
+    """Score ``texts`` under a key and its images, ``rows`` keys at a time, and under the unkeyed model.
 
-    Keys are run in a random order: rounding may depend on the place in a batch, and a claimed key that always came
-    first would differ from its decoys by more than what the test is about.
+    ``images[i]`` belongs to ``engine.sites[i]``. Memory grows with ``rows`` and the longest text, not with the number
+    of keys. Without ``unkeyed`` the unkeyed model does not run, and its part is empty. Each of several ``processes``
+    scores its share of the keys, and all get the whole result. ``advance`` is called after every pass with how many
+    keys it scored.
 
-    Memory grows with ``rows`` and the longest text, not with the number of keys. ``advance`` hears of every
-    pass: how many keys it scored. Without ``unkeyed`` the unkeyed model is not run and its part is empty. Each of
-    several ``processes`` scores its share of the keys, and all get the whole result.
+    Keys run in a random order. Rounding may depend on the place in a batch, so a claimed key that always came first
+    would differ from its decoys by more than the test asks about.
 
-    Raises InvalidText where a model's output gives a judged token no finite log p: no key can be told from others then.
+    Raises InvalidText if the model gives a judged token no finite log probability, because then no key can be told from
+    others.
     """
     keys = len(images[0].columns)
     order = _order(images[0])
@@ -145,14 +146,15 @@ def likelihoods(
 
 
 def _order(images: Decoys) -> Int[Tensor, " keys"]:
-    """A random order of the images, the same for the same ones."""
+    """A random order of the images. Equal images always get the same order."""
     seed = hashlib.sha256(images.columns.numpy().tobytes() + images.signs.numpy().tobytes()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big") >> 1)
     return torch.randperm(len(images.columns), generator=generator)
 
 
 def _dealt_back(parts: Sequence[Tensor], rows: int, keys: int) -> Float[Tensor, "keys tokens"]:
-    """All keys' rows in order, from every process's blocks of ``rows`` keys, dealt out in turn."""
+    """The rows of all keys in order. The processes had blocks of ``rows`` keys in turn, and ``parts`` are their
+    results."""
     if len(parts) == 1:
         return parts[0]
     whole = parts[0].new_empty(keys, parts[0].shape[1])
@@ -162,7 +164,8 @@ def _dealt_back(parts: Sequence[Tensor], rows: int, keys: int) -> Float[Tensor, 
 
 
 def check_finite(log_p: Float[Tensor, "... tokens"]) -> None:
-    """InvalidText unless every log p is a finite number. NaN would lose every comparison, and so pass for evidence."""
+    """Raise InvalidText unless every log probability is finite. NaN would lose every comparison, so the p-value would
+    be too small."""
     lost = int((~torch.atleast_2d(log_p).isfinite()).any(0).sum())
     if lost:
         raise InvalidText(

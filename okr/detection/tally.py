@@ -1,4 +1,4 @@
-"""Counting what a claimed key and its decoys match, over sites and traces (spec chapter VERIFY)."""
+"""Adds up what a claimed key and its decoys match, over sites and traces (spec chapter VERIFY)."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,10 @@ from okr.routing import Key
 
 
 class SiteTally:
-    """Counts of one site over any number of traces: for the claimed key (index 0) and every decoy.
+    """The counts of one site over any number of traces, for the claimed key (index 0) and every decoy.
 
-    ``matched`` counts the free slots that hold a preferred expert; ``support`` sums the preferences of what ran.
+    ``matched`` counts the free slots with an expert that the key prefers. ``support`` is the sum of the preferences for
+    the experts that ran.
     """
 
     def __init__(self, key: Key, decoys: Decoys, first: SiteEvidence) -> None:
@@ -28,7 +29,7 @@ class SiteTally:
         self.routed = self.opportunities = self.free_slots = self.outside = 0
 
     def add(self, evidence: SiteEvidence) -> Int[Tensor, "tokens keys"]:
-        """Count one trace's evidence; returns what every key matched at every opportunity, int16 on the CPU."""
+        """Add the evidence of one trace, and return the matches of every key at every opportunity, int16 on the CPU."""
         self.routed += evidence.routed
         self.outside += evidence.outside
         self.opportunities += len(evidence.choice)
@@ -41,7 +42,7 @@ class SiteTally:
         return hits
 
     def score(self) -> SiteScore:
-        """This site's line in the verdict."""
+        """The site's part of the verdict."""
         free = self.free_slots
         return SiteScore(
             path=self.path,
@@ -55,30 +56,31 @@ class SiteTally:
 def at_least_as_good(
     matched: Float[Tensor, " keys"], support: Float[Tensor, " keys"], claimed: tuple[float, float]
 ) -> Bool[Tensor, " keys"]:
-    """Which keys match more than the claimed one, or as much with at least its support."""
+    """Which keys do at least as well as the claimed one: they match more, or match as much with at least its
+    support."""
     return (matched > claimed[0]) | ((matched == claimed[0]) & (support >= claimed[1]))
 
 
 class TokenTally:
-    """Counts by decoder token of each trace, for the claimed key (index 0) and every decoy while a trace is open; of
-    those before it only the claimed key's counts and p-values are kept."""
+    """The counts by decoder token, for the claimed key (index 0) and every decoy of the open trace. Of earlier traces
+    only the claimed key's counts and p-values are kept."""
 
     def __init__(self, keys: int) -> None:
         self.keys = keys
-        self.before = torch.zeros(keys, dtype=torch.int64)  # matched in earlier traces, and by encoders so far
+        self.before = torch.zeros(keys, dtype=torch.int64)  # matches in earlier traces, and at encoder sites so far
         self.matched = torch.zeros(0, keys, dtype=torch.int16)
         self.traces: list[tuple[Tensor, Tensor, Tensor]] = []
         self.ranks: list[Float[Tensor, " tokens"]] = []
 
     def open_trace(self, tokens: int) -> None:
-        """Begin the next trace, which has this many decoder tokens."""
+        """Begin the next trace, with ``tokens`` routed decoder tokens."""
         self._close()
         self.matched = torch.zeros(tokens, self.keys, dtype=torch.int16)
         counts = torch.zeros(tokens, dtype=torch.int64)
         self.traces.append((counts, counts.clone(), self.matched[:, 0]))
 
     def add(self, evidence: SiteEvidence, hits: Int[Tensor, "tokens keys"]) -> None:
-        """Count one site's matches of the trace that is open."""
+        """Add the matches at one site of the open trace."""
         tokens, free = evidence.tokens.cpu(), evidence.free.cpu()
         if len(tokens) and int(tokens[0]) < 0:
             self.before += hits.sum(0)
@@ -89,7 +91,7 @@ class TokenTally:
         self.matched.index_add_(0, tokens, hits)
 
     def _close(self) -> None:
-        """Rank the claimed key after each token of the open trace, and forget what the decoys matched where."""
+        """Rank the claimed key after each token of the open trace, and drop the decoys' counts by token."""
         if not self.traces or len(self.ranks) == len(self.traces):
             return
         sums = self.matched.cumsum(0, dtype=torch.int64) + self.before
@@ -99,7 +101,7 @@ class TokenTally:
         self.matched = torch.zeros(0, self.keys, dtype=torch.int16)
 
     def scores(self) -> tuple[TokenScore, ...]:
-        """The claimed key's counts, token by token, where it could decide."""
+        """The claimed key's counts at every decoder token where it could decide."""
         return tuple(
             TokenScore(number, index, int(opportunities[index]), int(slots[index]), int(matched[index]))
             for number, (opportunities, slots, matched) in enumerate(self.traces)
@@ -107,21 +109,22 @@ class TokenTally:
         )
 
     def p_values(self) -> Float[Tensor, " tokens"]:
-        """The claimed key's rank over the decoys after each decoder token, as a p-value; equal counts go to decoys.
+        """The p-value after each decoder token: the rank of the claimed key among the decoys, which rank higher if they
+        match as much.
 
-        An encoder's matches count from its trace's first token on.
+        An encoder's matches count from the first token of its trace on.
         """
         self._close()
         return torch.cat(self.ranks)
 
     def needed(self, alpha: float) -> int | None:
-        """The smallest number of leading decoder tokens at which the claimed key's p-value is at most alpha."""
+        """The smallest number of leading decoder tokens with a p-value of at most ``alpha``, or None."""
         enough = (self.p_values() <= alpha * (1 + 1e-9)).nonzero()
         return int(enough[0]) + 1 if len(enough) else None
 
 
 def pooled(tallies: Sequence[SiteTally]) -> tuple[Float[Tensor, " keys"], Float[Tensor, " keys"]]:
-    """Matches and support of every key over all sites."""
+    """The matches and the support of every key, summed over all sites."""
     return (
         torch.stack([tally.matched for tally in tallies]).sum(0),
         torch.stack([tally.support for tally in tallies]).sum(0),

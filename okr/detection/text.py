@@ -1,14 +1,14 @@
-"""Detection from text alone (spec chapter TEXT): does the claimed key predict the text better than decoy keys do?
+"""Detects a key from text alone (spec chapter TEXT): does the claimed key predict the text better than decoys do?
 
-Null hypothesis: the text was made without knowledge of the claimed key. Given the text, the key's projections are
-then uniform +1/-1 matrices, and so are their images under permutations of columns and changes of their signs (the
-decoys): the same randomisation test as :mod:`okr.detection.verification`, with another statistic.
+The null hypothesis is that the text was made without knowledge of the claimed key. Given the text, the key's
+projections are then uniform +1/-1 matrices. So are their images under permutations of columns and changes of signs,
+which are the decoys. This is the randomisation test of :mod:`okr.detection.verification` with another statistic.
 
 The statistic of key K is the sum over tokens of log(0.9 p_K + 0.1 q), where q is the mean of p over the claimed key and
-all decoys: the log-likelihood of text a tenth of which is anybody's. It is symmetric in the keys, so the test stays
-exact. For untouched text log p_K itself would rank the key that the text was made under first most often (it is the
-posterior of a key drawn at random); with a tenth of q a token that K finds impossible costs no more than log 10, so
-single odd tokens cannot drown the rest (docs/detection.md has the statistics it was compared with).
+all decoys. It is the log-likelihood of text of which one tenth may come from anybody. It is symmetric in the keys, so
+the test is exact. For unchanged text log p_K alone would most often rank the true key first, because it orders keys by
+their posterior probability. With the tenth of q, a token that K finds impossible costs at most log 10, so single odd
+tokens cannot outweigh the rest (docs/detection.md compares statistics).
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from okr.routing import Key, Setting
 from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 
-FOREIGN = 0.1  # the share of a text that the statistic takes to be anybody's
-TokenIds = Any  # a sequence of whole numbers, a one-dimensional array or tensor of them
+FOREIGN = 0.1  # the share of a text that may come from anybody, in the statistic
+TokenIds = Any  # a sequence, or one-dimensional array or tensor, of whole numbers
 
 
 def detect(
@@ -53,19 +53,28 @@ def detect(
     processes: Sharing = ALONE,
     advance: Callable[[int], None] = lambda count: None,
 ) -> TextVerdict:
-    """Whether a text, or several texts pooled into one test, were sampled under ``key``.
+    """Test whether a text was sampled under ``key``. Several texts make one pooled test.
 
-    Arguments: ``model``, or what :func:`okr.prepare` made of it; ``token_ids`` [n] as the model reads them (its own
-    special tokens in front), or a list of such texts, all without padding, which would be judged like any token;
-    ``prompt_length`` tokens of each are given, not judged (at least the first always is); ``source_ids`` is what an
-    encoder reads, then ``token_ids`` starts with the decoder's start token. ``temperature`` is the one the text was
-    sampled at, as far as known; a wrong one costs power, never validity. ``rows`` keys run side by side: memory grows
-    with it, not with ``decoys``. Several ``processes`` share the keys. ``advance`` hears how many keys each pass
-    scored.
+    Arguments:
+        model: a model, or its engine (:func:`okr.prepare`).
+        token_ids: [n], as the model reads them, with its special tokens in front; or a list of such texts. Padding must
+            be left out, because it would be judged like any token.
+        key: the claimed key.
+        epsilon: how much choice score a selection could give up, in the unit of each site, when the text was made.
+        zone: the zone then, ``max`` or ``boundary``.
+        strength: the strength then. With inf the key alone decided.
+        prompt_length: how many tokens of each text are given and not judged. The first token never is.
+        source_ids: what an encoder reads. ``token_ids`` then begin with the decoder's start token.
+        decoys: how many decoys to compare with.
+        alpha: the significance level.
+        temperature: that at which the text was sampled, as far as it is known. A wrong one costs power, but p-values
+            stay valid.
+        rows: how many keys run at a time. Memory grows with it, not with ``decoys``.
+        processes: the processes that share the keys.
+        advance: called after every pass with how many keys it scored.
 
-    With fewer than LEAST_TOKENS judged tokens over all texts the verdict is "cannot tell": p_value is 1.
-
-    Raises InvalidText for text that cannot be judged and InvalidSetting for settings out of range.
+    If fewer than LEAST_TOKENS tokens are judged over all texts, the p-value is 1 ("cannot tell"). Raises InvalidKey,
+    InvalidText for text that cannot be judged, and InvalidSetting for values out of range.
     """
     check_key(key)
     check_decoys(decoys, alpha)
@@ -82,6 +91,7 @@ def detect(
 
 
 def _verdict(found: Likelihoods, key: Key, alpha: float, temperature: float) -> TextVerdict:
+    """The verdict on the likelihoods ``found``."""
     score = statistic(found.keyed)
     claimed, others = float(score[0]), score[1:]
     enough = found.opportunities > 0 and found.keyed.shape[1] >= LEAST_TOKENS
@@ -108,13 +118,14 @@ def _verdict(found: Likelihoods, key: Key, alpha: float, temperature: float) -> 
 
 
 def statistic(log_p: Float[Tensor, "keys tokens"]) -> Float[Tensor, " keys"]:
-    """Sum over tokens of log(0.9 p_K / q + 0.1), q the mean of p over the keys: one number a key, symmetric in them."""
+    """The statistic of each key: the sum over tokens of log(0.9 p_K / q + 0.1), where q is the mean of p over the
+    keys."""
     mean = log_p.logsumexp(0) - math.log(len(log_p))
     return torch.log1p((1 - FOREIGN) * torch.expm1(log_p - mean)).sum(1)
 
 
 def check_scoring(temperature: float, rows: int) -> None:
-    """InvalidSetting unless the temperature is a number above 0 and at least one key runs at a time."""
+    """Raise InvalidSetting unless ``temperature`` is a number above 0 and ``rows`` a whole number of at least 1."""
     if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
         raise InvalidSetting(f"temperature must be a number > 0, got {temperature}")
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
@@ -122,7 +133,7 @@ def check_scoring(temperature: float, rows: int) -> None:
 
 
 def text_seed(key: Key, texts: Sequence[Text]) -> bytes:
-    """What the decoys of this key and these texts are drawn from."""
+    """The seed of the decoys for this key and these texts."""
     content = hashlib.sha256(key.id.encode())
     for text in texts:
         for part in (text.tokens, torch.tensor([text.prompt_length]), text.source):
@@ -137,7 +148,7 @@ def as_texts(
     prompt_length: int | Sequence[int],
     source_ids: TokenIds | Sequence[TokenIds] | None,
 ) -> list[Text]:
-    """Checked texts. Raises InvalidText for what this model cannot judge."""
+    """The checked texts. Raises InvalidText if this model cannot judge one of them."""
     several = _are_several(token_ids)
     parts = list(token_ids) if several else [token_ids]
     lengths = list(prompt_length) if isinstance(prompt_length, Sequence) else [prompt_length] * len(parts)
@@ -146,7 +157,7 @@ def as_texts(
         raise InvalidText(f"{len(parts)} texts, {len(lengths)} prompt lengths and {len(sources)} sources do not match")
     if engine.encoder_decoder == (source_ids is None):
         needs = (
-            "needs source_ids, what its encoder reads"
+            "needs source_ids, the token ids that its encoder reads"
             if engine.encoder_decoder
             else "has no encoder to read source_ids"
         )
@@ -158,6 +169,7 @@ def as_texts(
 
 
 def _are_several(token_ids: Any) -> bool:
+    """Whether ``token_ids`` holds several texts."""
     if isinstance(token_ids, np.ndarray | Tensor):
         return token_ids.ndim == 2
     return isinstance(token_ids, list | tuple) and bool(token_ids) and not isinstance(token_ids[0], int | np.integer)
@@ -166,17 +178,20 @@ def _are_several(token_ids: Any) -> bool:
 def _text(
     tokens: TokenIds, prompt_length: int, source: TokenIds | None, vocabulary: int | None, room: int | None
 ) -> Text:
+    """One checked text. ``vocabulary`` and ``room`` are the model's number of tokens and of positions, or None if they
+    are unknown."""
     row = _row("token_ids", tokens, vocabulary)
     if len(row) < 2:
-        raise InvalidText(f"a text of {len(row)} tokens says nothing; it needs at least two")
+        raise InvalidText(f"a text needs at least two tokens, got {len(row)}")
     if room is not None and len(row) > room + 1:
-        raise InvalidText(f"a text of {len(row)} tokens does not fit the model's {room} positions; split it")
+        raise InvalidText(f"a text of {len(row)} tokens does not fit into the model's {room} positions: split it")
     if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or not 0 <= prompt_length < len(row):
         raise InvalidText(f"prompt_length must lie between 0 and {len(row) - 1}, got {prompt_length}")
     return Text(row, max(1, prompt_length), None if source is None else _row("source_ids", source, vocabulary))
 
 
 def _row(name: str, tokens: TokenIds, vocabulary: int | None) -> Tensor:
+    """Token ids as an int64 tensor [n]. Raises InvalidText if they are no token ids of the model."""
     try:
         numbers = np.asarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens)
     except (ValueError, TypeError):
@@ -185,5 +200,5 @@ def _row(name: str, tokens: TokenIds, vocabulary: int | None) -> Tensor:
         raise InvalidText(f"{name} must be token ids, at least one, in one dimension, got {type(tokens).__name__}")
     if numbers.min() < 0 or (vocabulary is not None and numbers.max() >= vocabulary):
         most = "" if vocabulary is None else f" and {vocabulary - 1}"
-        raise InvalidText(f"{name} must lie between 0{most}: another tokenizer's?")
+        raise InvalidText(f"{name} must lie between 0{most}: are they another tokenizer's?")
     return torch.from_numpy(numbers.astype(np.int64))

@@ -1,4 +1,4 @@
-"""What a verification or a detection says."""
+"""Defines the verdicts: what a verification or a detection answers."""
 
 import math
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Generic, TypeVar
 
 LEAST_TOKENS = 16
-"""Judged tokens below which a text cannot be told from others. It is the length from which KGW with a hard list, which
-leaves half of the vocabulary out, reaches z = 4 (Kirchenbauer et al. 2023, section 3); soft marks such as this one
-show less a token. The test is exact at any length, but on less than that a p-value below alpha is chance and hardly
-anything else: the share of marked texts that it finds is about alpha, too (docs/detection.md)."""
+"""The fewest judged tokens for which a text is tested. The test is exact at any length. With fewer tokens a p-value
+below alpha is hardly more than chance: the share of watermarked texts that it finds is about alpha too
+(docs/detection.md). 16 tokens is the length at which KGW with a hard list, which excludes half of the vocabulary,
+reaches z = 4 (Kirchenbauer et al. 2023, section 3). Soft watermarks such as this one show less in each token."""
 
-_SHOWN = 4  # of a tuple, in a repr
+_SHOWN = 4  # the most items of a tuple that a repr shows
 
 
 class Bounded:
-    """A dataclass whose repr is short whatever it holds: of a long tuple it tells the length."""
+    """A dataclass with a short repr. It shows the length of a long tuple instead of its items."""
 
     def __repr__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -29,17 +29,23 @@ def _shortened(value: Any) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Verdict(Bounded):
-    """Whether a key was there; what a verdict on a trace and one on a text have in common. It is true, as in
-    ``if verdict``, where the key was found: ``watermarked``.
+    """The answer of one test of one key, from a trace or from text. It is true, as in ``if verdict``, if the key was
+    found (``watermarked``).
 
-    p_value: under the null hypothesis that the evidence was made without knowledge of this key, P(p_value <= x) <= x
-        for every x. It is (1 + decoys that do at least as well) / (decoys + 1), so never below 1 / (decoys + 1).
-    exact: True where that holds whatever the dependence between tokens (always, for decoys).
-    watermarked: p_value <= alpha.
-    z, normal_p: the claimed key's distance from the decoys in their standard deviations, and the normal tail beyond
-        it: an approximation that reaches below 1 / (decoys + 1). Never the basis of ``watermarked``.
-    hit_rate: matched / free slots at opportunities under the claimed key; chance_rate: the decoys' mean. None for text.
-    opportunities: (token, site) pairs where the key could decide. Without any p_value is 1.
+    Attributes:
+        key_id: the public name of the claimed key.
+        p_value: (1 + decoys that do at least as well) / (decoys + 1), so at least 1 / (decoys + 1). If the evidence was
+            made without knowledge of the key, P(p_value <= x) <= x for every x.
+        exact: whether this bound holds however tokens depend on each other. With decoys it always does.
+        watermarked: whether p_value <= alpha.
+        alpha: the significance level.
+        decoys: how many decoys the key was compared with.
+        z: the distance of the key's statistic from the decoys' mean, in the decoys' standard deviations.
+        normal_p: the tail of the normal distribution beyond z. It is an approximation, which can be below 1 / (decoys +
+            1), and never decides ``watermarked``.
+        hit_rate: the share of free slots at opportunities that match; None for text.
+        chance_rate: the mean hit rate of the decoys; None for text.
+        opportunities: how many (token, site) pairs the key could decide. With none, p_value is 1.
     """
 
     key_id: str
@@ -55,7 +61,7 @@ class Verdict(Bounded):
     opportunities: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The verdict as plain JSON-ready values."""
+        """The verdict as values that JSON can hold."""
         return asdict(self)
 
     def __bool__(self) -> bool:
@@ -68,7 +74,8 @@ class Verdict(Bounded):
         return f"{answer} under key {self.key_id}: p = {self.p_value:.3g} (alpha {self.alpha:g}), {self._evidence()}"
 
     def on_several(self, count: int) -> str:
-        """This verdict as that of one test on ``count`` pieces of evidence, in words that say no more than it does."""
+        """This verdict in words, as that of one pooled test of ``count`` pieces of evidence. It claims no more than
+        that at least one of them was made under the key."""
         test = f"pooled test of all {count}"
         if self._obstacle():
             return f"{test}: cannot tell: {self._obstacle()} (p = 1)"
@@ -78,16 +85,18 @@ class Verdict(Bounded):
         )
 
     def _obstacle(self) -> str:
-        """Why this evidence can say nothing, or ""."""
+        """Why this evidence cannot show anything, or "" if it can."""
         return "" if self.opportunities else f"no opportunities for key {self.key_id}"
 
     def _evidence(self) -> str:
+        """The numbers behind the answer, in words."""
         return f"z = {self.z:.2f}"
 
 
 @dataclass(frozen=True)
 class SiteScore:
-    """One router site's share of a verdict. Rates are matched / free slots at opportunities; None without any."""
+    """One router site's part of a verdict. The rates are the share of free slots at opportunities that match, or None
+    if there is no free slot."""
 
     path: str
     opportunities: int
@@ -98,7 +107,8 @@ class SiteScore:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """One token's share of a verdict, summed over sites; ``index`` is its place in its trace's decoder tokens."""
+    """One decoder token's part of a verdict, summed over sites. ``index`` is its place in its trace, and ``trace`` is
+    the number of the trace."""
 
     trace: int
     index: int
@@ -109,16 +119,18 @@ class TokenScore:
 
 @dataclass(frozen=True, repr=False)
 class TraceVerdict(Verdict):
-    """The verdict of :func:`okr.verify`.
+    """The verdict of :func:`okr.verify`. It also has the attributes of :class:`Verdict`.
 
-    free_slots: experts the key decided on at opportunities.
-    outside_zone: expert slots at opportunities that the settings do not allow at all: above 0.01 or so of free_slots
-        the trace was not made with these settings (or in another dtype).
-    routed: (token, site) pairs with recorded routing.
-    tokens_needed: how many decoder tokens, in order, until p was first at most alpha; None: never. It says how early
-        the evidence sufficed; looking at every prefix is no test of its own.
-    dtypes: those the traces were made in, and the one they were replayed in.
-    sites, tokens: the counts by router and by decoder token.
+    Attributes:
+        free_slots: how many expert slots at opportunities the key decides.
+        outside_zone: how many expert slots at opportunities hold an expert that the setting does not allow. More than
+            about 0.01 of free_slots means that the trace was made with another setting or dtype.
+        routed: how many (token, site) pairs have recorded routing.
+        tokens_needed: after how many decoder tokens, in order, p was first at most alpha; None if never. It says how
+            early the evidence was enough. It is no test of its own, because it looks at every prefix.
+        dtypes: the dtypes in which the traces were made, and the one in which they were replayed.
+        sites: the counts of each router.
+        tokens: the counts of each decoder token.
     """
 
     free_slots: int
@@ -139,13 +151,15 @@ class TraceVerdict(Verdict):
 
 @dataclass(frozen=True, repr=False)
 class TextVerdict(Verdict):
-    """The verdict of :func:`okr.detect`, from text alone.
+    """The verdict of :func:`okr.detect`, from text alone. It also has the attributes of :class:`Verdict`.
 
-    tokens: how many were scored; below LEAST_TOKENS p_value is 1. log_likelihood: sum of log p under the claimed key,
-        in nats.
-    log_likelihood_ratio: that minus the same sum under the unkeyed model, in nats. Its exponential is an e-value (at
-        least 1 / a with probability at most a) against one null hypothesis only, ``ratio_null``; against text of any
-        other origin it proves nothing, and only ``p_value`` does.
+    Attributes:
+        tokens: how many tokens were scored. With fewer than LEAST_TOKENS, p_value is 1.
+        log_likelihood: the sum of log p under the claimed key, in nats.
+        log_likelihood_ratio: log_likelihood less the same sum under the unkeyed model, in nats. Its exponential is an
+            e-value (at least 1 / a with probability at most a) against the null hypothesis ``ratio_null`` alone. For
+            text of any other origin it proves nothing, and only ``p_value`` does.
+        ratio_null: the null hypothesis of the log-likelihood ratio, in words.
     """
 
     tokens: int
@@ -166,14 +180,13 @@ Kind = TypeVar("Kind", bound=Verdict)
 
 @dataclass(frozen=True)
 class Verdicts(Generic[Kind]):
-    """What several pieces of evidence say of one key, one by one and all together.
+    """The verdicts on several pieces of evidence under one key, one by one and all together.
 
-    each: every piece as a test of its own. One that was made without the key is found watermarked with probability at
-        most alpha; so is a set that holds such a piece, where "watermarked" asks it of ``every`` piece.
-    adjusted_p: those p-values after Holm's correction: that any piece made without the key has one of at most alpha
-        happens with probability at most alpha. The basis for saying *which* of many pieces are watermarked.
-    pooled: all of them as one test. Its null hypothesis is that none of them was made with knowledge of the key: a
-        single marked piece among many unmarked ones can be enough to reject that.
+    Attributes:
+        each: one test for each piece. A piece made without the key is found watermarked with probability at most alpha.
+            The same holds for the answer of ``every`` on a set that contains such a piece.
+        pooled: one test of all pieces. Its null hypothesis is that none of them was made with knowledge of the key, so
+            a single watermarked piece among many others can be enough to reject it.
     """
 
     each: tuple[Kind, ...]
@@ -181,12 +194,13 @@ class Verdicts(Generic[Kind]):
 
     @property
     def every(self) -> bool:
-        """Whether each piece by itself was found watermarked."""
+        """Whether every piece was found watermarked in its own test."""
         return all(verdict.watermarked for verdict in self.each)
 
     @property
     def adjusted_p(self) -> tuple[float, ...]:
-        """The p-values of ``each`` after Holm's correction."""
+        """The p-values of ``each`` after Holm's correction. The probability that any piece made without the key has one
+        of at most alpha is at most alpha. Use them to say *which* of many pieces are watermarked."""
         return tuple(holm([verdict.p_value for verdict in self.each]))
 
     def __str__(self) -> str:
@@ -202,7 +216,7 @@ class Verdicts(Generic[Kind]):
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p-values, in the order given."""
+    """The p-values adjusted by Holm's method (1979), in the order given."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, running = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

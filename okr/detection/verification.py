@@ -1,9 +1,10 @@
-"""Verification of traces: forced replay, decoy keys, exact p-value (spec chapter VERIFY).
+"""Verifies traces by forced replay, decoys and an exact p-value (spec chapter VERIFY).
 
-Null hypothesis: the trace was made without knowledge of the claimed key. Then the key's projections are, given the
-trace, uniform +1/-1 matrices, and so are their images under permutations of columns and changes of their signs. The
-claimed key's statistic is therefore exchangeable with those of such images (the decoys), and its rank among them is
-uniform, however dependent the tokens are: a randomisation test (Hemerik and Goeman 2018, Theorem 2).
+The null hypothesis is that the trace was made without knowledge of the claimed key. Given the trace, the key's
+projections are then uniform +1/-1 matrices. So are their images under permutations of columns and changes of signs,
+which are the decoys. The statistics of the claimed key and of its decoys are therefore exchangeable. The rank of the
+claimed key among them is uniform, however tokens depend on each other. This is a randomisation test (Hemerik and Goeman
+2018, Theorem 2).
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
-MOST_DECOYS = 1_000_000  # what they match is counted token by token: two bytes a token and decoy
+MOST_DECOYS = 1_000_000  # their matches take two bytes for each token and decoy
 
 
 def verify(
@@ -40,15 +41,26 @@ def verify(
     alpha: float = 0.001,
     skip_prompt: bool = False,
 ) -> TraceVerdict:
-    """Whether ``key`` decided the routing that ``traces`` recorded; several traces are one pooled test.
+    """Test whether ``key`` decided the routing that ``traces`` recorded. Several traces make one pooled test.
 
-    The pooled null hypothesis is that *none* of the traces was made with knowledge of the key: one marked trace among
-    many others can be enough to reject it (:func:`verify_each` also judges every trace by itself).
+    The null hypothesis of the pooled test is that *none* of the traces was made with knowledge of the key. One
+    watermarked trace among many others can be enough to reject it; :func:`verify_each` also judges every trace by
+    itself.
 
-    Arguments: ``model``, or what :func:`okr.prepare` made of it; settings that are None are what the traces' headers
-    say; ``skip_prompt`` leaves out the tokens that were given. The p-value is exact and at least 1 / (decoys + 1).
-    Deterministic: the decoys are drawn from a hash of the traces and the key id. Raises InvalidTrace when a trace is
-    another model's, InvalidSetting when a setting is missing or alpha cannot be reached.
+    Arguments:
+        model: the model that made the traces, or its engine (:func:`okr.prepare`).
+        traces: one trace, or several.
+        key: the claimed key.
+        decoys: how many decoys to compare with. The p-value is exact and at least 1 / (decoys + 1).
+        epsilon: the epsilon to test for, in the unit of each site; by default the one in each trace's header.
+        zone: the zone to test for; by default the one in each header.
+        strength: the strength to test for; by default the one in each header.
+        alpha: the significance level.
+        skip_prompt: leave out the tokens that were given.
+
+    The result is deterministic: the decoys are drawn from a hash of the traces and the key id. Raises InvalidTrace if
+    another model made a trace, InvalidKey if ``key`` is none, and InvalidSetting if the setting is missing or out of
+    range, or if so few decoys cannot reach alpha.
     """
     items = as_traces(traces)
     check_key(key)
@@ -72,9 +84,9 @@ def verify_each(
     skip_prompt: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Verdicts[TraceVerdict]:
-    """What :func:`verify` says of every trace by itself, and of all of them pooled, from one replay of each.
+    """Test every trace by itself, and all of them pooled, as :func:`verify` does. Each trace is replayed once.
 
-    Arguments and errors as there; ``advance`` hears of every trace that is done.
+    The arguments and errors are those of :func:`verify`. ``advance`` is called with 1 after each trace.
     """
     items = as_traces(traces)
     check_key(key)
@@ -103,8 +115,9 @@ def verify_keys(
     alpha: float = 0.001,
     skip_prompt: bool = False,
 ) -> list[TraceVerdict]:
-    """What :func:`verify` says of one trace under each of ``keys``, from one replay: a test a key, none corrected for
-    the others (:func:`okr.attribute` does that). Arguments and errors as in :func:`verify`."""
+    """Test one trace under each of ``keys`` as :func:`verify` does, with one replay. The p-values are not corrected for
+    the number of keys; :func:`okr.attribute` corrects them. The other arguments and errors are those of
+    :func:`verify`."""
     items = as_traces(trace)
     check_decoys(decoys, alpha)
     engine = prepare(model)
@@ -114,14 +127,18 @@ def verify_keys(
 
 
 def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting, decoys: int) -> Float[Tensor, " tokens"]:
-    """The p-value of every prefix of a trace, tokens that were given left out: after each decoder token, as
-    :func:`verify` with ``skip_prompt`` gives it, equal counts going to the decoys."""
+    """The p-value of every prefix of ``trace``, without the tokens that were given: one after each decoder token
+    [tokens].
+
+    It is that of :func:`verify` with ``skip_prompt``, except that a decoy with as many matches as the key ranks above
+    it.
+    """
     evidence = gather_evidence(engine, trace, setting, skip_prompt=True)
     return count([trace], [evidence], key, decoys)[1].p_values()
 
 
 def _dtypes(engine: Engine, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
-    """Those that traces were made in, and the one they are replayed in."""
+    """The dtypes in which the traces were made, and those in which they are replayed, in words."""
     made = {trace.header.computed_in(trace.header.dtype) for trace in traces}
     replayed = {trace.header.computed_in(engine.dtype) for trace in traces}
     return tuple(sorted(made)), " and ".join(sorted(replayed))
@@ -130,7 +147,8 @@ def _dtypes(engine: Engine, traces: Sequence[Trace]) -> tuple[tuple[str, ...], s
 def count(
     items: Sequence[Trace], found: Iterable[Sequence[SiteEvidence]], key: Key, decoys: int
 ) -> tuple[list[SiteTally], TokenTally]:
-    """What a claimed key and its decoys match in traces and the evidence in them: by site and by token."""
+    """Count what ``key`` and its decoys match in the traces ``items`` with the evidence ``found``: by site and by
+    token."""
     test = _Count(items, key, decoys)
     for trace, sites in zip(items, found, strict=True):
         test.add(trace, sites)
@@ -138,7 +156,7 @@ def count(
 
 
 class _Count:
-    """The counts of one test over ``traces``, whose evidence is added one by one, in their order."""
+    """The counts of one test over ``traces``. The evidence of each is added in their order."""
 
     def __init__(self, traces: Sequence[Trace], key: Key, decoys: int) -> None:
         self.key, self.decoys = key, decoys
@@ -160,7 +178,7 @@ class _Count:
 
 
 def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:
-    """One trace or several as a list; InvalidTrace when there is none, or anything else."""
+    """The traces as a list. Raises InvalidTrace if there is none, or for anything that is no trace."""
     items = [traces] if isinstance(traces, Trace) else list(traces) if isinstance(traces, Iterable) else [traces]
     if not items or not all(isinstance(trace, Trace) for trace in items):
         raise InvalidTrace("there is no trace to verify" if not items else "expected traces (see okr.Trace.load)")
@@ -168,7 +186,7 @@ def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:
 
 
 def check_decoys(decoys: int, alpha: float) -> None:
-    """InvalidSetting unless alpha lies within (0, 1) and that many decoys can reach it."""
+    """Raise InvalidSetting unless ``alpha`` lies between 0 and 1 and a test with so many decoys can reach it."""
     if isinstance(decoys, bool) or not isinstance(decoys, int) or not isinstance(alpha, int | float):
         raise InvalidSetting(f"decoys must be a whole number and alpha a number, got {decoys!r} and {alpha!r}")
     if not 0 < alpha < 1:
@@ -182,7 +200,8 @@ def check_decoys(decoys: int, alpha: float) -> None:
 
 
 def z_score(claimed: float, others: Tensor) -> float:
-    """The distance of ``claimed`` from the decoys' mean in their standard deviations; 0 where they do not differ."""
+    """The distance of ``claimed`` from the mean of the decoys' statistics ``others``, in their standard deviations; 0
+    if they are all equal."""
     spread = float(others.std()) if len(others) > 1 else 0.0
     return (claimed - float(others.mean())) / spread if spread > 0 else 0.0
 
@@ -194,6 +213,7 @@ def _verdict(
     alpha: float,
     dtypes: tuple[tuple[str, ...], str],
 ) -> TraceVerdict:
+    """The verdict on the counts of one test."""
     matched, support = pooled(tallies)
     opportunities = sum(tally.opportunities for tally in tallies)
     free = sum(tally.free_slots for tally in tallies)

@@ -1,4 +1,4 @@
-"""What routers a model has: RouterSite records, found and proven, never guessed."""
+"""Finds the routers of a model and proves each of them. The result is a list of RouterSite records."""
 
 from okr.discovery.devices import input_device
 from okr.discovery.discover import Search, discover, discover_config, keyable_sites, search, without_weights

@@ -1,8 +1,9 @@
-"""Adapters and other wrappers in a model, known by the attributes that peft gives its modules; peft is not imported.
+"""Finds the modules of a model that run, behind adapters and other wrappers. peft's wrappers are known by the
+attributes that peft gives them; peft is not imported.
 
-A wrapped model names its modules otherwise (``base_model.model.``, ``.base_layer``, ``.modules_to_save.default``),
-keeps copies of modules that do not run, and computes with weights that no parameter holds. Here is what runs, under
-the name that it has in the model without wrappers.
+A wrapper changes the paths of modules (``base_model.model.``, ``.base_layer``, ``.modules_to_save.default``). It keeps
+copies of modules that do not run, and it may compute with weights that no parameter holds. This module lists what runs,
+each module under the path that it has in the model without wrappers.
 """
 
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 class Place:
     """A module that runs.
 
-    path: as ``get_submodule`` of the model takes it. plain: its path in the model without wrappers. adapters: the
-    layers around it that change its weights, outermost first.
+    ``path`` is what ``get_submodule`` of the model takes. ``plain`` is the path in the model without wrappers.
+    ``adapters`` are the adapter layers around the module that change its weights, outermost first.
     """
 
     path: str
@@ -29,8 +30,10 @@ class Place:
 
 
 def places(model: nn.Module) -> Iterator[Place]:
-    """Every module of ``model`` that runs, each once, in the order of ``named_modules``; wrappers, adapters and the
-    copies that they set aside left out. The first is the model that the wrappers hold."""
+    """Every module of ``model`` that runs, each once, in the order of ``named_modules``.
+
+    Wrappers, adapter layers and copies that do not run are left out. The first place is the model inside all wrappers.
+    """
     return _below(Place("", "", model), set())
 
 
@@ -52,7 +55,7 @@ def _below(place: Place, seen: set[int]) -> Iterator[Place]:
 
 
 def _inside(module: nn.Module) -> str:
-    """Where a wrapper keeps what it runs, or "": ``module`` is no wrapper."""
+    """The name of the part that a wrapper runs, or "" if ``module`` is no wrapper."""
     parts, kind = module._modules, type(module)
     if isinstance(module, _PARALLEL):
         return "module"
@@ -70,11 +73,12 @@ def _inside(module: nn.Module) -> str:
 
 
 def has_copies(module: nn.Module) -> bool:
-    """Whether ``module`` keeps an original beside the copies that adapters trained (``modules_to_save``)."""
+    """Whether ``module`` keeps an original module and beside it copies that adapters trained (``modules_to_save``)."""
     return {"original_module", "modules_to_save"} <= module._modules.keys()
 
 
 def _active_copy(module: Any) -> str:
+    """The name of the copy that runs: the active adapter's, or the original if no active adapter has a copy."""
     names = list(module.active_adapters)
     if module.disable_adapters or not names or any(name not in module.modules_to_save for name in names):
         return "original_module"
@@ -82,8 +86,8 @@ def _active_copy(module: Any) -> str:
 
 
 def stand_ins(model: nn.Module, path: str) -> list[nn.Module]:
-    """What may run where ``path`` does: the module there, and where adapters keep copies of it, all of them, so that
-    switching adapters leaves none out."""
+    """Every module that may run at ``path``. That is one module, or the original and all its copies if adapters keep
+    copies. A caller that changes all of them is safe if the active adapter changes."""
     return list(_stand_ins(model, path.split(".")))
 
 
@@ -100,7 +104,7 @@ def _stand_ins(module: nn.Module, parts: list[str]) -> Iterator[nn.Module]:
 
 
 def plain_path(model: nn.Module, path: str) -> str:
-    """``path`` as it would be in ``model`` without wrappers, whichever of their copies it names."""
+    """``path`` as it is in ``model`` without wrappers. The path of a copy becomes the path of its original."""
     parts, plain, module = path.split("."), list[str](), model
     while parts:
         inside, used = _inside(module), 1
@@ -113,8 +117,8 @@ def plain_path(model: nn.Module, path: str) -> str:
 
 
 def prompt_adapter(model: nn.Module) -> Any:
-    """The configuration of the adapter by which ``model`` puts virtual tokens in front (prompt or prefix tuning), or
-    of one that adds to its attention; None where there is none, or it is disabled."""
+    """The configuration of the active adapter if it adds virtual tokens before the prompt (prompt or prefix tuning) or
+    adds to the attention. None if there is no such adapter, or if it is disabled."""
     parts = model._modules
     if "base_model" not in parts or not hasattr(model, "peft_config") or getattr(model, "_adapters_disabled", False):
         return None
@@ -124,12 +128,13 @@ def prompt_adapter(model: nn.Module) -> Any:
 
 
 def switches(model: nn.Module) -> list[Any]:
-    """Which adapters of ``model`` are active, merged or switched off, layer by layer."""
+    """The state of every adapter layer of ``model`` (disabled or not, active adapters, merged adapters), and the type
+    of its prompt adapter. The value changes when an adapter is switched or merged."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "merged_adapters")]
     found: list[Any] = [(la.disable_adapters, tuple(la.active_adapters), tuple(la.merged_adapters)) for la in layers]
     return [*found, getattr(prompt_adapter(model), "peft_type", None)]
 
 
 def joined(*parts: str) -> str:
-    """Parts of a path as one path."""
+    """The parts of a path joined by dots. Empty parts are left out."""
     return ".".join(part for part in parts if part)

@@ -1,6 +1,7 @@
-"""Where a router may be: what a model's classes say they record, class names, and names beside experts.
+"""Finds modules that may be routers, by three kinds of evidence: what the model's classes record as router logits,
+class names, and names beside experts.
 
-Evidence only names candidates; the proof (:mod:`okr.discovery.probe`) decides.
+The evidence only names candidates. The proof (:mod:`okr.discovery.probe`) decides.
 """
 
 import re
@@ -18,7 +19,8 @@ _SUSPECTS = re.compile(r"router|gate|gating", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A module that may rank experts. ``experts_beside``: its parent holds experts."""
+    """A module that may be a router. ``evidence`` says why. ``experts_beside`` says whether its parent holds
+    experts."""
 
     path: str
     module: nn.Module
@@ -27,13 +29,13 @@ class Candidate:
 
 
 class Tree:
-    """A model's modules by their path without wrappers, and which of them hold experts."""
+    """The modules of a model by their path without wrappers, and the paths of those that hold experts."""
 
     def __init__(self, model: nn.Module) -> None:
         self.places = {place.plain: place for place in places(model)}
         self.modules = {plain: place.module for plain, place in self.places.items()}
         self.recorded = tuple(_recorded_classes(model))
-        self.with_experts: set[str] = set()  # paths that have experts somewhere below them
+        self.with_experts: set[str] = set()  # paths with experts anywhere below them
         self.parents_of_experts: set[str] = set()
         for path, module in self.modules.items():
             if path and is_experts(path, module):
@@ -49,18 +51,20 @@ class Tree:
                 yield Candidate(path, module, evidence, parent_of(path) in self.parents_of_experts)
 
     def blocks_of_experts(self) -> list[str]:
-        """Paths of the modules that hold experts and are not themselves part of experts."""
+        """The sorted paths of the modules that hold experts and are not themselves part of an expert."""
         blocks = self.parents_of_experts - {""}
         return sorted(path for path in blocks if not is_experts(path, self.modules[path]))
 
     def suspects(self) -> Iterator[tuple[str, nn.Module]]:
-        """Modules whose name or class sounds like a router's without being evidence."""
+        """The modules whose name or class name contains "router" or "gate" although no evidence makes them
+        candidates."""
         for path, module in self.modules.items():
             sounds = _SUSPECTS.search(path.rpartition(".")[2]) or _SUSPECTS.search(type(module).__name__)
             if path and sounds and not self._evidence(path, module):
                 yield path, module
 
     def _evidence(self, path: str, module: nn.Module) -> str:
+        """Why the module at ``path`` may be a router, or "" if there is no evidence."""
         if not path:
             return ""
         if isinstance(module, self.recorded):
@@ -73,17 +77,18 @@ class Tree:
 
 
 def is_experts(path: str, module: nn.Module) -> bool:
-    """Whether a module is named, or its class is named, as experts are."""
+    """Whether the last name in ``path``, or the module's class name, contains "expert"."""
     return "expert" in path.rpartition(".")[2].lower() or "Expert" in type(module).__name__
 
 
 def parent_of(path: str) -> str:
-    """The path of the module that holds ``path``."""
+    """The path of the module that holds ``path``, "" for the model itself."""
     return path.rpartition(".")[0]
 
 
 def _recorded_classes(model: nn.Module) -> Iterator[type]:
-    """The classes whose outputs any of the model's classes records as router logits."""
+    """The classes of modules whose outputs are router logits, as the model's classes declare them
+    (``_can_record_outputs``)."""
     for module_class in {type(module) for module in model.modules()}:
         recorder = (getattr(module_class, "_can_record_outputs", None) or {}).get("router_logits")
         for entry in recorder if isinstance(recorder, list | tuple) else [recorder]:

@@ -1,4 +1,4 @@
-"""Finding a model's routers: candidates by evidence, each proven by what its own forward does."""
+"""Finds a model's routers. Evidence names candidates, and each is proven by what its own forward does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,17 +17,20 @@ from okr.errors import InvalidSetting, RouterNotFound
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found, and its log: one line for every module looked at, with why it is or is not a router."""
+    """The sites that a search found, and its log. The log has one line for every module examined and says why it is a
+    router or is none."""
 
     sites: list[RouterSite]
     log: tuple[str, ...]
 
 
 def discover(model: nn.Module) -> list[RouterSite]:
-    """Every router of ``model``, encoder before decoder, in the order of its layers; those that cannot be keyed too.
+    """Find every router of ``model``, encoder before decoder, in the order of the layers. Routers that cannot be keyed
+    are listed too.
 
-    Runs no forward of the model and touches no weights: it works on offloaded, quantised and ``meta`` models alike.
-    Raises RouterNotFound, with a log of what was looked at, when there is none.
+    The model's forward is not run and its weights are not read, so offloaded, quantised and ``meta`` models work too.
+    Raises RouterNotFound if there is no router; its ``log`` says what was examined. Raises InvalidSetting if ``model``
+    is no torch.nn.Module.
     """
     found = search(model)
     if not found.sites:
@@ -40,9 +43,9 @@ def discover(model: nn.Module) -> list[RouterSite]:
 
 
 def keyable_sites(model: nn.Module, found: Sequence[RouterSite] | None = None) -> list[RouterSite]:
-    """The sites of ``model`` that can be keyed, among those ``found`` in it (None: discovered now).
+    """The sites in ``found`` that can be keyed. ``found`` defaults to what :func:`discover` finds.
 
-    Raises RouterNotFound where there is none, with the reasons.
+    Raises RouterNotFound if no site can be keyed; the message gives each site's reason.
     """
     found = discover(model) if found is None else found
     keyable = [site for site in found if site.keyable]
@@ -53,7 +56,10 @@ def keyable_sites(model: nn.Module, found: Sequence[RouterSite] | None = None) -
 
 
 def search(model: nn.Module) -> Search:
-    """What :func:`discover` finds, with the log of the search; an empty list where there is no router."""
+    """Search ``model`` as :func:`discover` does, and return the sites together with the log.
+
+    A model without routers gives an empty list of sites. Raises InvalidSetting if ``model`` is no torch.nn.Module.
+    """
     if not isinstance(model, nn.Module):
         inside = " (its .model is one)" if isinstance(getattr(model, "model", None), nn.Module) else ""
         raise InvalidSetting(f"the model must be a torch.nn.Module, got {type(model).__name__}{inside}")
@@ -61,6 +67,8 @@ def search(model: nn.Module) -> Search:
 
 
 class _Searcher:
+    """One search of one model: its sites and log so far, and the proofs already made."""
+
     def __init__(self, model: nn.Module) -> None:
         self.tree = Tree(model)
         self.sites: dict[str, RouterSite] = {}
@@ -88,7 +96,8 @@ class _Searcher:
         self.log.append(f"{path or 'model'} ({type(module).__name__}): {what}")
 
     def _examine(self, candidate: Candidate) -> None:
-        """Prove a candidate, or the block around it where the block ranks; list it even so where it is a router."""
+        """Prove ``candidate`` and list the module that ranks: the candidate, a part of it, or the block around it. A
+        module beside experts that cannot be proven is listed as not keyable, unless it is a linear layer."""
         path, module = candidate.path, candidate.module
         size = hidden_size(module)
         finding, problem = self._proof(module, size)
@@ -117,13 +126,13 @@ class _Searcher:
             self._note(path, module, f"{candidate.evidence}, but {problem}: not a router")
 
     def _ranks_itself(self, path: str, block: Finding) -> bool:
-        """Whether the block at ``path`` ranks in its own forward or in its experts', which are no router by themselves:
-        they are handed the scores."""
+        """Whether the block at ``path`` ranks in its own forward or in that of its experts. Experts that rank are no
+        router of their own, because they receive the scores from the block."""
         owner = f"{path}.{block.owner}"
         return not block.owner or is_experts(owner, self.tree.modules[owner])
 
     def _proof(self, module: nn.Module, size: int) -> tuple[Finding | None, str]:
-        """:func:`probe`, once for all modules that look the same."""
+        """The result of :func:`probe`, which runs once for all modules of the same likeness."""
         alike = _likeness(module), size
         if alike not in self.proofs:
             self.proofs[alike] = probe(module, size)
@@ -139,7 +148,7 @@ class _Searcher:
         self._note(path, module, f"router ({evidence}): {kept}" + (f"; not keyable: {problem}" if problem else ""))
 
     def _obstacle(self, path: str, module: nn.Module) -> str:
-        """Why a proven router still cannot be keyed, or ""."""
+        """Why the router ``module`` cannot be keyed although it may be proven, or ""."""
         exception = EXCEPTIONS.get(getattr(type(module), "_okr_native", type(module)).__name__)
         if exception is not None and exception.kind == "refused":
             return exception.reason
@@ -148,14 +157,15 @@ class _Searcher:
             return BYPASSES[type(block).__name__]
         for part, name in ((module, "its forward"), (block, "the forward of the block around it")):
             if part is not None and "forward" in part.__dict__ and "_old_forward" not in part.__dict__:
-                return f"{name} was replaced on the instance (by a kernel?), so nothing says that it ranks as its class"
+                return f"{name} was replaced on the instance (by a kernel?), so it may not rank as its class does"
         return ""
 
     def _block_without_router(self, path: str) -> None:
+        """List the block at ``path``, which holds experts that nothing in it ranks, as not keyable."""
         block = self.tree.modules[path]
         count = int(getattr(block, "num_experts", 0) or 0)
         if count < 2:
-            self._note(path, block, "holds experts, but names no number of them to choose from: not a router")
+            self._note(path, block, "holds experts, but has no num_experts of at least 2: not a router")
             return
         nothing = Finding("", (), count, 0, "", False)
         reason = "nothing in it ranks its experts: its caller says which of them run"
@@ -163,7 +173,8 @@ class _Searcher:
 
 
 def site_of(path: str, module: nn.Module, size: int, finding: Finding, problem: str = "") -> RouterSite:
-    """The record of a router; ``problem`` says why it cannot be keyed."""
+    """The site of the router ``module`` at ``path``, as ``finding`` describes it. ``size`` is the size of its input.
+    ``problem`` says why it cannot be keyed; "" means that it can."""
     return RouterSite(
         path=path,
         stack="encoder" if "encoder" in path.split(".") else "decoder",
@@ -182,7 +193,7 @@ def site_of(path: str, module: nn.Module, size: int, finding: Finding, problem: 
 
 
 def hidden_size(module: nn.Module) -> int:
-    """The size of the states that ``module`` takes: what its first matrix multiplies; 0 where it has none."""
+    """The size of the hidden states that ``module`` takes: the input size of its first matrix, or 0 if it has none."""
     for part in module.modules():
         if isinstance(getattr(part, "in_features", None), int):
             return int(part.in_features)  # type: ignore[arg-type]
@@ -193,7 +204,8 @@ def hidden_size(module: nn.Module) -> int:
 
 
 def _likeness(module: nn.Module) -> tuple[Any, ...]:
-    """What a proof depends on: classes, plain settings and shapes, not weights and not the place in the model."""
+    """All that the result of a proof depends on: classes, plain settings, shapes and dtypes. Weights and the place in
+    the model are left out."""
     plain = (bool, int, float, str, type(None))
     return tuple(
         (
@@ -207,12 +219,14 @@ def _likeness(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The parameters and buffers of ``module`` itself, with their names."""
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return [(name, value) for name, value in own if value is not None]
 
 
 def _named_apart(sites: list[RouterSite]) -> list[RouterSite]:
-    """Give later routers of one layer a suffix to their stack: where their path parts from the first one's."""
+    """The sites with a suffix on the stack of a second router in one layer. The suffix is the first part of its path
+    that differs from the path of the layer's first router."""
     first: dict[tuple[str, int], RouterSite] = {}
     named = []
     for site in sites:
@@ -226,16 +240,17 @@ def _named_apart(sites: list[RouterSite]) -> list[RouterSite]:
 
 
 def discover_config(config: Any) -> list[RouterSite]:
-    """The routers of the model that a transformers configuration describes, without its weights.
+    """Find the routers of the model that a transformers configuration describes, without its weights.
 
-    Arguments: ``config``, a ``PretrainedConfig`` of a causal or sequence-to-sequence language model, or of any model
-    that ``AutoModel`` knows. Raises RouterNotFound as :func:`discover` does.
+    ``config`` is a ``PretrainedConfig`` of a causal or sequence-to-sequence language model, or of any model that
+    ``AutoModel`` knows. Raises RouterNotFound if transformers has no model for it, or if the model has no router.
     """
     return discover(without_weights(config))
 
 
 def without_weights(config: Any) -> nn.Module:
-    """The model that a transformers configuration describes, on the ``meta`` device. Raises RouterNotFound."""
+    """The model that a transformers configuration describes, on the ``meta`` device. Raises RouterNotFound if
+    transformers has no model for it."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModel):

@@ -1,4 +1,4 @@
-"""The families that need more than the general rule, in one table, each with its reason."""
+"""Lists the router families that the general rule does not fit, each with its reason."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class FamilyException:
-    """``refused``: never keyed. ``capacity``: its one-hot output drops tokens, which traces record."""
+    """How a family differs. ``refused``: it is never keyed. ``capacity``: its one-hot output drops tokens, and traces
+    record which."""
 
     kind: Literal["refused", "capacity"]
     reason: str
@@ -28,9 +29,9 @@ EXCEPTIONS: dict[str, FamilyException] = {
         "and expert that a key could decide by",
     ),
 }
-"""Class of the router (or of the block that ranks) -> how it differs."""
+"""How a family differs, by the class name of its router or of the block that ranks."""
 
 BYPASSES: dict[str, str] = {
     "Mxfp4GptOssMLP": "its MXFP4 kernels rank experts themselves and never call the router; load it dequantized",
 }
-"""Class of the block around a router -> why that router's forward does not decide."""
+"""Why the forward of a router does not decide, by the class name of the block around it."""

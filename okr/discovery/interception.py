@@ -1,9 +1,10 @@
-"""Reading and answering the calls by which a router ranks experts.
+"""Reads and answers the calls by which a router ranks experts.
 
-A router's own ``forward`` runs inside a ``torch.overrides.TorchFunctionMode`` that sees every torch call. The calls
-that rank experts (``topk``; ``argmax`` and ``max`` where experts are kept one by one) over the expert axis are answered
-by whoever holds the interception; everything else, the family's own weighting included, runs as written. The mode is
-open only during the router's own forward: attention indexers call top-k too.
+A router's own ``forward`` runs inside a ``torch.overrides.TorchFunctionMode``, which sees every torch call. A call
+ranks experts if it is ``topk``, ``argmax`` or ``max`` over the expert axis; families that pick experts one by one use
+the last two. The interception answers these calls with the experts that its owner chooses. Every other call runs as
+written, the family's own weighting included. The mode is active only during the router's own forward, because other
+modules (attention indexers) call top-k too.
 """
 
 import math
@@ -31,7 +32,8 @@ _MASKED_FILL = {torch.masked_fill, Tensor.masked_fill}
 
 @dataclass(frozen=True)
 class RankingCall:
-    """One call that ranks along the last axis: ``scores`` [..., E], how many are kept, and in which shape."""
+    """A call that ranks along the last axis of ``scores`` [..., E]. ``name`` is the function, ``top_k`` is how many it
+    keeps, and ``keepdim`` says whether its result has an axis for them."""
 
     name: str
     scores: Tensor
@@ -40,7 +42,7 @@ class RankingCall:
 
 
 def ranking_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RankingCall | None:
-    """The ranking call that ``func(*args, **kwargs)`` is, or None."""
+    """``func(*args, **kwargs)`` as a ranking call, or None if it does not rank along the last axis."""
     name = _NAMES.get(func)
     if name is None:
         return None
@@ -54,9 +56,10 @@ def ranking_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ra
 
 
 class Record:
-    """What one forward of a router ranked by, and the experts [T, k] that it was given.
+    """What one forward of a router did: the names of its ranking ``calls``, and the experts ``chosen`` [T, k] that it
+    was given.
 
-    Apart from the mode, whose own state torch.compile does not follow.
+    It is separate from the interception because torch.compile does not follow the state of a mode.
     """
 
     def __init__(self) -> None:
@@ -64,18 +67,19 @@ class Record:
         self.chosen: Tensor | None = None
 
     def as_proven(self, site: RouterSite, tokens: int) -> bool:
-        """Whether the forward ranked experts for ``tokens`` tokens exactly as ``site`` says it does."""
+        """Whether the forward ranked experts for ``tokens`` tokens by exactly the calls that ``site`` lists."""
         expected = [name for name, _ in site.calls]
         return self.calls == expected and self.chosen is not None and len(self.chosen) == tokens
 
 
 class Interception(TorchFunctionMode):
-    """Answers a router's ranking calls with ``choose(scores [T, E], native [T, k]) -> indices [T, k]``.
+    """Answers a router's ranking calls with the experts that ``choose`` returns.
 
-    ``leading`` is the shape of the router's input without its last axis. ``choose`` is asked once a forward, at the
-    first ranking call; the others of the same forward get their part of the same answer. Experts that the family
-    masks out just before it ranks reach ``choose`` as barred: -inf, or 0 where probabilities are ranked. What was
-    intercepted is written to ``record``.
+    ``choose(scores [T, E], native [T, k])`` returns the indices [T, k] of the experts to run. It is called once in a
+    forward, at the first ranking call. Later ranking calls of the forward get their part of the same answer. An expert
+    that the family masks out just before it ranks reaches ``choose`` as barred: its score is -inf, or 0 if
+    probabilities are ranked. ``leading`` is the shape of the router's input without its last axis. ``record`` receives
+    what was intercepted.
     """
 
     def __init__(
@@ -105,12 +109,13 @@ class Interception(TorchFunctionMode):
         return _answer(call, self.record.chosen, self.site.calls[place][1])
 
     def _scores(self, scores: Tensor) -> Tensor:
+        """The ranked scores as [T, E], in which experts that were just masked out are barred."""
         if self._masked is not None and self._masked[0] is scores:
             scores = scores.masked_fill(self._masked[1], 0.0 if self.site.ranks == "probabilities" else -math.inf)
         return scores.reshape(-1, self.site.num_experts)
 
     def _native(self, call: RankingCall, output: Any) -> Tensor:
-        """What the family itself would keep [T, k]."""
+        """The native selection [T, k]. ``output`` is what ``call`` itself returned."""
         indices: Tensor = output if call.name == "argmax" else output.indices
         if self.site.top_k == self.kept:
             return indices.reshape(-1, self.site.top_k)
@@ -122,7 +127,8 @@ class Interception(TorchFunctionMode):
 
 
 def _answer(call: RankingCall, chosen: Tensor, place: int) -> Any:
-    """What ``call`` returns when ``chosen`` [T, k] are the experts: values gathered from the same scores."""
+    """What ``call`` returns if ``chosen`` [T, k] are the experts: their indices, and their values in the call's scores.
+    An ``argmax`` or ``max`` gets the column ``place`` of ``chosen``."""
     if call.name == "topk":
         indices = chosen.view(*call.scores.shape[:-1], -1)
         return torch.return_types.topk((call.scores.gather(-1, indices), indices))  # type: ignore[attr-defined]

@@ -1,4 +1,5 @@
-"""The proof of a router: what it ranks, over how many experts, and how many it keeps, seen in one forward of it."""
+"""Proves a router by running its forward once. The proof shows what the forward ranks, over how many experts, and how
+many it keeps."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from okr.discovery.weightless import twin, weightless
 _SOFTMAX = {torch.softmax, functional.softmax, Tensor.softmax}
 _LINEAR = {functional.linear, torch.matmul, Tensor.matmul, torch.mm, Tensor.mm, Tensor.__matmul__}
 _LOG = {torch.log_softmax, functional.log_softmax, Tensor.log_softmax, torch.log, Tensor.log}
-# Calls that leave what a tensor means as it is: dtype, layout, and barring experts by a mask.
+# Calls that keep the meaning of a tensor: they change its dtype or layout, or bar experts by a mask.
 _SAME = {
     Tensor.to,
     Tensor.float,
@@ -38,7 +39,7 @@ _SAME = {
     torch.scatter,
     Tensor.scatter,
 }
-# A bias or a scale keeps logits logits, but makes a score of a probability.
+# With a bias or a scale, logits are still logits, but a probability is only a score.
 _SHIFT = {
     torch.add,
     Tensor.add,
@@ -56,7 +57,8 @@ _SHIFT = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What one forward showed. ``owner``: the innermost submodule that ranked, "" the module itself."""
+    """How a forward ranked experts. ``owner`` is the path of the innermost submodule that ranked, "" for the module
+    itself. The other fields are those of :class:`~okr.discovery.sites.RouterSite`."""
 
     owner: str
     calls: Calls
@@ -68,7 +70,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Seen:
-    """One ranking call of a forward: what it ranked, which indices it gave, and whose forward made it."""
+    """One ranking call of a forward. ``indices`` is what it returned, ``kind`` what its scores are, and ``owner`` the
+    path of the module whose forward made it."""
 
     call: RankingCall
     indices: Tensor
@@ -77,13 +80,14 @@ class Seen:
 
 
 class Watch(TorchFunctionMode):
-    """Follows logits and probabilities through a forward until they are ranked; lists every ranking."""
+    """Lists every ranking call of a forward. It follows logits and probabilities through the forward to know what each
+    call ranked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[Seen] = []
-        self.inside: list[str] = [""]  # the modules whose forward runs
-        self._kind: dict[int, tuple[Tensor, Ranks]] = {}  # id -> (the tensor, kept alive; what it holds)
+        self.inside: list[str] = [""]  # paths of the modules whose forward runs, innermost last
+        self._kind: dict[int, tuple[Tensor, Ranks]] = {}  # by id: the tensor, kept alive, and its kind
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -97,9 +101,11 @@ class Watch(TorchFunctionMode):
         return output
 
     def _of(self, value: Any) -> Ranks:
+        """What ``value`` holds, or "" if that is not known."""
         return self._kind.get(id(value), (None, ""))[1]  # type: ignore[return-value]
 
     def _kind_after(self, func: Any, args: tuple[Any, ...]) -> Ranks:
+        """What the result of ``func(*args)`` holds, or "" if that is not known."""
         if func in _SOFTMAX:
             return "probabilities"
         if func in _LINEAR or func in _LOG:
@@ -112,8 +118,8 @@ class Watch(TorchFunctionMode):
 
     @contextmanager
     def attributing(self, module: nn.Module) -> Iterator[None]:
-        """Name the innermost submodule of ``module`` at each ranking, by its path without wrappers, for the length of
-        the block."""
+        """Within the block, note for each ranking call the innermost submodule of ``module`` whose forward made it, by
+        its path without wrappers."""
         handles = []
         for place in places(module):
             if place.plain:
@@ -134,11 +140,12 @@ class Watch(TorchFunctionMode):
 
 
 def finding_of(seen: list[Seen], leading: torch.Size) -> Finding | None:
-    """The last ranking of a forward whose input had the shape [*leading, hidden], with the calls that belong to it.
+    """How a forward ranked experts, from the ranking calls that were ``seen`` in it. Its input has the shape [*leading,
+    hidden]. None if it ranked none.
 
-    What ranks last decides: what comes before it only narrows the choice (groups). A ``topk`` stands alone; of
-    ``argmax`` and ``max``, all calls over scores of that shape belong together, and those over the very same scores
-    decide the same place.
+    The last call decides, because earlier calls only narrow the choice (to groups of experts). A ``topk`` decides
+    alone. All ``argmax`` and ``max`` calls over scores of that shape decide together, one place for each tensor of
+    scores.
     """
     if not seen:
         return None
@@ -157,8 +164,8 @@ def finding_of(seen: list[Seen], leading: torch.Size) -> Finding | None:
 
 
 def example_arguments(module: nn.Module, hidden: Tensor) -> dict[str, Tensor]:
-    """Stand-ins for what ``module.forward`` needs beyond the hidden states ``hidden``: token ids, or one number an
-    expert (a correction bias kept by the block)."""
+    """Zeros for the arguments that ``module.forward`` needs beside the hidden states ``hidden``. An argument is taken
+    to be token ids, or one number for each expert (a correction bias that the block keeps)."""
     forward = getattr(type(module), "_okr_native", type(module)).forward
     needed = [
         parameter.name
@@ -178,9 +185,11 @@ def example_arguments(module: nn.Module, hidden: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def probe(module: nn.Module, hidden_size: int) -> tuple[Finding | None, str]:
-    """What ``module``'s forward ranks, on stand-in inputs and without its weights; and why nothing, if nothing.
+    """How ``module``'s forward ranks experts, seen on example inputs and without its weights. If it ranks none: None,
+    and the reason.
 
-    A forward that fails after it ranked (it needs values, or arguments that nobody can invent) has shown enough.
+    A forward may fail after it has ranked, because it needs real values or further arguments. It has shown enough by
+    then.
     """
     problem = "its forward ranks no experts"
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point() and p.dim() == 2), torch.float32)
@@ -192,7 +201,7 @@ def probe(module: nn.Module, hidden_size: int) -> tuple[Finding | None, str]:
             try:
                 with watch.attributing(copy), watch:
                     copy(hidden, **example_arguments(module, hidden))
-            except Exception as error:  # whatever a foreign forward raises, it is no router in this shape
+            except Exception as error:  # a forward may raise anything; what it ranked before counts
                 problem = f"its forward failed on stand-in inputs ({type(error).__name__})"
             finding = finding_of(watch.seen, torch.Size(leading))
             if finding is not None:

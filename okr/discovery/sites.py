@@ -1,4 +1,4 @@
-"""What a router site is: the record that everything else works from."""
+"""Defines the record of a router site, which all other rooms work with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,21 @@ Calls = tuple[tuple[str, int], ...]
 class RouterSite:
     """A module of a model that ranks experts for every token.
 
-    path: of the module whose forward ranks them (a router; a whole block where the block itself ranks).
-    stack: ``decoder`` or ``encoder``, with a named suffix for a second router in one layer. layer: the transformer
-    layer's index. num_experts: how many it ranks, skip and zero experts included. top_k: how many it keeps.
-    hidden_size: of its input. unit: of epsilon at this site. keyable, and the reason where it is not.
-
-    What the engine goes by: ranks, what it ranks; calls, the functions by which one forward ranks, in their order,
-    each with the place among the kept experts that it decides (0, except where experts are picked one by one); flat,
-    whether the ranked scores are [tokens, experts] even where the input is [batch, tokens, hidden].
+    Attributes:
+        path: the path of the module whose forward ranks: a router, or a whole block if the block itself ranks.
+        stack: ``decoder`` or ``encoder``, with a suffix for a second router in one layer.
+        layer: the index of the transformer layer.
+        router_class: the name of the module's class.
+        num_experts: how many experts it ranks (E), skip and zero experts included.
+        top_k: how many experts it keeps (k).
+        hidden_size: the size of its input (d).
+        unit: the unit of its choice scores, and so of epsilon.
+        ranks: what the forward ranks.
+        calls: the functions by which one forward ranks, in order. Each has the place among the kept experts that it
+            decides, which is 0 unless experts are picked one by one.
+        flat: whether the ranked scores are [tokens, experts] although the input is [batch, tokens, hidden].
+        keyable: whether a key can decide here.
+        reason: why not, if it is not keyable.
     """
 
     path: str
@@ -40,7 +47,7 @@ class RouterSite:
 
 
 def table(sites: Sequence[RouterSite]) -> str:
-    """The sites as a readable table, one line each, runs of equal layers folded into one."""
+    """A readable table of ``sites``. Layers with equal routers share one line."""
     rows: list[tuple[str, ...]] = [
         ("path", "stack", "layers", "class", "experts", "top-k", "hidden", "unit", "keyable")
     ]
@@ -57,17 +64,19 @@ def table(sites: Sequence[RouterSite]) -> str:
 
 
 def pattern(path: str) -> str:
-    """A path with its layer numbers as ``{i}``."""
+    """``path`` with ``{i}`` in place of every layer number."""
     return ".".join("{i}" if part.isdigit() else part for part in path.split("."))
 
 
 def _values(site: RouterSite) -> tuple[str, ...]:
+    """The cells of a site's row, all but path and layers."""
     keyable = "yes" if site.keyable else f"no: {site.reason}"
     numbers = (str(site.num_experts), str(site.top_k), str(site.hidden_size))
     return (site.stack, site.router_class, *numbers, site.unit, keyable)
 
 
 def _span(layers: list[int]) -> str:
+    """Layer numbers in short, such as ``1-27`` or ``1-11 step 2``."""
     steps = {after - before for before, after in pairwise(layers)}
     if len(steps) == 1:
         step = steps.pop()

@@ -1,4 +1,5 @@
-"""The proof by a forward of the whole model: which modules rank experts, and that the experts get what they chose."""
+"""Proves routers by a forward of the whole model. The proof shows which modules rank experts, and whether the experts
+receive what was chosen."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,13 +20,15 @@ NOT_REACHED = "in a traced forward its choice did not reach the experts"
 
 @torch.no_grad()
 def prove(model: nn.Module, **inputs: Any) -> list[RouterSite]:
-    """What :func:`~okr.discovery.discover` finds, held against one forward of the model.
+    """Find the routers of ``model`` as :func:`~okr.discovery.discover` does, and check them in one forward of the
+    model.
 
-    A router that ranked otherwise in that forward, or whose choice the experts did not receive, is listed as not
-    keyable, with the reason; a module that ranked experts without having been found is added. Routers that did not
-    run are listed as found.
+    A site becomes not keyable, with the reason, if its router ranked otherwise in that forward or if the experts did
+    not receive its choice. A module that ranked experts without having been found is added. Routers that did not run
+    stay as they were found.
 
-    Arguments: ``inputs`` of the model's forward; without any, six token ids.
+    ``inputs`` are the arguments of the forward; without any it gets six token ids. Raises RouterNotFound if there is no
+    router.
     """
     sites = discover(model)
     watch = _ModelWatch(model)
@@ -49,6 +52,7 @@ def prove(model: nn.Module, **inputs: Any) -> list[RouterSite]:
 
 
 def _held(site: RouterSite, finding: Finding, reached: bool) -> RouterSite:
+    """``site``, made not keyable if the traced forward contradicts it. ``reached``: the experts received its choice."""
     if not site.keyable:
         return site
     if not reached:
@@ -64,6 +68,7 @@ def _held(site: RouterSite, finding: Finding, reached: bool) -> RouterSite:
 
 
 def _tokens(model: nn.Module) -> dict[str, Tensor]:
+    """Six token ids as the input of a forward, for the decoder too if there is an encoder."""
     config: Any = getattr(model, "config", None)
     device = next(model.parameters()).device
     tokens = torch.arange(6, device=device)[None] + 3
@@ -71,14 +76,15 @@ def _tokens(model: nn.Module) -> dict[str, Tensor]:
 
 
 class _ModelWatch(Watch):
-    """A watch that also keeps what experts were called with, and on which states each ranking module first ran."""
+    """A watch of a whole model. It also keeps the arguments of the first call of experts, and the shape of the first
+    input of every module."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.starts: dict[str, list[int]] = {}  # module -> how many rankings were seen when each of its runs began
-        self.leading: dict[str, tuple[torch.Size, int]] = {}  # module -> its input's shape, last axis apart
+        self.starts: dict[str, list[int]] = {}  # module -> rankings seen before each of its runs
+        self.leading: dict[str, tuple[torch.Size, int]] = {}  # module -> its first input's shape, last axis apart
         self.received: dict[str, list[Any]] = {}  # experts -> the arguments of their first call
-        self.rows: dict[str, int] = {}  # experts' children -> rows they computed
+        self.rows: dict[str, int] = {}  # children of experts -> how many rows they computed
         self.places = {place.plain: place for place in places(model)}
         self.experts = {path for path, place in self.places.items() if path and is_experts(path, place.module)}
 
@@ -95,7 +101,8 @@ class _ModelWatch(Watch):
             self.received.setdefault(name, values)
 
     def findings(self) -> dict[str, tuple[Finding, bool]]:
-        """Every module that ranked as routers do: what it showed, and whether experts received its choice."""
+        """Every module that ranked experts in the same way in each of its runs: how it ranked, and whether the experts
+        received its choice."""
         found = {}
         for owner in dict.fromkeys(seen.owner for seen in self.seen if seen.owner):
             starts = self.starts[owner]
@@ -107,7 +114,7 @@ class _ModelWatch(Watch):
         return found
 
     def _reached(self, owner: str, chosen: list[Tensor], finding: Finding) -> bool:
-        """Whether experts in the block around ``owner``, or in ``owner`` itself, received what each run chose."""
+        """Whether the experts in ``owner``, or in the block around it, received what each run chose."""
         first, counts = chosen[0], torch.cat(chosen).flatten().bincount(minlength=finding.num_experts).tolist()
         once = first.flatten().bincount(minlength=finding.num_experts).tolist()
         for block in (owner, parent_of(owner)):
@@ -123,12 +130,13 @@ class _ModelWatch(Watch):
 
 
 def _number(path: str) -> str | None:
+    """The number at the end of an expert's path, such as 3 in ``experts.3`` or ``expert_3``; None if there is none."""
     digits = path.rpartition(".")[2].rpartition("_")[2]
     return digits if digits.isdigit() else None
 
 
 def _chosen(seen: list[Seen], finding: Finding) -> Tensor:
-    """The indices [T, k] that the calls of ``finding`` gave."""
+    """The indices [T, k] that the calls of ``finding`` returned in one run."""
     calls = seen[-len(finding.calls) :]
     places = {place: s.indices for s, (_, place) in zip(calls, finding.calls, strict=True)}
     if finding.calls[0][0] == "topk":
@@ -137,7 +145,8 @@ def _chosen(seen: list[Seen], finding: Finding) -> Tensor:
 
 
 def _carries(value: Any, chosen: Tensor, experts: int, counts: list[int]) -> bool:
-    """Whether an argument of the experts says who runs: indices, a mask or weights [T, E], counts, or gated inputs."""
+    """Whether ``value``, an argument of the experts, tells which experts run: as indices, as a mask or weights [T, E],
+    as counts, or as gated inputs."""
     if isinstance(value, list):
         return value == counts
     if not isinstance(value, Tensor):
@@ -146,6 +155,7 @@ def _carries(value: Any, chosen: Tensor, experts: int, counts: list[int]) -> boo
 
 
 def _forms(value: Tensor, chosen: Tensor, experts: int) -> Iterator[Tensor]:
+    """What ``value`` may be: indices [T, k] or masks [T, E]."""
     tokens = len(chosen)
     if not value.is_floating_point() and value.dtype != torch.bool and value.numel() == chosen.numel():
         yield value.reshape(tokens, -1)
@@ -158,8 +168,9 @@ def _forms(value: Tensor, chosen: Tensor, experts: int) -> Iterator[Tensor]:
 
 
 def _same(form: Tensor, chosen: Tensor, experts: int) -> bool:
+    """Whether ``form``, indices or a mask, tells the experts ``chosen`` [T, k]."""
     if form.dtype == torch.bool:
         return bool((form == functional.one_hot(chosen, experts).sum(-2).bool()).all())
-    # An index that the block cannot run (a skip expert, the last) may have been sent to expert 0 with no weight.
+    # The block may send the skip expert, which is the last and does not run, to expert 0 with weight 0.
     skipped = (chosen == experts - 1) & (form == 0)
     return bool(((form == chosen) | skipped).all()) or torch.equal(form.sort(-1).values, chosen.sort(-1).values)

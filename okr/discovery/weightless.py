@@ -1,4 +1,5 @@
-"""Weightless twins of modules: what a forward does can be watched without weights, devices, hooks or side effects."""
+"""Makes weightless copies (twins) of modules. The forward of a twin needs no weights and no device, and has no hooks
+and no side effects."""
 
 import logging
 from collections import OrderedDict
@@ -11,13 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 _LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# What accelerate and instance patches leave on a module; the twin runs its class's own forward.
+# What accelerate and instance patches leave on a module. A twin lacks these and runs the forward of its class.
 _DROPPED = ("forward", "_hf_hook", "_old_forward", "_okr_attachment")
 
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """A context in which new tensors have a shape, a dtype and the device ``cpu``, but no memory; autocast is off."""
+    """A context in which new tensors have a shape, a dtype and the device ``cpu`` but no memory, and in which autocast
+    is off."""
     _LOGGER.addFilter(_silent)
     try:
         with torch.device("cpu"), torch.autocast("cpu", enabled=False), FakeTensorMode(allow_non_fake_inputs=True):
@@ -27,13 +29,14 @@ def weightless() -> Iterator[None]:
 
 
 def _silent(record: logging.LogRecord) -> bool:
-    return False  # torch logs every failing operation as an error; here failures are answers
+    return False  # torch logs every failed operation as an error, but a failure here is an answer
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """``module`` as it would be without weights, hooks or patches; make and run it inside :func:`weightless`.
+    """A copy of ``module`` without weights, hooks or patches. Make it and run it inside :func:`weightless`.
 
-    Attributes are shared, parameters and buffers are empty copies: whatever the twin's forward sets stays with it.
+    The twin shares the attributes of ``module``. Its parameters and buffers are empty. What its forward sets is set on
+    the twin alone.
     """
     copy: nn.Module = object.__new__(getattr(type(module), "_okr_native", type(module)))
     state = {name: value for name, value in module.__dict__.items() if name not in _DROPPED}

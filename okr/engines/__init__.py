@@ -1,4 +1,5 @@
-"""What runs a model under a key, recorded, or with a trace's routing: engines, and what they have in common."""
+"""Runs a model under a key, recorded, or with the routing of a trace. An engine is a prepared model; its protocol is
+what all engines share."""
 
 from okr.engines.prepared import prepare, record, watermark
 from okr.engines.protocol import Engine, Session, Text

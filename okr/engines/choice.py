@@ -1,4 +1,4 @@
-"""What every engine needs to choose experts at a site: choice scores, projections, the family's own choice."""
+"""Gives what every engine needs to choose experts at a site: choice scores, projections, and the native selection."""
 
 from collections.abc import Callable
 
@@ -11,20 +11,21 @@ from okr.discovery import RouterSite
 from okr.routing import Key, key_scores
 
 Own = Callable[[slice | Tensor], Tensor]
-"""Which tokens (a slice, or their places [R]) -> the family's own choice for them [R, k], made when it is asked for."""
+"""A function from tokens (a slice, or R indices) to their native selection [R, k]. It is computed when it is called."""
 
 EVERY = slice(None)
 
 
 def choice_scores(site: RouterSite, scores: Float[Tensor, "tokens experts"]) -> Float[Tensor, "tokens experts"]:
-    """c: what the family ranks, in float32 or wider; logarithms where it ranks softmax probabilities."""
+    """The choice scores c [tokens, experts] of ``scores``, which the family ranks: the same in float32 or wider, or
+    their logarithms if the family ranks softmax probabilities."""
     if scores.dtype not in (torch.float32, torch.float64):
         scores = scores.float()
     return scores.log() if site.ranks == "probabilities" else scores
 
 
 class Projector:
-    """The projection of one site under one key, as a tensor on whichever device asks (made once a device)."""
+    """The projection of one site under one key. It is copied once to each device that asks for it."""
 
     def __init__(self, site: RouterSite, key: Key) -> None:
         self._signs = torch.from_numpy(
@@ -35,28 +36,28 @@ class Projector:
         self._on: dict[torch.device, Tensor] = {}
 
     def __call__(self, hidden: Float[Tensor, "tokens hidden_size"]) -> Float[Tensor, "tokens experts"]:
-        """The key scores g of router inputs."""
+        """The key scores g [tokens, experts] of router inputs ``hidden`` [tokens, hidden_size]."""
         return key_scores(hidden, self.on(hidden.device))
 
     @property
     def signs(self) -> Int8[Tensor, "hidden_size experts"]:
-        """The projection as it is in the key, on the CPU."""
+        """The projection on the CPU, int8 [hidden_size, experts] of +1 and -1."""
         return self._signs
 
     def on(self, device: torch.device) -> Float[Tensor, "hidden_size experts"]:
-        """The projection on ``device``, float32."""
+        """The projection on ``device``, float32 [hidden_size, experts]."""
         projection = self._on.get(device)
         if projection is None:
-            rows = self._signs.t().to(device, torch.float32).contiguous()  # an expert's signs together, as in a gate:
-            projection = self._on[device] = rows.t()  # with few experts the product is twice as fast
+            rows = self._signs.t().to(device, torch.float32).contiguous()  # in memory an expert's signs are adjacent;
+            projection = self._on[device] = rows.t()  # with few experts that makes the product twice as fast
         return projection
 
 
 def filled(
     selected: tuple[Int64[np.ndarray, "tokens top_k"], Bool[np.ndarray, " tokens"], bool], native: Own
 ) -> Int[Tensor, "tokens top_k"]:
-    """What a :class:`~okr.routing.compiled.Selector` selected, and the family's own choice where there is no
-    opportunity."""
+    """The experts to run [tokens, top_k]: those that a :class:`~okr.routing.compiled.Selector` selected, and the native
+    selection at tokens that are no opportunity."""
     experts, opportunity, everywhere = selected
     chosen = torch.from_numpy(experts)
     if everywhere:

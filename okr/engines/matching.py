@@ -1,4 +1,4 @@
-"""Whether a trace was made by an engine's model, and at which of its sites."""
+"""Checks whether an engine's model made a trace, and finds the sites that the trace recorded."""
 
 from okr.discovery import RouterSite
 from okr.engines.protocol import Engine
@@ -13,7 +13,8 @@ _ANOTHER = {
 
 
 def matching_sites(engine: Engine, trace: Trace) -> list[RouterSite]:
-    """The sites of ``engine`` that ``trace`` recorded, in the trace's order; InvalidTrace when they do not match."""
+    """The sites of ``engine`` that ``trace`` recorded, in the trace's order. Raises InvalidTrace if another model made
+    the trace, or if its token ids are out of the model's vocabulary."""
     difference = trace.header.model.difference(engine.identity())
     if difference:
         raise InvalidTrace(
@@ -24,7 +25,7 @@ def matching_sites(engine: Engine, trace: Trace) -> list[RouterSite]:
     for recorded in trace.header.sites:
         site = by_path.get(recorded.path)
         if site is None or (site.num_experts, site.top_k) != (recorded.num_experts, recorded.top_k):
-            raise InvalidTrace(f"this trace records {recorded.path}, which this model does not have as such")
+            raise InvalidTrace(f"this model has no router {recorded.path} like the one that the trace records")
     known = engine.vocabulary
     for tokens in (trace.token_ids, trace.encoder_token_ids):
         if tokens is not None and known is not None and (tokens >= known).any():

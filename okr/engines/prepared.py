@@ -1,4 +1,4 @@
-"""A model prepared once, and the two ways to run it: under a key, and natively with its routing recorded."""
+"""Prepares a model once, and runs it in two ways: under a key, or natively with its routing recorded."""
 
 import math
 from contextlib import AbstractContextManager
@@ -20,11 +20,11 @@ def prepare(model: nn.Module) -> "TransformersEngine": ...  # type: ignore[overl
 @overload
 def prepare(model: nn.Module | Engine) -> Engine: ...
 def prepare(model: nn.Module | Engine) -> Engine:
-    """The engine that runs ``model``: its routers found now, and proven when they first run.
+    """The engine that runs ``model``. The model's routers are found now and proven when they first run.
 
-    ``watermark``, ``record``, ``verify``, ``verify_each``, ``detect`` and ``attribute`` accept an engine in place of
-    the model, and make one themselves of a model: prepare a model that several calls use. An engine is returned as it
-    is. Raises RouterNotFound where no router of the model can be keyed.
+    ``watermark``, ``record``, ``verify``, ``verify_each``, ``detect`` and ``attribute`` accept an engine or a model.
+    They prepare a model anew at each call, so prepare a model that several calls use. An engine is returned unchanged.
+    Raises RouterNotFound if no router of the model can be keyed.
     """
     if not isinstance(model, nn.Module) and isinstance(model, Engine):
         return model
@@ -49,15 +49,21 @@ def watermark(
 def watermark(
     model: Any, key: Key, *, epsilon: float, zone: ZoneName = "max", strength: float = math.inf
 ) -> AbstractContextManager[Any]:
-    """Key every router of ``model`` that can be keyed, for the length of a ``with`` block.
+    """Key every keyable router of ``model`` within a ``with`` block.
 
-    Inside it ``model.generate(...)`` and ``model(...)`` are watermarked; ``Watermark.generate`` also returns traces.
-    After it, also after an exception, the model is exactly as before.
+    Within the block ``model.generate(...)`` and ``model(...)`` are watermarked, and ``Watermark.generate`` also returns
+    traces. After the block, even after an exception, the model is exactly as before.
 
-    Arguments: ``model`` a model, or what :func:`prepare` made of it; ``epsilon`` in the unit of each site (logits, or
-    scores), 0 to inf; ``zone`` is ``max`` or ``boundary``; ``strength`` above 0, inf for the key alone to decide.
-    Raises InvalidKey, InvalidSetting or RouterNotFound at once, UnsupportedRouter or AlreadyAttached where the block
-    begins.
+    Arguments:
+        model: a model, or its engine (:func:`prepare`).
+        key: the key that decides.
+        epsilon: how much choice score a selection may give up, from 0 to inf, in the unit of each site (logits or
+            scores).
+        zone: ``max`` or ``boundary``.
+        strength: how much a key score weighs against a choice score, above 0. With inf the key alone decides.
+
+    Raises InvalidKey, InvalidSetting or RouterNotFound at the call, and UnsupportedRouter or AlreadyAttached where the
+    block begins.
     """
     check_key(key)
     engine: Engine = prepare(model)
@@ -69,9 +75,9 @@ def record(model: "nn.Module | TransformersEngine") -> "AbstractContextManager[R
 @overload
 def record(model: Engine) -> AbstractContextManager[Session]: ...
 def record(model: Any) -> AbstractContextManager[Any]:
-    """Record ``model``'s native routing for the length of a ``with`` block; nothing it computes changes.
+    """Record the native routing of ``model`` within a ``with`` block. What the model computes does not change.
 
-    ``model`` may be what :func:`prepare` made of it. Raises RouterNotFound at once, UnsupportedRouter or
+    ``model`` may be an engine (:func:`prepare`). Raises RouterNotFound at the call, and UnsupportedRouter or
     AlreadyAttached where the block begins.
     """
     engine: Engine = prepare(model)

@@ -1,8 +1,9 @@
-"""What detection, attribution and the suites ask of whatever runs a model: an engine.
+"""Defines the engine: what detection, attribution and the suites ask of whatever runs a model.
 
-An engine is a model found and proven once. It runs the model under a key, natively with its routing recorded, with the
-routing that a trace recorded, or with a routing that the caller chooses. The engine for transformers is
-:class:`okr.engines.transformers.TransformersEngine`; :func:`okr.prepare` makes it. Tensors are torch's, on any device.
+An engine is a model whose routers were found and proven once. It runs the model under a key, natively with its routing
+recorded, with the routing of a trace, or with a routing that the caller chooses.
+:class:`okr.engines.transformers.TransformersEngine` is the engine for transformers; :func:`okr.prepare` makes it.
+Tensors are torch's, on any device.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,16 +20,18 @@ from okr.routing import Key, Setting
 from okr.traces import ModelIdentity, Trace
 
 Observer = Callable[[RouterSite, Tensor, Tensor, Tensor], None]
-"""Called once a site: the site, its choice scores [T, E], its input [T, d] and the trace's experts [T, k]."""
+"""A function that is called once for each site, with the site, its choice scores [T, E], its input [T, d] and the
+trace's experts [T, k]."""
 
 Chooser = Callable[[Tensor, Tensor, Own], Tensor]
-"""(choice scores [T, E], the router's input [T, d], the family's own choice) -> the experts to run [T, k]."""
+"""A function from choice scores [T, E], the router's input [T, d] and the native selection to the experts that run
+[T, k]."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens to be judged: int64 [n]; those before ``prompt_length`` (at least 1) are given, not scored. ``source`` is
-    what an encoder reads, int64 [m], None for decoder-only models."""
+    """Tokens to judge: ``tokens``, int64 [n]. The first ``prompt_length`` of them (at least 1) are given and not
+    scored. ``source``, int64 [m], is what the encoder reads, or None for a decoder-only model."""
 
     tokens: Int[Tensor, " tokens"]
     prompt_length: int
@@ -41,38 +44,40 @@ class Text:
 
 
 class Score(Protocol):
-    """What :meth:`Engine.scoring` gives for the length of its block."""
+    """The function that :meth:`Engine.scoring` gives; it may be called within the block."""
 
     def __call__(self, text: Text, rows: int, temperature: float) -> Float[Tensor, "rows tokens"]:
-        """log p of the scored tokens, in nats, with the text repeated in ``rows`` rows: float64 on the CPU.
+        """The log probability of every scored token, in nats: float64 [rows, scored tokens] on the CPU.
 
-        Routers see the rows' tokens one row after another. Logits are divided by ``temperature`` first.
+        The batch has the text in each of ``rows`` rows. Routers see the tokens of one row after those of another.
+        Logits are divided by ``temperature`` first.
         """
 
 
 class Session(Protocol):
-    """A model under a key, or recorded: what :func:`okr.watermark` and :func:`okr.record` give."""
+    """A model under a key, or recorded: what the ``with`` blocks of :func:`okr.watermark` and :func:`okr.record` give.
+    ``key_id`` is None if it runs natively."""
 
     key_id: str | None
 
     def generate(self, inputs: Any = None, **arguments: Any) -> Any:
-        """Generate as the engine's own model does; ``traces`` of the result has one trace a returned sequence."""
+        """Generate as the model itself does. ``traces`` of the result holds one trace for each returned sequence."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """A model, prepared: its routers found, proven and identified.
+    """A prepared model: its routers are found, proven and identified.
 
-    An engine notices by itself that its model's weights, device or adapters changed, and then looks anew.
+    An engine notices when the weights, the device or the adapters of its model change. It then finds the routers anew.
     """
 
     @property
     def name(self) -> str:
-        """The class of the model."""
+        """The class name of the model."""
 
     @property
     def sites(self) -> Sequence[RouterSite]:
-        """The keyable sites in the model's order, by the paths that traces name them by."""
+        """The keyable sites in the order of the model. Their paths are those that traces use."""
 
     @property
     def dtype(self) -> str:
@@ -80,30 +85,31 @@ class Engine(Protocol):
 
     @property
     def encoder_decoder(self) -> bool:
-        """Whether the model reads a source before it writes."""
+        """Whether the model has an encoder, which reads a source."""
 
     @property
     def vocabulary(self) -> int | None:
-        """How many tokens the model embeds; None where it does not say."""
+        """How many tokens the model embeds, or None if it does not say."""
 
     @property
     def positions(self) -> int | None:
-        """How many positions a decoder-only model has; None where it does not say."""
+        """How many positions a decoder-only model has, or None if it does not say or has an encoder."""
 
     def identity(self) -> ModelIdentity:
-        """Which model this is, as a trace's header says it."""
+        """The identity of the model, as a trace's header holds it."""
 
     def keyed(self, key: Key, setting: Setting) -> AbstractContextManager[Session]:
-        """The model under ``key`` for the length of a ``with`` block."""
+        """Run the model under ``key`` within a ``with`` block."""
 
     def recorded(self) -> AbstractContextManager[Session]:
-        """The model as it is, its routing recorded, for the length of a ``with`` block."""
+        """Run the model natively within a ``with`` block and record its routing."""
 
     def replay(self, trace: Trace, observe: Observer) -> None:
-        """Run ``trace``'s tokens with the routing that it recorded and show every site to ``observe``, once each.
+        """Run the tokens of ``trace`` with the routing that it recorded, and call ``observe`` once for each site.
 
-        Raises InvalidTrace where the trace is another model's (:func:`okr.engines.matching.matching_sites`).
+        Raises InvalidTrace if another model made the trace (:func:`okr.engines.matching.matching_sites`).
         """
 
     def scoring(self, choosers: Sequence[Chooser] | None) -> AbstractContextManager[Score]:
-        """Score texts for the length of a ``with`` block, with ``choosers[i]`` at ``sites[i]``; None: natively."""
+        """Score texts within a ``with`` block. ``choosers[i]`` chooses the experts at ``sites[i]``; with None the model
+        runs natively."""

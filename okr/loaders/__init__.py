@@ -1,4 +1,5 @@
-"""Models and tokenizers: embedded, local, hub; the DeepSeek-MoE port; the passages for experiments."""
+"""Loads models and tokenizers (embedded, from a folder or from a hub), and has the DeepSeek-MoE port and the passages
+for experiments."""
 
 from okr.loaders.expert_counts import ExpertCounts, check_declared, expert_counts, generation_defaults
 from okr.loaders.failures import is_out_of_memory, memory_guard, out_of_memory

@@ -1,4 +1,4 @@
-"""Checking the arguments of :func:`okr.load` before anything is looked up or downloaded."""
+"""Checks the arguments of :func:`okr.load` before anything is looked up or downloaded."""
 
 import logging
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from okr.errors import InvalidSetting
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Routers decide which experts run, and the last projection which token: neither is worth the memory it would save.
-# (Older releases of transformers match from the start of a name to anywhere in it: `gate` must end there.)
+# Modules that stay unquantised: routers decide which experts run, and the output layer decides the token.
+# Older releases of transformers match the beginning of a name only: the pattern for `gate` must exclude `gate_proj`.
 UNQUANTISED = [r".*\.gate(?=\.|$)", r".*\.router(?=\.|$)", "lm_head"]
 
 
 def as_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
-    """The ``torch.dtype`` that ``dtype`` names, or ``auto`` as it is."""
+    """The ``torch.dtype`` that ``dtype`` names; ``auto`` stays ``auto``. Raises InvalidSetting for any other value."""
     if dtype == "auto" or (isinstance(dtype, torch.dtype) and dtype in DTYPES.values()):
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
@@ -28,7 +28,8 @@ def as_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def check_devices(device_map: Any, max_memory: Mapping[int | str, int | str] | None) -> None:
-    """Refuse a device map that asks for a card that is not there, and a cap that would be ignored."""
+    """Raise InvalidSetting if ``device_map`` names no device or an absent card, or if ``max_memory`` is malformed or
+    has no device map to act on."""
     asked = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
     numbers = [device for device in asked if isinstance(device, int)]
     if (numbers or any(str(d).startswith("cuda") for d in asked)) and not torch.cuda.is_available():
@@ -45,7 +46,7 @@ def check_devices(device_map: Any, max_memory: Mapping[int | str, int | str] | N
 
 
 def _is_place(name: object) -> bool:
-    """Whether ``name`` is a way of placing that transformers knows, a device, or the disk."""
+    """Whether ``name`` is a device, the disk, or one of transformers' ways to place a model."""
     if not isinstance(name, str) or name in ("auto", "balanced", "balanced_low_0", "sequential", "disk"):
         return isinstance(name, str)
     try:
@@ -63,7 +64,11 @@ def _is_size(size: object) -> bool:
 
 
 def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
-    """The quantisation that transformers applies while loading; routers and the output projection stay as they are."""
+    """The configuration by which transformers quantises a model while it loads; None for None. Routers and the output
+    layer are not quantised.
+
+    Raises InvalidSetting for a value other than ``8bit`` and ``4bit``, and if bitsandbytes is not installed.
+    """
     if quantization is None:
         return None
     if quantization not in ("8bit", "4bit"):
@@ -72,7 +77,7 @@ def as_quantization(quantization: str | None) -> BitsAndBytesConfig | None:
         raise InvalidSetting(
             f"quantization {quantization!r} needs bitsandbytes, which is not installed: pip install bitsandbytes"
         )
-    for chatty in ("autograd._functions", "backends.cpu.ops"):  # at every product; of a kernel that is not needed
+    for chatty in ("autograd._functions", "backends.cpu.ops"):  # they warn of what needs no action
         logging.getLogger(f"bitsandbytes.{chatty}").setLevel(logging.ERROR)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=UNQUANTISED)

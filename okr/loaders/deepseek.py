@@ -1,9 +1,10 @@
-"""DeepSeek-MoE (``model_type: deepseek``) on transformers' own parts, without remote code.
+"""Builds DeepSeek-MoE (``model_type: deepseek``) from transformers' own parts, without remote code.
 
-The published checkpoints carry Python written for transformers 4, which no longer imports. Their architecture is a
-Llama whose layers from ``first_k_dense_replace`` on have a softmax top-k mixture of experts with shared experts as
-their MLP: exactly ``DeepseekV2Moe`` with greedy top-k and one group. One difference remains: the original computes
-the router's softmax in the model's dtype, ``DeepseekV2Moe`` in float32 (identical for float32 models).
+The published checkpoints carry Python code for transformers 4, which later releases cannot import. The architecture is
+Llama, except that the MLP of the layers from ``first_k_dense_replace`` on is a mixture of experts: softmax, top-k,
+shared experts. ``DeepseekV2Moe`` computes exactly that if its top-k is greedy and it has one group. One difference
+remains: the original computes the router's softmax in the model's dtype, and ``DeepseekV2Moe`` computes it in float32.
+In a float32 model the two are identical.
 """
 
 from typing import Any, ClassVar
@@ -28,9 +29,10 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils.output_capturing import OutputRecorder
 
 
-@strict  # collects the validate_* methods: without it this class's own would never be called
+@strict  # without it the validate_* method of this class would not be called
 class DeepseekConfig(LlamaConfig):
-    """Configuration of ``deepseek-ai/deepseek-moe-16b-*``; field names are the checkpoint's own."""
+    """The configuration of ``deepseek-ai/deepseek-moe-16b-*``. The fields have the names that the checkpoint gives
+    them."""
 
     model_type = "deepseek"
     attribute_map: ClassVar[dict[str, str]] = {"num_experts": "n_routed_experts"}
@@ -43,14 +45,14 @@ class DeepseekConfig(LlamaConfig):
     first_k_dense_replace: int = 1
     norm_topk_prob: bool = False
     scoring_func: str = "softmax"
-    # What DeepseekV2Moe asks for beyond the original configuration: greedy top-k over one group, weights unscaled.
+    # Fields that DeepseekV2Moe needs beyond the original's: greedy top-k over one group, unscaled weights.
     topk_method: str = "greedy"
     n_group: int = 1
     topk_group: int = 1
     routed_scaling_factor: float | int = 1.0
 
     def validate_architecture(self) -> None:
-        """Refuse what the port would compute differently from the original, rather than compute it wrongly."""
+        """Raise ValueError for a configuration that this port would compute otherwise than the original does."""
         super().validate_architecture()
         if self.scoring_func != "softmax":
             raise ValueError(f"scoring_func must be 'softmax', got {self.scoring_func!r}")
@@ -63,7 +65,7 @@ class DeepseekConfig(LlamaConfig):
             )
 
     def is_routed(self, layer: int) -> bool:
-        """Whether transformer layer ``layer`` has routed experts (the rule of the original implementation)."""
+        """Whether transformer layer ``layer`` has routed experts. The rule is that of the original implementation."""
         return (
             self.n_routed_experts is not None
             and layer >= self.first_k_dense_replace
@@ -72,7 +74,7 @@ class DeepseekConfig(LlamaConfig):
 
 
 class DeepseekPreTrainedModel(LlamaPreTrainedModel):
-    """What both classes of the port share: initialisation of the experts, recordable outputs."""
+    """The base of both classes of the port: it initialises experts and says which outputs can be recorded."""
 
     config_class = DeepseekConfig
     _can_record_outputs = {  # noqa: RUF012 - declared as an instance variable by the base class
@@ -83,7 +85,7 @@ class DeepseekPreTrainedModel(LlamaPreTrainedModel):
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
-        return True  # transformers looks for its decorator in this module's source; it is in DeepseekV2Experts'
+        return True  # transformers looks for a decorator in this file, but it is where DeepseekV2Experts is
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
@@ -97,18 +99,19 @@ class DeepseekPreTrainedModel(LlamaPreTrainedModel):
 
 
 class DeepseekModel(DeepseekPreTrainedModel, LlamaModel):
-    """The decoder: Llama's layers, the MLP of every routed one replaced by shared and routed experts."""
+    """The decoder: Llama's layers, in which shared and routed experts replace the MLP of every routed layer."""
 
     def __init__(self, config: DeepseekConfig) -> None:
         super().__init__(config)
         for index, layer in enumerate(self.layers):
             if config.is_routed(index):
-                layer.mlp = DeepseekV2Moe(config)  # type: ignore[arg-type]  # has every field that is read
+                layer.mlp = DeepseekV2Moe(config)  # type: ignore[arg-type]  # it has every field that is read
         self.post_init()
 
 
 class DeepseekForCausalLM(DeepseekPreTrainedModel, LlamaForCausalLM):
-    """DeepSeek-MoE for causal language modelling; loads the original checkpoint layout (one matrix per expert)."""
+    """DeepSeek-MoE as a causal language model. It loads the original checkpoints, which have one matrix for each
+    expert."""
 
     def __init__(self, config: DeepseekConfig) -> None:
         LlamaPreTrainedModel.__init__(self, config)
@@ -119,9 +122,10 @@ class DeepseekForCausalLM(DeepseekPreTrainedModel, LlamaForCausalLM):
 
 
 def register() -> None:
-    """Teach transformers' Auto classes and checkpoint conversion the model type ``deepseek`` (idempotent)."""
+    """Register the model type ``deepseek`` with transformers' Auto classes and checkpoint conversion. It may be called
+    again."""
     AutoConfig.register("deepseek", DeepseekConfig, exist_ok=True)
     AutoModelForCausalLM.register(DeepseekConfig, DeepseekForCausalLM, exist_ok=True)
-    # Per-expert matrices merge into the stacked parameters just as they do for Qwen2-MoE.
+    # The matrices of single experts are merged into stacked parameters by the same rule as for Qwen2-MoE.
     mapping = get_checkpoint_conversion_mapping("qwen2_moe")
     register_checkpoint_conversion_mapping("deepseek", mapping, overwrite=True)

@@ -1,4 +1,4 @@
-"""What a model's own configuration says about its experts and about how it generates."""
+"""Reads from a model's configuration how many experts it has and how it generates."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,13 @@ from okr.errors import ModelLoadError
 
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts", "experts_per_token")
-_FIXED_TOP_K = {"switch_transformers": 1, "nllb-moe": 2}  # families whose router has its top-k in its code
+_FIXED_TOP_K = {"switch_transformers": 1, "nllb-moe": 2}  # families whose code fixes the top-k
 
 
 @dataclass(frozen=True)
 class ExpertCounts:
-    """Experts per routed layer, experts run per token, shared experts; None where the configuration is silent."""
+    """The number of experts in a routed layer, of experts that run for a token (k), and of shared experts.
+    ``num_experts`` and ``top_k`` are None if the configuration does not give them."""
 
     num_experts: int | None
     top_k: int | None
@@ -22,7 +23,7 @@ class ExpertCounts:
 
 
 def expert_counts(config: PreTrainedConfig) -> ExpertCounts:
-    """The expert counts in ``config`` (of its text part, where it has several)."""
+    """The expert counts in ``config``. They are those of its text part if it has several parts."""
     text = config.get_text_config()
     top_k = _first(text, _TOP_K)
     if top_k is None:
@@ -31,12 +32,14 @@ def expert_counts(config: PreTrainedConfig) -> ExpertCounts:
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int | None:
+    """The first of the attributes ``names`` that is a whole number, or None."""
     values = (getattr(config, name, None) for name in names)
     return next((v for v in values if isinstance(v, int) and not isinstance(v, bool)), None)
 
 
 def check_declared(config: PreTrainedConfig, *, num_experts: int | None = None, top_k: int | None = None) -> list[str]:
-    """One line for each declared count that differs from the configuration's; the configuration always wins."""
+    """One line for each declared count that differs from the configuration's. The line says that the configuration's
+    count is used."""
     counts, lines = expert_counts(config), []
     if None not in (num_experts, counts.num_experts) and num_experts != counts.num_experts:
         lines.append(
@@ -54,10 +57,10 @@ def check_declared(config: PreTrainedConfig, *, num_experts: int | None = None, 
 
 
 def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
-    """Generation arguments the model's own configuration asks for: pad and end tokens, an encoder-decoder's start.
+    """The arguments of ``generate`` that the model's own configuration gives: ``eos_token_id``, ``pad_token_id`` and,
+    for an encoder-decoder, ``decoder_start_token_id``. A missing pad token is replaced by the end token.
 
-    Raises:
-        ModelLoadError: an encoder-decoder that does not say which token its decoder starts from.
+    Raises ModelLoadError if an encoder-decoder does not name the token from which its decoder starts.
     """
     own = [c for c in (getattr(model, "generation_config", None), model.config) if c is not None]
 

@@ -1,4 +1,4 @@
-"""Turning whatever goes wrong while a model is loaded or run into one line that says what to do."""
+"""Turns an error while a model is loaded or run into one line that says what to do."""
 
 import re
 from collections.abc import Iterator
@@ -10,25 +10,25 @@ from safetensors import SafetensorError, safe_open
 
 from okr.errors import OutOfMemory
 
-_LIMIT = 300  # characters of a foreign message that are worth showing
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # cards; Windows; Linux
+_LIMIT = 300  # the most characters shown of another library's message
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # how cards, Windows and Linux say it
 
 
 def one_line(text: object) -> str:
-    """``text`` without line breaks, cut to a readable length."""
+    """``text`` on one line of at most 300 characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= _LIMIT else line[: _LIMIT - 3] + "..."
 
 
 def root_message(error: BaseException) -> str:
-    """The innermost message of a chain of exceptions: what really went wrong, on one line."""
+    """The message of the first error in a chain of exceptions, on one line, or its type if it has no message."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error) or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that a device or the host ran out of memory."""
+    """Whether ``error`` says that a device or the host has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -38,7 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(
     error: BaseException, *, doing: str, batch_size: int | None = None, max_length: int | None = None
 ) -> OutOfMemory:
-    """The error to raise instead of ``error``: what was being done, with which figures, and what helps."""
+    """The OutOfMemory error to raise instead of ``error``. Its message says what was being done (``doing``), with which
+    batch size and length (tokens), and what helps."""
     facts = []
     if batch_size is not None:
         facts.append(f"batch size {batch_size}")
@@ -62,7 +63,8 @@ def out_of_memory(
 
 @contextmanager
 def memory_guard(doing: str, *, batch_size: int | None = None, max_length: int | None = None) -> Iterator[None]:
-    """Run a block; where it runs out of memory, raise :class:`okr.errors.OutOfMemory` with advice instead."""
+    """Raise :class:`okr.errors.OutOfMemory` with advice if the block runs out of memory. The arguments are those of
+    :func:`out_of_memory`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -71,12 +73,13 @@ def memory_guard(doing: str, *, batch_size: int | None = None, max_length: int |
         failure = out_of_memory(error, doing=doing, batch_size=batch_size, max_length=max_length)
     else:
         return
-    # Raised outside the handler and without a cause: the traceback of the original would keep its tensors alive.
+    # Raised outside the handler, without a cause, because the original's traceback would keep its tensors alive.
     raise failure
 
 
 def weights_fault(folder: str) -> str | None:
-    """What is wrong with the weight files in ``folder``, or None where every file they need opens."""
+    """What is wrong with the weight files in ``folder``, or None if every weight file that the model needs can be
+    opened."""
     root = Path(folder)
     index = root / "model.safetensors.index.json"
     if (root / "model.safetensors").exists():
@@ -111,6 +114,7 @@ def _no_weights(root: Path) -> str:
 
 
 def _file_fault(file: Path) -> str | None:
+    """Why the safetensors file ``file`` cannot be opened, or None if it can."""
     try:
         with file.open("rb") as stream:
             if stream.read(20).startswith(b"version https://git"):

@@ -1,4 +1,4 @@
-"""Asking the hub once, quickly, before anything is downloaded: does the model exist, and can it be reached?"""
+"""Asks the hub, once and quickly, whether a model exists and can be reached, before anything is downloaded."""
 
 import logging
 import re
@@ -12,27 +12,28 @@ from okr.loaders.sources import Place
 
 log = logging.getLogger("okr")
 
-_TIMEOUT = 10.0  # seconds for the one question; downloads have the library's own limits
+_TIMEOUT = 10.0  # seconds until the one request gives up; downloads have limits of their own
 
 
 def endpoint() -> str:
-    """The hub or mirror in use (``HF_ENDPOINT``), without any credentials written into the address."""
+    """The address of the hub or mirror in use (``HF_ENDPOINT``), without any credentials in it."""
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def revision(place: Place) -> str | None:
-    """The commit whose ``config.json`` lies in the local cache: the one that was loaded."""
+    """The hub's commit of the copy in the local cache, or None if there is no copy."""
     file = try_to_load_from_cache(place.location, "config.json")
     return Path(file).parent.name if isinstance(file, str) else None
 
 
 def reachable(place: Place) -> bool:
-    """Whether the hub answers for ``place``; False where only its copy in the local cache can be used.
+    """Whether the hub answers for ``place``. False means that only the copy in the local cache can be used.
 
-    Asked once and without retries: the library's own would take 23 seconds to find that there is no network.
+    The hub is asked once: the client's own retries would take 23 seconds to find that there is no network.
 
     Raises:
-        ModelLoadError: one line that names every place looked at and what to do.
+        ModelLoadError: the hub has no such model or does not grant access to it, or it cannot be reached and the cache
+            has no copy. The message names every place that was searched and what to do.
     """
     cached = revision(place) is not None
     try:
@@ -55,6 +56,7 @@ def reachable(place: Place) -> bool:
 
 
 def _status(error: Exception) -> str | None:
+    """The HTTP status with which the hub answered, in words, or None if it did not answer."""
     code = getattr(getattr(error, "response", None), "status_code", None)
     return f"it answered HTTP {code}" if isinstance(error, HfHubHTTPError) and code else None
 

@@ -1,4 +1,4 @@
-"""``okr.load``: a model and its tokenizer from one name, or one line that says why not."""
+"""Loads a model and its tokenizer by one name (``okr.load``). What goes wrong is said in one line."""
 
 import logging
 import os
@@ -39,8 +39,8 @@ log = logging.getLogger("okr")
 class Loaded:
     """A model in evaluation mode and its tokenizer.
 
-    ``source`` is what was loaded after aliases, presets and search order: an embedded name, a folder or a hub id.
-    ``revision`` is the hub's commit where there is one.
+    ``source`` names what was loaded, after aliases, presets and the search order were applied: an embedded model, a
+    folder or a hub id. ``revision`` is the hub's commit, or None if the model is not from a hub.
     """
 
     model: PreTrainedModel = field(repr=False)
@@ -61,19 +61,22 @@ def load(
     """Load a Mixture-of-Experts language model and its tokenizer.
 
     Arguments:
-        source: an embedded name (``tiny-deepseek-moe``, ``tiny-switch``), a preset (``tiny``, ``tiny-switch``,
-            ``switch``, ``deepseek-moe``), ``deepseek-moe-random`` (its shape with random weights, made in place), a
-            folder, or a hub id.
-        dtype: ``auto`` (the checkpoint's own; float32 for embedded models), ``float32``, ``bfloat16``, ``float16``.
-        device_map: as in transformers; None keeps the model on the CPU.
-        max_memory: most memory per device, such as ``{0: "70GiB"}``; needs a ``device_map``.
-        quantization: ``8bit`` or ``4bit`` (bitsandbytes); routers are never quantised.
-        trust_remote_code: run Python from the checkpoint. Model type ``deepseek`` never needs it and never does.
+        source: an embedded model (``tiny-deepseek-moe``, ``tiny-switch``), a preset (``tiny``, ``tiny-switch``,
+            ``switch``, ``deepseek-moe``), ``deepseek-moe-random`` (the shape of DeepSeek-MoE-16B with random weights),
+            a folder, or a hub id.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``, or the torch.dtype. ``auto`` is the checkpoint's own
+            dtype, and float32 for embedded models.
+        device_map: as in transformers. None keeps the model on the CPU.
+        max_memory: the most memory to use on each device, such as ``{0: "70GiB"}``. It needs a ``device_map``.
+        quantization: ``8bit`` or ``4bit``, by bitsandbytes. Routers are never quantised.
+        trust_remote_code: run Python code from the checkpoint. Models of type ``deepseek`` need none, and theirs is
+            never run.
 
     Raises:
-        ModelLoadError: not found, damaged, incomplete or unsupported; one line that says what to do.
-        OutOfMemory: the model does not fit.
-        InvalidSetting: an argument outside its range.
+        ModelLoadError: the model is not found, damaged, incomplete or not supported. The message is one line that says
+            what to do.
+        OutOfMemory: the model does not fit into memory.
+        InvalidSetting: an argument is out of its range.
     """
     check_devices(device_map, max_memory)
     quantised, wanted = as_quantization(quantization), as_dtype(dtype)
@@ -109,8 +112,11 @@ def load(
 
 
 def config_alone(source: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedConfig | None:
-    """The configuration of a folder without weights or without a tokenizer, which says what routers the model has;
-    None where :func:`load` is the way. Raises ModelLoadError."""
+    """The configuration of a folder that lacks weights or a tokenizer; None for any other source, which :func:`load`
+    can load. The configuration is enough to find the model's routers.
+
+    Raises ModelLoadError if there is no such folder or its configuration cannot be read.
+    """
     place = resolve(source)
     if place.kind != "folder" or (_has_tokenizer(place.location) and _has_weights(place.location)):
         return None
@@ -120,6 +126,7 @@ def config_alone(source: str | os.PathLike[str], *, trust_remote_code: bool = Fa
 
 
 def _say_share(place: Place, share: float, quantization: str | None) -> None:
+    """Log the share of the weights that is quantised, with a warning if it is less than half."""
     log.info("%s: %.0f%% of the weights are held in %s", place.name, 100 * share, quantization)
     if share < 0.5:
         log.warning(
@@ -129,7 +136,8 @@ def _say_share(place: Place, share: float, quantization: str | None) -> None:
 
 
 def _random(place: Place, dtype: Any, quantised: Any, device_map: Any, max_memory: Any) -> Loaded:
-    """The 16B shape with random weights, and the embedded model's tokenizer, whose tokens are among its own."""
+    """The model of DeepSeek-MoE-16B's shape with random weights. It gets the tokenizer of the embedded model, whose
+    token ids are all in its vocabulary."""
     if quantised is not None:
         raise InvalidSetting(f"{place.name} has no weights to quantise: load it without quantization")
     tokenizer = load("tiny-deepseek-moe").tokenizer
@@ -166,12 +174,12 @@ def _tokenizer(
         if not isinstance(config, DeepseekConfig):
             general: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place.location, config=config, **options)
             return general
-        # The published files name a Llama class whose splitting is not theirs; tokenizer.json alone is right.
+        # The published files name a Llama class, which splits text in another way. tokenizer.json alone is right.
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(place.location, **options)
         said = get_tokenizer_config(place.location, local_files_only=options["local_files_only"])
         if said.get("add_bos_token") and tokenizer("a")["input_ids"][0] != tokenizer.bos_token_id:
-            # A wish of the Llama class that the files leave to their reader.
-            tokenizer.add_bos_token = True  # type: ignore[misc]  # it has a setter, apart from its getter
+            # The Llama class adds the token by itself, and tokenizer.json does not.
+            tokenizer.add_bos_token = True  # type: ignore[misc]  # its setter is defined apart from its getter
         return tokenizer
 
 
@@ -198,7 +206,7 @@ def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], repo
             config=config,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report says which: none is tolerated
+            ignore_mismatched_sizes=True,  # a mismatch is then reported in `info`, and refused below
             **options,
         )
     advice = "the checkpoint is damaged or its config.json is another model's: download it again"
@@ -221,7 +229,8 @@ def _model(place: Place, config: PreTrainedConfig, options: dict[str, Any], repo
 
 
 def _check_cache(model: PreTrainedModel) -> None:
-    """Generate without a cache where transformers would size the decoder's by a shorter encoder and then fail."""
+    """Switch the generation cache off in an encoder-decoder whose decoder has more layers than its encoder.
+    transformers would make a cache of the encoder's size and fail."""
     decoder = getattr(model.config, "num_decoder_layers", None)
     if model.config.is_encoder_decoder and decoder is not None and decoder > model.config.num_hidden_layers:
         log.info("generating without a cache: the decoder has more layers than the encoder")
@@ -230,13 +239,14 @@ def _check_cache(model: PreTrainedModel) -> None:
 
 @contextmanager
 def _failures(place: Place, part: str, report: Report) -> Iterator[None]:
-    """Whatever goes wrong inside becomes one line about ``part`` of ``place``; no library's error is let through."""
+    """Raise one line about ``part`` of ``place`` for any error in the block: OutOfMemory or ModelLoadError. Errors of
+    this package pass unchanged."""
     try:
         yield
     except OKRError:
         raise
     except Exception as error:
-        told = RuntimeError(f"{error}\n{report.text}")  # out of memory while merging experts is told in the report only
+        told = RuntimeError(f"{error}\n{report.text}")  # some out-of-memory errors are in the report only
         if not is_out_of_memory(error) and not is_out_of_memory(told):
             raise ModelLoadError(_explain(place, part, error)) from error
         failure: OutOfMemory = out_of_memory(told, doing=f"loading {place.name}")
@@ -246,6 +256,7 @@ def _failures(place: Place, part: str, report: Report) -> Iterator[None]:
 
 
 def _explain(place: Place, part: str, error: Exception) -> str:
+    """Why ``part`` of ``place`` cannot be loaded, and what to do, in one line."""
     fault = weights_fault(place.location) if place.is_local and part == "weights" else None
     if fault is not None:
         return f"the weights of {place.name} cannot be loaded: {fault}"

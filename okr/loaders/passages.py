@@ -1,4 +1,4 @@
-"""The passages that ship with the package: held-out human text for prompts and for measuring quality."""
+"""Gives the passages that ship with the package: human text for prompts and for measuring quality."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Passage:
-    """A verbatim excerpt of 200 to 260 words that no embedded model was trained on.
+    """A verbatim excerpt of 200 to 260 words. No embedded model was trained on it.
 
     ``register`` is one of speech, drama, bible, novel, sea-story, technical, king-james.
     """
@@ -27,7 +27,10 @@ def _all() -> tuple[Passage, ...]:
 
 
 def passages(limit: int | None = None) -> list[Passage]:
-    """The first ``limit`` of the 200 passages (all by default), always in the same order, registers taking turns."""
+    """The first ``limit`` of the 200 passages, or all of them. The order is always the same, and registers take turns.
+
+    Raises ValueError if ``limit`` is negative.
+    """
     if limit is not None and limit < 0:
         raise ValueError(f"limit must not be negative, got {limit}")
     return list(_all()[:limit])

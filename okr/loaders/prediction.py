@@ -1,4 +1,4 @@
-"""What a model predicts of text that is there already: its logits at every token, given those before it."""
+"""Computes what a model predicts of a given text: its logits at every token, given the tokens before it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,31 +13,32 @@ from okr.discovery import input_device
 from okr.loaders.expert_counts import generation_defaults
 from okr.loaders.loading import Loaded
 
-MAX_TOKENS = 256  # of a passage
-SOURCE_WORDS = 48  # what an encoder reads of a passage; its decoder predicts the rest
+MAX_TOKENS = 256  # the most tokens that are read of a passage
+SOURCE_WORDS = 48  # how many words of a passage an encoder reads; its decoder predicts the rest
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """``logits`` [n, V] of ``targets``, int64 [n], all on one device. ``inputs``, int64 [n], is the decoder's token
-    before each target."""
+    """The ``logits`` [n, V] that a model gives for ``targets``, int64 [n]. ``inputs``, int64 [n], are the decoder's
+    tokens before each target. All are on one device."""
 
     logits: Float[Tensor, "n vocabulary"]
     targets: Int[Tensor, " n"]
     inputs: Int[Tensor, " n"]
 
     def loss(self, logits: Float[Tensor, "m vocabulary"] | None = None) -> float:
-        """Mean negative log-likelihood of the targets in nats per token. ``logits`` may stand in for the model's own;
-        where there are fewer of them, the first so many targets count."""
+        """The mean negative log-likelihood of the targets, in nats per token. ``logits`` [m, V] replace the model's own
+        if given; with m < n they are those of the first m targets."""
         chosen = self.logits if logits is None else logits
         return float(cross_entropy(chosen.float(), self.targets[: len(chosen)]))
 
 
 @torch.no_grad()
 def predict(loaded: Loaded, before: Sequence[int], own: Sequence[int]) -> Predicted:
-    """What the model predicts at every token of ``own``, which follows ``before``: both token ids, not empty.
+    """What the model predicts at every token of ``own``, which follows ``before``. Both are token ids and not empty.
 
-    An encoder reads ``before``, and the decoder begins with ``own``; a decoder-only model reads one after the other.
+    An encoder-decoder reads ``before`` with its encoder, and its decoder begins with ``own``. A decoder-only model
+    reads both as one sequence.
     """
     device = input_device(loaded.model)
 
@@ -57,8 +58,8 @@ def predict(loaded: Loaded, before: Sequence[int], own: Sequence[int]) -> Predic
 
 
 def predict_passage(loaded: Loaded, text: str) -> Predicted:
-    """What the model predicts of ``text``: every token but the first. An encoder-decoder predicts the words after the
-    first SOURCE_WORDS, given those. Each part is cut to MAX_TOKENS."""
+    """What the model predicts of ``text``. A decoder-only model predicts every token but the first. An encoder-decoder
+    reads the first SOURCE_WORDS words and predicts the rest. Each part is cut to MAX_TOKENS tokens."""
 
     def ids(part: str) -> list[int]:
         return list(loaded.tokenizer(part, truncation=True, max_length=MAX_TOKENS)["input_ids"])
@@ -71,6 +72,6 @@ def predict_passage(loaded: Loaded, text: str) -> Predicted:
 
 
 def passage_loss(loaded: Loaded, text: str) -> tuple[float, int]:
-    """Mean negative log-likelihood of ``text`` in nats per token, and how many tokens were predicted."""
+    """The mean negative log-likelihood of ``text``, in nats per token, and the number of tokens predicted."""
     found = predict_passage(loaded, text)
     return found.loss(), len(found.targets)

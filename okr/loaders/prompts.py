@@ -1,4 +1,4 @@
-"""Prompts as a model reads them, and the arguments with which it goes on from them."""
+"""Encodes prompts for a model, and gives the arguments with which it continues them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from okr.loaders.loading import Loaded
 
 
 def encode(loaded: Loaded, prompts: Sequence[str], new_tokens: int) -> dict[str, Tensor]:
-    """:func:`padded`, with every prompt cut to what the model can hold beside ``new_tokens``.
+    """The prompts as :func:`padded` gives them, each cut so that ``new_tokens`` more fit into the model.
 
-    Raises InvalidConfig where no room is left for a prompt.
+    Raises InvalidConfig if there is no room for a prompt.
     """
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions is None or loaded.model.config.is_encoder_decoder:
@@ -27,8 +27,9 @@ def encode(loaded: Loaded, prompts: Sequence[str], new_tokens: int) -> dict[str,
 
 
 def padded(loaded: Loaded, prompts: Sequence[str], longest: int | None) -> dict[str, Tensor]:
-    """Prompts as ``input_ids`` and ``attention_mask``, int64 [prompts, tokens] on the model's device, each cut to
-    ``longest`` tokens. A decoder-only model gets its padding on the left, so that new tokens follow the prompt."""
+    """The prompts as ``input_ids`` and ``attention_mask``, int64 [prompts, tokens], on the model's device. Each prompt
+    is cut to ``longest`` tokens; None cuts none. A decoder-only model gets padding on the left, so that new tokens
+    follow the prompt."""
     tokenizer = loaded.tokenizer
     tokenizer.padding_side = "right" if loaded.model.config.is_encoder_decoder else "left"
     if tokenizer.pad_token is None:
@@ -41,8 +42,8 @@ def padded(loaded: Loaded, prompts: Sequence[str], longest: int | None) -> dict[
 
 
 def sampling(loaded: Loaded, new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Arguments of ``generate`` for exactly ``new_tokens``, sampled from the model's own distribution at
-    ``temperature`` with nothing cut off."""
+    """The arguments of ``generate`` that sample exactly ``new_tokens`` tokens at ``temperature``, without top-k or
+    top-p."""
     return generation_defaults(loaded.model) | {
         "do_sample": True,
         "temperature": temperature,

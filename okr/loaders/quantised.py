@@ -1,8 +1,8 @@
-"""Quantised loading: which parts bitsandbytes can reach, and a DeepSeek-MoE whose experts are among them.
+"""Loads quantised models. It has a DeepSeek-MoE whose experts bitsandbytes can quantise.
 
-transformers stacks a layer's experts into one parameter, and bitsandbytes replaces ``nn.Linear`` only, so experts, the
-bulk of the model, would silently stay at full size. For the DeepSeek-MoE port each expert is therefore kept as its own
-three ``nn.Linear``, as in the published checkpoint. The router is the same class, so keyed routing does not notice.
+bitsandbytes replaces only ``nn.Linear``. transformers stacks the experts of a layer into one parameter, so the experts,
+which are most of the model, would stay unquantised without notice. Here every expert of DeepSeek-MoE is three
+``nn.Linear``, as in the published checkpoint. The router's class is the same, so keyed routing works alike.
 """
 
 from copy import copy
@@ -19,7 +19,7 @@ from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM, DeepseekMo
 
 
 class LinearExperts(nn.ModuleList):
-    """The routed experts of one layer, one MLP each; takes the place of ``DeepseekV2Experts``."""
+    """The routed experts of one layer, one MLP each. It replaces ``DeepseekV2Experts``."""
 
     def __init__(self, config: DeepseekConfig) -> None:
         width = config.moe_intermediate_size
@@ -27,7 +27,8 @@ class LinearExperts(nn.ModuleList):
         super().__init__(expert() for _ in range(config.num_experts))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Hidden states [T, d], chosen experts [T, k] and their weights [T, k] to the weighted sum [T, d]."""
+        """The weighted sum [T, d] of the outputs of the experts ``top_k_index`` [T, k], which get ``hidden_states``
+        [T, d] and have the weights ``top_k_weights`` [T, k]."""
         out = torch.zeros_like(hidden_states)
         ran = one_hot(top_k_index, len(self)).sum((0, 1)).nonzero().flatten()
         for expert in ran.tolist():
@@ -49,9 +50,10 @@ class DeepseekLinearModel(DeepseekModel):
 
 
 class DeepseekLinearForCausalLM(DeepseekForCausalLM):
-    """DeepSeek-MoE with every expert matrix an ``nn.Linear`` of its own: slower, but it can be quantised."""
+    """DeepSeek-MoE in which every expert matrix is an ``nn.Linear``. It is slower than the stacked one, but it can be
+    quantised."""
 
-    _okr_name = DeepseekForCausalLM.__name__  # one model, in a trace's header
+    _okr_name = DeepseekForCausalLM.__name__  # a trace's header names both classes alike
 
     def __init__(self, config: DeepseekConfig) -> None:
         super().__init__(config)
@@ -60,16 +62,17 @@ class DeepseekLinearForCausalLM(DeepseekForCausalLM):
 
 
 def register_linear() -> None:
-    """Tell transformers that these classes hold the checkpoint's layout as it is (idempotent)."""
+    """Tell transformers that these classes have the layout of the checkpoint, so nothing is converted. It may be called
+    again."""
     for name in (DeepseekLinearModel.__name__, DeepseekLinearForCausalLM.__name__):
         register_checkpoint_conversion_mapping(name, [], overwrite=True)
 
 
 def as_stored(quantization: BitsAndBytesConfig, config: PreTrainedConfig) -> BitsAndBytesConfig:
-    """The quantisation with its 4-bit weights stored as what the model's class takes for quantised.
+    """``quantization`` with a storage dtype for 4-bit weights that the model's class takes to be quantised.
 
-    The experts of Switch cast their states to the dtype of their weights unless that is int8; the usual storage, uint8,
-    would round the states away.
+    The experts of Switch cast their input to the dtype of their weights, unless that is int8. With the usual storage,
+    uint8, the cast would round the input to whole numbers.
     """
     if not config.is_encoder_decoder:
         return quantization
@@ -79,10 +82,11 @@ def as_stored(quantization: BitsAndBytesConfig, config: PreTrainedConfig) -> Bit
 
 
 def fit_to_host(model: PreTrainedModel) -> None:
-    """Let 4-bit layers on the CPU compute in the model's dtype on every host.
+    """Make 4-bit layers on the CPU compute in the model's dtype on every host.
 
-    With AVX-512-BF16 bitsandbytes would pack the weights at the first call for a kernel that computes in bfloat16,
-    fails for a layer whose width is no multiple of the block, and changes the storage (see :func:`as_stored`).
+    On a CPU with AVX-512-BF16, bitsandbytes would pack the weights at the first call, for a kernel that computes in
+    bfloat16. That kernel fails for a layer whose width is no multiple of the block, and packing changes the storage
+    (:func:`as_stored`).
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
@@ -90,7 +94,7 @@ def fit_to_host(model: PreTrainedModel) -> None:
 
 
 def quantised_share(model: PreTrainedModel) -> float:
-    """The share of the model's weights, between 0 and 1, that bitsandbytes holds in 8 or 4 bits."""
+    """The share of the model's weights that bitsandbytes holds in 8 or 4 bits, from 0 to 1."""
     small = full = 0
     for module in model.modules():
         if type(module).__name__ in ("Linear8bitLt", "Linear4bit"):

@@ -1,4 +1,4 @@
-"""Listening to what transformers reports while it loads, instead of letting it print."""
+"""Collects what transformers reports while it loads a model, instead of letting it print."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from transformers.utils import logging as transformers_logging
 
 
 class Report(logging.Handler):
-    """Keeps what transformers would have printed; its loading report is the only place where some causes are told."""
+    """A log handler that keeps what transformers would have printed. Some causes of failure are told in its loading
+    report only."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -20,7 +21,8 @@ class Report(logging.Handler):
 
 @contextmanager
 def quiet(*, progress: bool) -> Iterator[Report]:
-    """Keep transformers' reports off the screen, and its progress bars unless ``progress``."""
+    """Collect the reports of transformers within the block instead of printing them. Its progress bars are shown only
+    if ``progress``."""
     library, capture = logging.getLogger("transformers"), Report()
     before = (library.level, library.handlers, library.propagate)
     bar = transformers_logging.is_progress_bar_enabled()

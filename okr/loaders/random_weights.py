@@ -1,7 +1,7 @@
-"""DeepSeek-MoE-16B with random weights: the published shape without the 33 GB download, to try out a machine.
+"""Makes DeepSeek-MoE-16B with random weights: the published shape without the 33 GB download, to try a machine out.
 
-Memory, placement, speed, traces and verification are those of the real model; the text is noise. Every weight is made
-on the device where it stays, so that the host holds nothing of a model on a card.
+Its memory, placement, speed, traces and verification are those of the real model; its text is noise. Every weight is
+made on the device where it stays, so the host holds no part of a model on a card.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.02,
     "tie_word_embeddings": False,
 }
-"""config.json of deepseek-ai/deepseek-moe-16b-base: 27 routed layers, 16.4 thousand million weights."""
+"""The shape in config.json of deepseek-ai/deepseek-moe-16b-base: 27 routed layers, 16.4 billion weights."""
 
 SEED = 0
 
@@ -41,10 +41,10 @@ def random_model(
     device_map: Any = None,
     max_memory: Mapping[int | str, int | str] | None = None,
 ) -> DeepseekForCausalLM:
-    """A model of ``config``'s shape whose weights are drawn on their devices, the same at every call on one kind of
-    device. ``device_map`` and ``max_memory`` as for :func:`okr.load`.
+    """A model of ``config``'s shape with random weights. The weights are the same at every call on the same kind of
+    device. ``device_map`` and ``max_memory`` are those of :func:`okr.load`.
 
-    Raises OutOfMemory, before anything is allocated, where the weights alone do not fit.
+    Raises OutOfMemory, before anything is allocated, if the weights do not fit into the free memory.
     """
     needed, room = weight_bytes(config, dtype), _room(device_map, max_memory)
     if needed > room:
@@ -56,21 +56,21 @@ def random_model(
     given = {name: value for name, value in placing.items() if value is not None}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(SEED)
-        # With no weight files at all transformers makes every weight on its device by the model's own initialisation.
+        # Without weight files, transformers makes every weight on its device by the model's own initialisation.
         model: Any = DeepseekForCausalLM.from_pretrained(None, config=config, state_dict={}, dtype=dtype, **given)
     made: DeepseekForCausalLM = model.eval()
     return made
 
 
 def weight_bytes(config: DeepseekConfig, dtype: torch.dtype) -> int:
-    """What the weights take."""
+    """The size of the model's weights in ``dtype``, in bytes."""
     with torch.device("meta"):
         model = DeepseekForCausalLM(config)
     return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
 
 
 def _room(device_map: Any, max_memory: Mapping[int | str, int | str] | None) -> int:
-    """Free bytes where ``device_map`` puts weights."""
+    """The free memory, in bytes, where ``device_map`` puts the weights."""
     free: dict[int | str, int] = get_max_memory(max_memory and dict(max_memory))
     if device_map is None or str(device_map) == "cpu":
         return free["cpu"]

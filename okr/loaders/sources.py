@@ -1,4 +1,4 @@
-"""Where a model comes from: what a source name means, and every place that is looked at for it, in order."""
+"""Finds the place that a model is loaded from: what a name means, and where it is looked for, in which order."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ EMBEDDED = ("tiny-deepseek-moe", "tiny-switch")
 """Names of the models that ship with the package and need no network."""
 
 RANDOM = "deepseek-moe-random"
-"""DeepSeek-MoE-16B's shape with random weights (:mod:`okr.loaders.random_weights`): no files, no network."""
+"""The name of a model of DeepSeek-MoE-16B's shape with random weights. It needs no files and no network."""
 
 DEEPSEEK_HUB = "deepseek-ai/deepseek-moe-16b-base"
 DEEPSEEK_VARIABLE = "DEEPSEEK_MOE_LOCAL_PATH"
@@ -29,18 +29,20 @@ PRESETS = {
     "switch": "google/switch-base-8",
     "deepseek-moe": DEEPSEEK_HUB,
 }
-"""Preset names and what they load; ``deepseek-moe`` looks in two local places before the hub."""
+"""What each preset loads. ``deepseek-moe`` looks in two local folders before the hub."""
 
-ALIASES = {"deepseek-ai/deepseek-moe-16b": DEEPSEEK_HUB}  # lower case: a name its makers do not list
+ALIASES = {"deepseek-ai/deepseek-moe-16b": DEEPSEEK_HUB}  # in lower case; a name in use that its makers do not list
 
 _FOLDER = Path(__file__).parent / "embedded"
 
 
 @dataclass(frozen=True)
 class Place:
-    """One place to load from, and the places that were passed over before it.
+    """One place to load a model from.
 
-    ``name`` is what errors and results call it; ``location`` is a folder, or a hub id where ``kind`` is ``hub``.
+    ``name`` is its name in errors and results. ``location`` is a folder, or the hub id if ``kind`` is ``hub``.
+    ``passed`` lists the places that were searched before, and why each was passed over. ``advice`` says what to do if
+    the model is not there.
     """
 
     kind: Literal["embedded", "folder", "hub", "random"]
@@ -51,12 +53,12 @@ class Place:
 
     @property
     def is_local(self) -> bool:
-        """Whether nothing is fetched for it."""
+        """Whether it is loaded without a hub."""
         return self.kind != "hub"
 
 
 def holds_model(folder: str) -> bool:
-    """Whether ``folder`` is a directory with a ``config.json`` (an unreadable one is not)."""
+    """Whether ``folder`` is a directory with a ``config.json`` that this process may see."""
     return os.path.isfile(os.path.join(folder, "config.json"))  # noqa: PTH113, PTH118 - pathlib raises on no access
 
 
@@ -79,11 +81,10 @@ def _why_not(folder: str) -> str:
 def resolve(source: str | os.PathLike[str]) -> Place:
     """The place that ``source`` names: an embedded model, a preset, a folder or a hub id.
 
-    Embedded and preset names win over folders of the same name (write ``./tiny`` for the folder). Nothing is read
-    here but file names, and the network is not touched.
+    The names of embedded models and presets take precedence over folders (``./tiny`` is the folder). Only file names
+    are read, and the network is not used.
 
-    Raises:
-        ModelLoadError: no such folder, no such embedded model, or not a name a hub could have.
+    Raises ModelLoadError if there is no such folder or embedded model, or if no hub could have the name.
     """
     if not isinstance(source, str | os.PathLike):
         raise ModelLoadError(f"a model is named by a string or a path, got {type(source).__name__}")
@@ -128,7 +129,8 @@ def _hub(name: str, passed: tuple[str, ...]) -> Place:
 
 
 def _guide_search() -> Place:
-    """The guide's search order: the environment's folder, the guide's folder, the hub."""
+    """The place of DeepSeek-MoE, in the guide's order: the folder in the environment variable, the guide's folder, the
+    hub."""
     folder = os.environ.get(DEEPSEEK_VARIABLE, "")
     if folder:
         if not holds_model(os.path.expanduser(folder)):  # noqa: PTH111

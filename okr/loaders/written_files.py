@@ -1,4 +1,4 @@
-"""What text files hold, whoever wrote them: UTF-8, with or without a byte order mark, any line ends, JSON lines."""
+"""Reads text files from any writer: UTF-8 with or without a byte order mark, any line ends, JSON lines."""
 
 import json
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
 def decoded(raw: bytes) -> str:
-    """The text of a file, its lines ended by line feeds, without a byte order mark. ValueError where it is not UTF-8.
+    """The text of a file, without a byte order mark and with line feeds as line ends. Raises ValueError if it is not
+    UTF-8.
 
-    A zero byte is none of a text: UTF-16 without a mark is full of them and would pass for UTF-8.
+    A zero byte is refused too, because UTF-16 without a byte order mark would otherwise pass for UTF-8.
     """
     text = raw.decode("utf-8-sig")
     if "\0" in text:
@@ -19,13 +20,16 @@ def decoded(raw: bytes) -> str:
 
 
 def holds_json_lines(path: Path) -> bool:
-    """Whether its name says that a file holds one JSON object a line."""
+    """Whether the ending of the file's name says that each line is a JSON object."""
     return path.suffix.lower() in JSON_LINES
 
 
 def strings_of(line: str, names: Sequence[str]) -> dict[str, str]:
-    """Those of ``names`` that the JSON object ``line`` has, the first of which it must have. ValueError, in words that
-    follow on "line 3: ", where they are not strings or hold halves of surrogate pairs, which are no characters."""
+    """The strings under ``names`` in the JSON object ``line``. The first name is required, the others are optional.
+
+    Raises ValueError if a value is no string or holds half of a surrogate pair, which is no character. The message can
+    follow "line 3: ".
+    """
     try:
         record = json.loads(line)
         found = {name: record[name] for name in names if name in record}

@@ -1,1 +1,1 @@
-"""Tables, pictures and pages: for runs, suites, calibrations, studies and benchmarks."""
+"""Builds pages, tables and plots for runs, suites, calibrations, studies and benchmarks."""

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on."""
+"""Describes the machine on which figures are measured."""
 
 import platform
 import time
@@ -11,7 +11,7 @@ import transformers
 
 
 def machine(device: str = "cpu") -> dict[str, str]:
-    """What it was measured on, and when."""
+    """The processor, the card if ``device`` is one, the versions of the libraries, and the date (UTC)."""
     info = Path("/proc/cpuinfo")
     named = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
     return {

@@ -1,4 +1,4 @@
-"""Markdown tables."""
+"""Makes Markdown tables."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,18 @@ from typing import Any
 
 
 def cell(value: object) -> str:
-    """Text from elsewhere that stays in its cell and is no markup."""
+    """``value`` as the text of one cell, with Markdown's characters escaped."""
     flat = " ".join(str(value).split())
     return re.sub(r"([\\|<>\[\]`*_])", r"\\\1", flat)
 
 
 def row(cells: Iterable[str]) -> str:
-    """One line of a table. ``cells`` are Markdown."""
+    """One line of a table. ``cells`` are Markdown already."""
     return f"| {' | '.join(cells)} |"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table without a line break at its end. Header and cells are Markdown."""
+    """A table without a line break at its end. ``header`` and ``rows`` are Markdown already."""
     return "\n".join([row(header), row(["---"] * len(header)), *map(row, rows)])
 
 

@@ -1,4 +1,4 @@
-"""What a page is made of: sections with paragraphs, plots and tables, which any room can hand over."""
+"""Defines the parts of a page: sections with paragraphs, plots and tables. Every room builds its pages of these."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from okr.pages import markdown
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: ``caption`` says what the numbers are and what they were measured on."""
+    """A table of text. ``caption`` says what the numbers are and what they were measured on."""
 
     title: str
     caption: str
@@ -15,7 +15,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """The table alone, without title and caption; its text is no markup."""
+        """The table in Markdown, without title and caption. Its cells are escaped."""
         return markdown.table(
             [markdown.cell(name) for name in self.header],
             [[markdown.cell(value) for value in row] for row in self.rows],
@@ -24,7 +24,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """An SVG element and what it shows."""
+    """A plot: an SVG element, and a caption that says what it shows."""
 
     svg: str
     caption: str
@@ -32,7 +32,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of a page and what is below it."""
+    """A heading of a page, and the paragraphs, plots and tables below it."""
 
     title: str
     text: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Pictures as SVG in one style. matplotlib is touched here and where figures are filled."""
+"""Draws plots as SVG in one style. Only this module, and the functions that fill its figures, use matplotlib."""
 
 import io
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-KEYED, CONTROL = "#2f7ed8", "#e07b39"  # told apart by every common kind of colour vision, on light and dark
-GREY = "#7a7a7a"  # readable on light and dark
-INK = "#010203"  # stands for the page's text colour and becomes it
-FILE: dict[str, Any] = {  # of a picture in a file of its own: the same bytes whenever it is drawn, text as text
+KEYED, CONTROL = "#2f7ed8", "#e07b39"  # distinct in every common kind of colour vision, on light and dark pages
+GREY = "#7a7a7a"  # readable on light and dark pages
+INK = "#010203"  # a placeholder, replaced by the colour of the page's text
+FILE: dict[str, Any] = {  # for a plot in its own file: the same bytes at each drawing, text as text
     "svg.fonttype": "none",
     "svg.hashsalt": "okr",
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-PAGE: dict[str, Any] = FILE | {  # of a picture inside a page, whose colours it takes
+PAGE: dict[str, Any] = FILE | {  # for a plot inside a page, in the colours of the page
     "font.family": "sans-serif",
     "font.size": 10.0,
     "axes.edgecolor": INK,
@@ -33,13 +33,14 @@ PAGE: dict[str, Any] = FILE | {  # of a picture inside a page, whose colours it 
 
 @contextmanager
 def drawing(style: Any) -> Iterator[None]:
-    """Figures made in the ``with`` block have the ``style`` FILE or PAGE."""
+    """Draw the figures made within the block in ``style``, which is FILE or PAGE."""
     with mpl.rc_context(style):
         yield
 
 
 def axes_of(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
-    """An empty figure of this size in inches, with axes labelled so."""
+    """An empty figure of ``width`` x ``height`` inches, and its axes with the ``labels`` (xlabel, ylabel, title
+    ...)."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
     axes.set(**labels)  # type: ignore[arg-type]
@@ -47,7 +48,7 @@ def axes_of(width: float, height: float, **labels: str) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element; what is INK takes the colour of the page's text."""
+    """The figure as an SVG element. INK becomes the colour of the page's text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
@@ -55,11 +56,11 @@ def svg(figure: Figure) -> str:
 
 
 def standing_alone(element: str) -> str:
-    """An SVG element of a page as the content of a file, where there is no text whose colour it could take."""
+    """The SVG ``element`` of a page as the content of a file. There is no page's text, so its colour becomes GREY."""
     return f"{element.replace('currentColor', GREY).rstrip()}\n"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure to an SVG file, whose folder is made where it is missing."""
+    """Write the figure to the SVG file ``path``. Its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Jinja templates of every room, with the same filters."""
+"""Loads the Jinja templates of every room, with the same filters."""
 
 import re
 from typing import Any
@@ -11,9 +11,10 @@ from okr.pages.markdown import cell
 
 
 def template(room: str, name: str) -> Template:
-    """``templates/NAME`` of the package ``room``, which may include and import those of ``okr.pages``.
+    """The template ``templates/NAME`` of the package ``room``. It may include and import the templates of
+    ``okr.pages``.
 
-    In a template that ends in ``.html`` every text is escaped, other than Markup. A name that is not given is an error.
+    A template that ends in ``.html`` escapes every text that is not Markup. A variable that is not given is an error.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(room), PackageLoader("okr.pages")]),
@@ -27,12 +28,12 @@ def template(room: str, name: str) -> Template:
 
 
 def ends(text: str) -> Markup:
-    """A cell of a table in HTML; the ends of an interval stay on one line."""
+    """The text of a table cell in HTML. The ends of an interval stay on one line."""
     return Markup(re.sub(r"(\(\S+ to \S+\))$", r'<span class="ends">\1</span>', str(escape(text))))  # noqa: S704
 
 
 def svg(element: str) -> Markup:
-    """An SVG element as it is. It must come from matplotlib, never from a user."""
+    """An SVG element without escaping. It must come from matplotlib, never from a user."""
     return Markup(element)  # noqa: S704
 
 

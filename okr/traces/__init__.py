@@ -1,4 +1,4 @@
-"""Traces: what ran, in memory and on disk."""
+"""Holds traces, in memory and in files: for one sequence, its tokens and the experts that ran for each of them."""
 
 from okr.traces.header import ModelIdentity, TraceHeader, TraceSite
 from okr.traces.passes import folded, unfolded

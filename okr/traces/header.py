@@ -1,4 +1,4 @@
-"""What a trace says of itself: which model, which key id, which setting. Never the secret."""
+"""Defines a trace's header. It names the model, the key id and the setting; it never holds the secret."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from okr.routing.settings import ZoneName
 from okr.traces.weights import WeightSample, acts, beyond_weights, stored
 from okr.version import SPEC_VERSION
 
-_IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # adapters whose virtual tokens are in the cache alone: no router sees them
+_IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")  # these put virtual tokens into the cache only, unseen by routers
 
 
 class _Strict(BaseModel):
@@ -39,7 +39,7 @@ Difference = Literal["", "structure", "routers", "weights"]
 
 
 class TraceSite(_Strict):
-    """One recorded router site."""
+    """One router site whose routing the trace holds. The fields are those of :class:`~okr.discovery.RouterSite`."""
 
     path: Name
     stack: Name
@@ -49,16 +49,18 @@ class TraceSite(_Strict):
 
     @property
     def in_encoder(self) -> bool:
-        """Whether this site's tokens are the encoder's."""
+        """Whether the tokens of this site are the encoder's."""
         return self.stack.startswith("encoder")
 
 
 class ModelIdentity(_Strict):
-    """Which model: its class and sites, its router weights rounded to bfloat16, and a sample of all its weights.
+    """Which model made a trace: its class and sites, a digest of its router weights in bfloat16, and a sample of all
+    its weights.
 
-    What runs counts: a model under wrappers or adapters is the model that they make of it, so that it equals its own
-    merged copy and not the model without them. ``routers`` is None where their weights are not at hand as such
-    (offloaded, quantised, under an adapter), ``weights`` where none is, and in files of older versions.
+    The identity is that of the model as it acts. A model with an active adapter therefore equals its own merged copy
+    and differs from the model without the adapter. ``routers`` is None if the router weights cannot be read as such
+    (offloaded, quantised, or under an adapter). ``weights`` is None if no weight can be read, and in files of older
+    versions.
     """
 
     class_name: Name
@@ -68,7 +70,8 @@ class ModelIdentity(_Strict):
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sequence[RouterSite]) -> "ModelIdentity":
-        """The identity of ``model``; the same in float32 and bfloat16, but for rounding in the sample."""
+        """The identity of ``model``, whose keyable sites are ``sites``. It is the same in float32 and bfloat16, apart
+        from rounding in the sample."""
         held = {place.plain: place for place in places(model)}
         kind = type(held[""].module)
         name = getattr(kind, "_okr_name", kind.__name__)
@@ -86,7 +89,8 @@ class ModelIdentity(_Strict):
         )
 
     def difference(self, other: "ModelIdentity") -> Difference:
-        """In what two identities differ, "" where they name one model; weights decide where both know them."""
+        """The part in which two identities differ, or "" if both are one model. Parts that only one of them knows are
+        not compared."""
         if self.structure != other.structure:
             return "structure"
         if None not in (self.routers, other.routers) and self.routers != other.routers:
@@ -96,14 +100,17 @@ class ModelIdentity(_Strict):
 
     @model_serializer(mode="wrap")
     def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields without ``weights`` if that is None, because files of older versions have no such field and their
+        checksum covers the header."""
         found: dict[str, Any] = serialize(self)
-        if self.weights is None:  # as files of older versions have it, whose checksum covers what they say
+        if self.weights is None:
             del found["weights"]
         return found
 
 
 def _routers(routers: Sequence[Place]) -> str | None:
-    """A digest of the routers' weights rounded to bfloat16."""
+    """A digest of the routers' weights rounded to bfloat16, or None if a weight cannot be read or an adapter acts on
+    it."""
     digest = hashlib.sha256()
     for router in routers:
         parts = list(places(router.module))
@@ -118,12 +125,14 @@ def _routers(routers: Sequence[Place]) -> str | None:
 
 
 def _readable(value: Tensor) -> bool:
-    """Whether a weight is at hand: neither offloaded nor, as parameters of whole numbers are, quantised."""
+    """Whether a weight can be read: it is not offloaded and, as quantised parameters are whole numbers, not
+    quantised."""
     return not value.is_meta and (value.is_floating_point() or not isinstance(value, nn.Parameter))
 
 
 def _prompt(model: nn.Module) -> list[str]:
-    """What an adapter that puts virtual tokens in front adds to the structure: its kind and weights."""
+    """The kind and a digest of the weights of an adapter that adds virtual tokens, as parts of the model's structure;
+    empty without one."""
     config = prompt_adapter(model)
     if config is None:
         return []
@@ -135,14 +144,15 @@ def _prompt(model: nn.Module) -> list[str]:
 
 
 def _kind(config: Any) -> str:
-    """The name of a prompt adapter's type, "" for None."""
+    """The name of a prompt adapter's type, or "" if ``config`` is None."""
     return "" if config is None else str(config.peft_type).rpartition(".")[2]
 
 
 class TraceHeader(_Strict):
-    """A trace's metadata. ``zone``, ``epsilon`` and ``strength`` are None for native routing.
+    """A trace's metadata.
 
-    ``dtype`` is that of the weights, ``autocast`` the one in which autocast multiplied them; None: it was off.
+    ``dtype`` is that of the model's weights. ``autocast`` is the dtype of the autocast in which the trace was made, or
+    None. ``key_id``, ``zone``, ``epsilon`` and ``strength`` are None for native routing.
     """
 
     spec_version: Literal["1.0"] = "1.0"
@@ -167,14 +177,15 @@ class TraceHeader(_Strict):
         epsilon: float | None = None,
         strength: float | None = None,
     ) -> "TraceHeader":
-        """The header of what ``model`` records at ``sites`` under these settings; ``identity``: the model's, if known.
+        """The header of a trace that ``model`` records at ``sites``. ``identity`` is computed if it is None.
 
-        Raises UnsupportedGeneration where the model puts virtual tokens before the prompt, which no trace can hold.
+        Raises UnsupportedGeneration if an active adapter puts virtual tokens before the prompt, because a trace cannot
+        hold them.
         """
         kind = _kind(prompt_adapter(model))
         if kind not in ("", *_IN_CACHE):
             raise UnsupportedGeneration(
-                f"an adapter of type {kind} is active: it adds what is no token, which no trace can hold; switch it off"
+                f"an adapter of type {kind} is active: it adds virtual tokens, which no trace can hold; switch it off"
             )
         return cls(
             model=ModelIdentity.of(model, sites) if identity is None else identity,
@@ -190,12 +201,13 @@ class TraceHeader(_Strict):
         )
 
     def under(self, autocast: torch.dtype | None) -> "TraceHeader":
-        """This header for what was computed under autocast to ``autocast``, of 16 bits; None: without."""
+        """A copy of this header for a trace made under autocast to the dtype ``autocast``, or without autocast if that
+        is None."""
         name = str(autocast).removeprefix("torch.") if autocast in (torch.bfloat16, torch.float16) else None
         return self.model_copy(update={"autocast": name})
 
     def computed_in(self, dtype: str) -> str:
-        """Weights of ``dtype`` under the autocast of this trace, in words."""
+        """The dtype of the computation in words: weights of ``dtype`` under this trace's autocast."""
         return dtype if self.autocast is None else f"{dtype}, autocast {self.autocast}"
 
     @field_validator("epsilon", "strength", mode="before")
@@ -212,7 +224,8 @@ class TraceHeader(_Strict):
 
     @model_serializer(mode="wrap")
     def _without_autocast(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Nothing is written of an autocast that was off: such traces are what they were before there was the field."""
+        """The fields without ``autocast`` if that is None, so that such a trace is the same as before the field
+        existed."""
         return {name: value for name, value in fields(self).items() if name != "autocast" or value is not None}
 
 

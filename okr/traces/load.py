@@ -1,4 +1,4 @@
-"""How often each expert ran."""
+"""Counts how often each expert ran."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,9 +9,10 @@ from okr.traces.trace import Trace
 
 
 def expert_load(traces: Iterable[Trace], experts: Mapping[str, int]) -> dict[str, Int[np.ndarray, " experts"]]:
-    """How often each expert of every site ran in ``traces``, by the path of the site.
+    """How often each expert of every site ran in ``traces``: int64 [experts] by the path of the site.
 
-    ``experts`` is how many experts each site has. Raises KeyError for a trace of a site that is not among them.
+    ``experts`` is the number of experts of each site, by its path. Raises KeyError if a trace has a site that is not in
+    it.
     """
     counts = {path: np.zeros(count, np.int64) for path, count in experts.items()}
     for trace in traces:

@@ -1,4 +1,4 @@
-"""The ``routed_experts`` arrays of serving engines (vLLM, SGLang), put into a trace's layout."""
+"""Converts the ``routed_experts`` arrays of serving engines (vLLM, SGLang) to the layout of a trace."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
 from okr.traces.unrouted import NOT_RECORDED, take_out
 
-FEWEST = 4  # rows that show a column to be constant
+FEWEST = 4  # the fewest equal rows that show a column to be constant
 
 log = logging.getLogger("okr")
 
@@ -28,14 +28,20 @@ def arrange(
     depth: int | None = None,
     routed: Collection[int] = (),
 ) -> tuple[Int16[np.ndarray, "routed sites top_k"], dict[str, int]]:
-    """What ran for all of ``token_ids`` but the last, int16, and what of ``array`` was ignored: how much by reason.
+    """The experts that ran for all of ``token_ids`` but the last, int16, and how much of ``array`` was ignored, by
+    reason.
 
-    Row r belongs to token ``first`` + r; None where there is one for every token, or for all but the last. layers: of
-    each column, None to guess what is unambiguous; depth: how many layers the model has, where known; routed: its
-    layers with a router, keyed or not, besides those of ``sites``. Rows that no router made count as not recorded
-    (:mod:`okr.traces.unrouted`), with a warning that says how many.
+    Arguments:
+        array: the engine's array, whole numbers [rows, columns, k].
+        sites: the sites to record.
+        token_ids: the tokens of the sequence, [tokens].
+        first: row r belongs to token ``first`` + r. None if there is a row for every token, or for all but the last.
+        layers: the transformer layer of each column. None if only one assignment is possible.
+        depth: the number of layers of the model, or None if it is not known.
+        routed: the layers with a router, keyed or not, beside those of ``sites``.
 
-    Raises InvalidTrace unless the array is one of the layouts that Trace.from_routed_experts documents.
+    Rows that no router made count as not recorded (:mod:`okr.traces.unrouted`); a warning says how many. Raises
+    InvalidTrace unless the array has one of the layouts that Trace.from_routed_experts documents.
     """
     found = whole_array(array, "routed experts")
     if found.ndim != 3 or found.dtype.kind not in "iu":
@@ -44,7 +50,7 @@ def arrange(
     if first is None:
         if count < tokens - 1:
             raise InvalidTrace(
-                f"{count} rows for {tokens} tokens: say with first= which token the first row belongs to (behind a "
+                f"{count} rows for {tokens} tokens: give first=, the token that the first row belongs to (after a "
                 f"cached prefix, its length)"
             )
         first = 0
@@ -53,7 +59,7 @@ def arrange(
     widest = max(site.top_k for site in sites)
     if found.shape[2] != widest:
         raise InvalidTrace(
-            f"{found.shape[2]} experts a token, but the routers keep {widest}; leave out fused shared experts"
+            f"{found.shape[2]} experts for a token, but the routers keep {widest}: leave out fused shared experts"
         )
     found = found[: tokens - 1 - first]
     if layers is None:
@@ -69,7 +75,8 @@ def arrange(
 
 
 def whole_array(given: Any, what: str) -> np.ndarray:
-    """``given`` as an array; InvalidTrace where its parts do not make one, or lie on another device."""
+    """``given`` as an array. Raises InvalidTrace if its rows differ in length, or if NumPy cannot read it (a tensor on
+    another device, or of bfloat16)."""
     try:
         return np.asarray(given)
     except (TypeError, ValueError, RuntimeError):
@@ -80,7 +87,7 @@ def whole_array(given: Any, what: str) -> np.ndarray:
 
 
 def depth_of(model: nn.Module) -> int | None:
-    """How many layers the configuration says that the decoder has; None where it does not say."""
+    """The number of decoder layers in the model's configuration, or None if it does not give one."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
@@ -92,7 +99,7 @@ def depth_of(model: nn.Module) -> int | None:
 
 
 def _look_up(layers: Sequence[int], keyed: Sequence[int], width: int) -> list[int]:
-    """The column of each keyed layer."""
+    """The column of each layer in ``keyed``, as ``layers`` names them."""
     given: list[Any] = list(layers) if isinstance(layers, (Sequence, np.ndarray)) else [None]
     if any(isinstance(layer, bool) or not isinstance(layer, Integral) for layer in given):
         raise InvalidTrace("layers must be whole numbers, the transformer layer of each column")
@@ -103,16 +110,16 @@ def _look_up(layers: Sequence[int], keyed: Sequence[int], width: int) -> list[in
         raise InvalidTrace("layers names a layer twice")
     for layer in keyed:
         if layer not in place:
-            raise InvalidTrace(f"layers lacks layer {layer}, which has a router to be verified")
+            raise InvalidTrace(f"layers lacks layer {layer}, which has a router site")
         if keyed.count(layer) > 1:
-            raise InvalidTrace(f"layer {layer} has two routers: leave layers= out and give one column a router")
+            raise InvalidTrace(f"layer {layer} has two routers: leave layers= out and give one column for each router")
     return [place[layer] for layer in keyed]
 
 
 def _guess(
     found: Int[np.ndarray, "rows columns k"], keyed: Sequence[int], depth: int | None, routed: Collection[int]
 ) -> list[int]:
-    """The column of each keyed layer where only one layout is possible."""
+    """The column of each layer in ``keyed``. Raises InvalidTrace if more than one assignment is possible."""
     width = found.shape[1]
     ask = "say which layer each column belongs to with layers="
     dummies = (found == np.arange(found.shape[2])).all((1, 2))
@@ -120,26 +127,27 @@ def _guess(
         empty = (found[~dummies] == found[~dummies][:, :, :1]).all((0, 2))
         if empty.any() and not empty.all() and depth != width and found.shape[2] > 1:
             raise InvalidTrace(
-                f"{width} columns are one a router, but column {empty.argmax()} holds nothing, as that of a layer "
-                f"without a router does; {ask}"
+                f"{width} columns for as many routers, but column {empty.argmax()} holds no choice of experts, like "
+                f"that of a layer without a router: {ask}"
             )
         return list(range(width))
     if width != depth or width <= max(keyed) or len(set(keyed)) < len(keyed):
         of_model = "" if depth is None else f" ({depth})"
         raise InvalidTrace(
-            f"{width} columns are neither one a router ({len(keyed)}) nor one a layer of the model{of_model}: {ask}"
+            f"{width} columns are neither one for each router ({len(keyed)}) nor one for each layer{of_model}: {ask}"
         )
     for layer in set(range(width)) - {*keyed, *routed}:
         if not _idle(found[~dummies, layer]):
             raise InvalidTrace(
-                f"{width} columns are one a layer of the model, or one a router and others (multi-token prediction): "
-                f"the column of layer {layer}, which has no router, is not constant; {ask}"
+                f"{width} columns may be one for each layer, or one for each router and others (multi-token "
+                f"prediction): the column of layer {layer}, which has no router, is not constant; {ask}"
             )
     return list(keyed)
 
 
 def _idle(column: Int[np.ndarray, "rows k"]) -> bool:
-    """Whether no router wrote to a column: no slots of it can be a choice, or they never change."""
+    """Whether no router wrote to a column: none of its rows can be a choice of experts, or all its rows, at least
+    FEWEST, are equal."""
     no_choice = column[:, 0] < 0
     if column.shape[1] > 1:
         no_choice |= (column == column[:, :1]).all(-1)
@@ -147,7 +155,7 @@ def _idle(column: Int[np.ndarray, "rows k"]) -> bool:
 
 
 def _rows(found: Int[np.ndarray, "rows sites k"], sites: Sequence[RouterSite]) -> Int[np.ndarray, "rows sites k"]:
-    """A copy, int64, of columns that can hold the experts of ``sites``."""
+    """A copy of ``found``, int64. Raises InvalidTrace if its dtype cannot hold the experts of ``sites``."""
     most = max(site.num_experts for site in sites)
     if np.iinfo(found.dtype).max < most - 1:
         raise InvalidTrace(
@@ -157,7 +165,7 @@ def _rows(found: Int[np.ndarray, "rows sites k"], sites: Sequence[RouterSite]) -
 
 
 def _warn(reasons: dict[str, Bool[np.ndarray, " rows"]], rows: int) -> dict[str, int]:
-    """How many rows were touched for each reason that touched any, which is also warned of."""
+    """How many rows each reason touched, without reasons that touched none. Logs a warning if any row was touched."""
     counts = {reason: int(which.sum()) for reason, which in reasons.items() if which.any()}
     if counts:
         touched = int(np.any(list(reasons.values()), axis=0).sum())

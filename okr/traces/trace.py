@@ -1,6 +1,8 @@
-"""Traces: what ran, as compact integers in a safetensors file with a header (spec chapter TRACE).
+"""Defines traces and their files: the experts that ran, as small integers in a safetensors file with a header (spec
+chapter TRACE).
 
-Traces are hostile input: whatever a file holds, loading it gives a consistent trace or raises InvalidTrace.
+A trace file may come from an attacker. Whatever a file holds, loading it gives a consistent trace or raises
+InvalidTrace.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ from okr.traces.routed_experts import arrange, depth_of, whole_array
 from okr.traces.unrouted import NOT_RECORDED
 from okr.validation import first_problem
 
-NOTHING_RAN = -2  # in place of an expert index, like NOT_RECORDED
+NOTHING_RAN = -2  # in place of an expert index: a capacity dropped the token
 MAX_FILE_BYTES = 2**30
 MAX_HEADER_BYTES = 2**21
 
@@ -37,13 +39,20 @@ MAX_HEADER_BYTES = 2**21
 class Trace:
     """One sequence and the experts that ran for it.
 
-    token_ids: int32 [n], the decoder's tokens, prompt first. experts: int16 [n - 1, decoder sites, k], since the last
-    token was never an input; NOT_RECORDED (-1) where nothing is known, NOTHING_RAN (-2) where a capacity dropped the
-    token; sites with fewer than the largest k are filled up with -1. encoder_token_ids int32 [m] and
-    encoder_experts int16 [m, encoder sites, k] for encoder-decoders, else None. prompt_length: decoder tokens that
-    were given, not generated. passes: int32 [runs, 3], by which forward passes the model saw the routed tokens
-    (:mod:`okr.traces.passes`), where its rotary scaling changes with the length, else None. ignored: of what a serving
-    engine returned, how many rows and columns were ignored, by reason; not part of what is saved.
+    Attributes:
+        header: the model, its sites, the key id and the setting.
+        token_ids: int32 [n], the decoder's tokens, prompt first.
+        experts: int16 [n - 1, decoder sites, k]. There is no row for the last token, which was never an input.
+            NOT_RECORDED (-1) means that nothing is known, NOTHING_RAN (-2) that a capacity dropped the token. Sites
+            with fewer than the largest k are filled up with -1.
+        prompt_length: how many decoder tokens were given, not generated.
+        encoder_token_ids: int32 [m], the encoder's tokens; None without encoder sites.
+        encoder_experts: int16 [m, encoder sites, k]; None without encoder sites.
+        passes: int32 [runs, 3], the forward passes in which the model saw the routed tokens (:mod:`okr.traces.passes`).
+            None unless the model's rotary scaling changes with the length.
+        ignored: how many rows and columns of a serving engine's array were ignored, by reason. It is not saved.
+
+    Raises InvalidTrace if the parts do not fit together.
     """
 
     header: TraceHeader
@@ -76,33 +85,41 @@ class Trace:
         layers: Sequence[int] | None = None,
         **header: Any,
     ) -> "Trace":
-        """The trace of one sequence from the ``routed_experts`` that a serving engine returned (docs/traces.md).
+        """The trace of one sequence, made from the ``routed_experts`` that a serving engine returned (docs/traces.md).
 
-        Arguments: ``token_ids`` [n], prompt and generated tokens; ``array``, whole numbers [rows, columns, k], where
-        row r holds what ran for token ``first`` + r. ``first`` may be left out where there is a row for every token,
-        or for all but the last. A row for the last token, which was only ever an output, is dropped; tokens without a
-        row count as not recorded. ``layers``: the transformer layer of each column; every site's must be among them,
-        other columns (dense layers, multi-token prediction) are ignored. Without it the columns must be one a site, in
-        their order, or one a layer of the model, those of layers without a router being constant. ``model`` is the
-        same model in transformers; ``sites`` are its keyable ones unless given; ``header`` may say ``key_id``,
-        ``zone``, ``epsilon`` and ``strength``.
+        Arguments:
+            token_ids: whole numbers [n], prompt and generated tokens.
+            array: whole numbers [rows, columns, k]. Row r holds the experts that ran for token ``first`` + r. A row for
+                the last token, which was only an output, is dropped. A token without a row counts as not recorded.
+            model: the same model in transformers.
+            sites: the sites to record; by default the model's keyable ones.
+            prompt_length: how many tokens were given, not generated.
+            first: the token of the first row. It may be left out if there is a row for every token, or for all but the
+                last.
+            layers: the transformer layer of each column. Every site's layer must be among them; other columns (dense
+                layers, multi-token prediction) are ignored. It may be left out if there is one column for each site, in
+                their order, or one for each layer of the model. In the latter case the columns of layers without a
+                router must be constant.
+            **header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as they are known.
 
-        What no router made counts as not recorded: slots of -1; of one value k > 1 times, or one beyond the experts
-        (never filled); slots filled in part; rows of the same experts, or of 0 to k - 1, in every column (dummies);
-        the same row for different tokens (stale buffers). The last two only where routers would do so less than once
-        in 2^20 arrays, so hardly in models with few routers of small k. ``Trace.ignored`` counts the rows by reason,
-        and a warning of the logger ``okr`` says so. These rules look at the routing and the tokens only, never at a
-        key, so p-values stay valid.
+        What no router made counts as not recorded:
 
-        Raises InvalidTrace for anything else.
+        - slots that were never filled: they hold -1, one value k times (k > 1), or one value that is no expert;
+        - slots that are filled only in part;
+        - dummies: rows of the same experts in every column, or of 0 to k - 1 in every column;
+        - stale buffers: equal rows for different tokens.
+
+        Routers of small k may make rows like the last two by chance. These two are therefore left alone unless the
+        probability of that is below 2^-20. ``Trace.ignored`` counts the rows by reason, and the logger ``okr`` gives a
+        warning. The rules depend on the routing and the tokens and never on a key, so p-values stay valid.
+
+        Raises InvalidTrace for any other array.
         """
         routers = discover(model) if sites is None else sites
         if sites is None:
             sites = [site for site in routers if site.keyable]
         if not sites or any(site.stack.startswith("encoder") for site in sites):
-            raise InvalidTrace(
-                "routed experts are those of a decoder: give at least one router site, none of an encoder"
-            )
+            raise InvalidTrace("routed experts need at least one router site, and decoder sites only")
         tokens = whole_array(token_ids, "token_ids")
         if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu" or tokens.max() >= 2**31:
             raise InvalidTrace("token_ids must be at least two token ids in one dimension")
@@ -127,7 +144,7 @@ class Trace:
         return len(self.token_ids) - self.prompt_length
 
     def site_experts(self, index: int) -> Int[np.ndarray, "tokens top_k"]:
-        """The experts of site ``index`` of the header, int16 [tokens of its stack, its k]."""
+        """The experts at site ``index`` of the header, int16 [tokens of its stack, k of the site]."""
         site = self.header.sites[index]
         column = sum(other.in_encoder == site.in_encoder for other in self.header.sites[:index])
         array = self.encoder_experts if site.in_encoder else self.experts
@@ -135,7 +152,7 @@ class Trace:
         return array[:, column, : site.top_k]
 
     def digest(self) -> bytes:
-        """SHA-256 over everything that a verification depends on."""
+        """SHA-256 over everything in the trace that a verification depends on."""
         content = hashlib.sha256(self.header.model_dump_json().encode())
         for array in self._arrays().values():
             content.update(str(array.shape).encode() + array.tobytes())
@@ -153,9 +170,10 @@ class Trace:
         return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace; the file appears whole or not at all. Raises InvalidTrace, from OSError where it cannot."""
+        """Write the trace to ``path``. The file appears whole or not at all. Raises InvalidTrace if it cannot be
+        written."""
         described = self.header.model_dump(mode="json") | {"sha256": self.digest().hex()}
-        content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # one entry: several have no order
+        content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # several entries have no fixed order
         path = Path(path)
         try:
             files.replace(path, content)
@@ -164,7 +182,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
-        """Read a trace. Raises InvalidTrace for anything that is not a consistent one."""
+        """Read a trace from ``path``. Raises InvalidTrace if the file cannot be read or is not a consistent trace."""
         path = Path(path)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -192,7 +210,7 @@ class Trace:
             raise InvalidTrace("not a safetensors file with an OKR header") from None
         names = {"token_ids", "experts", "prompt_length", "encoder_token_ids", "encoder_experts", "passes"}
         if not names >= set(arrays) >= {"token_ids", "experts", "prompt_length"}:
-            raise InvalidTrace(f"holds {sorted(arrays)[:8]} instead of the arrays of a trace")
+            raise InvalidTrace(f"holds the arrays {sorted(arrays)[:8]} instead of those of a trace")
         prompt = arrays.pop("prompt_length")
         if prompt.dtype != np.int32 or prompt.shape != (1,):
             raise InvalidTrace("prompt_length must be one int32")
@@ -203,13 +221,13 @@ class Trace:
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong with a header, in one line."""
+    """The first problem of a header, in one line."""
     problem = first_problem(error)
     return f"header field {problem.place}: {problem.message}"
 
 
 def _metadata(raw: bytes) -> tuple[str, str]:
-    """The header as JSON, and the checksum that is stored beside its fields."""
+    """The header as JSON without its checksum, and the checksum. ``raw`` is the header of the safetensors file."""
     document = json.loads(json.loads(raw)["__metadata__"]["okr"])
     checksum = document["sha256"]
     del document["sha256"]
@@ -217,23 +235,25 @@ def _metadata(raw: bytes) -> tuple[str, str]:
 
 
 def _check(trace: Trace) -> None:
+    """Raise InvalidTrace if the parts of ``trace`` do not fit together."""
     _check_stack(trace, "token_ids", trace.token_ids, trace.experts, encoder=False)
     if not 0 <= trace.prompt_length <= len(trace.token_ids):
         raise InvalidTrace(f"prompt_length {trace.prompt_length} is not within the {len(trace.token_ids)} tokens")
     given = [part is not None for part in (trace.encoder_token_ids, trace.encoder_experts)]
     needed = any(site.in_encoder for site in trace.header.sites)
     if given != [needed, needed]:
-        raise InvalidTrace("encoder sites and encoder tokens with their experts must come together")
+        raise InvalidTrace("a trace must have encoder sites, encoder tokens and encoder experts, or none of these")
     if needed:
         _check_stack(trace, "encoder_token_ids", trace.encoder_token_ids, trace.encoder_experts, encoder=True)
     if trace.passes is not None:
         if needed:
-            raise InvalidTrace("passes are kept of decoders alone, not beside an encoder")
+            raise InvalidTrace("a trace with encoder sites must have no passes")
         check_passes(trace.passes, len(trace.token_ids) - 1)
 
 
 def _check_stack(trace: Trace, name: str, tokens: Any, experts: Any, *, encoder: bool) -> None:
-    """Shapes, dtypes and ranges of one stack's tokens and experts; k distinct experts or none a token."""
+    """Raise InvalidTrace if the shape, dtype or range of one stack's tokens or experts is wrong. A token needs k
+    distinct experts or none."""
     sites = [site for site in trace.header.sites if site.in_encoder == encoder]
     if tokens.dtype != np.int32 or tokens.ndim != 1 or (tokens < 0).any():
         raise InvalidTrace(f"{name} must be int32, one-dimensional and not negative")

@@ -1,10 +1,10 @@
-"""Rows of an engine's array that no router made: slots never filled, dummies, buffers read again.
+"""Finds rows of a serving engine's array that no router made: slots that were never filled, dummies, stale buffers.
 
-The rules look at the routing and the tokens and never see a key. Under the null hypothesis a key is independent of
-both, so whatever they leave out, p-values stay valid; what they cost is the evidence of rows left out wrongly. A rule
-that a router might break by chance therefore leaves rows out only where that is next to impossible: under 2^-20 for
-the whole array, although a router is taken to give another token, or another layer, each of the same experts in the
-same place half of the time. Trained routers do so far more seldom.
+The rules depend on the routing and the tokens and never on a key. Under the null hypothesis the key is independent of
+both, so p-values stay valid whatever the rules remove. A row removed by mistake only costs its evidence. A rule that a
+router could meet by chance is applied only if that has a probability below 2^-20 in the whole array. The bound assumes
+that a router gives another token, or another layer, each of the same experts in the same place with probability 1/2.
+Trained routers do so far less often.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,16 @@ from jaxtyping import Bool, Int
 from okr.discovery import RouterSite
 from okr.errors import InvalidTrace
 
-NOT_RECORDED = -1  # in place of an expert index
-SURE = 20  # bits: what routers do less than once in 2^20 arrays is not a router's
+NOT_RECORDED = -1  # in place of an expert index: nothing is known
+SURE = 20  # bits: routers meet a rule by chance in less than one of 2^20 arrays
 
 
 def take_out(
     rows: Int[np.ndarray, "rows sites top_k"], sites: Sequence[RouterSite], token_ids: Int[np.ndarray, " rows"]
 ) -> dict[str, Bool[np.ndarray, " rows"]]:
-    """Put NOT_RECORDED in place of what no router made; which rows that touched, by reason.
+    """Put NOT_RECORDED into ``rows`` wherever no router made them, and return which rows that changed, by reason.
 
-    Slots of -1 are no such rows: they say themselves that nothing was recorded. Raises InvalidTrace for experts that
-    the model does not have.
+    Slots that already hold -1 are not counted. Raises InvalidTrace for experts that the model does not have.
     """
     unfilled, partial = np.zeros((2, len(rows)), bool)
     for column, site in enumerate(sites):
@@ -49,24 +48,24 @@ def take_out(
 
 
 def _check_pads(used: Int[np.ndarray, "rows k"], inside: Bool[np.ndarray, "rows k"], site: RouterSite) -> None:
-    """InvalidTrace unless what lies beyond the experts is one value that fills all of a slot, a pad, and what lies
-    below -1 one value."""
+    """Raise InvalidTrace unless values beyond the experts are pads: one value that fills whole slots. Values below -1
+    must all be equal too."""
     below = used < NOT_RECORDED
     if len(np.unique(used[below])) > 1:
         raise InvalidTrace(
-            f"expert {int(used[below].min())} in the column of {site.path}: a signed type too narrow for its numbers; "
-            f"read the array as the unsigned one"
+            f"expert {int(used[below].min())} in the column of {site.path}: the array's signed type is too narrow for "
+            f"its numbers; read it as the unsigned type"
         )
     beyond = used >= site.num_experts
     if (beyond.any(-1) & ~beyond.all(-1)).any() or len(np.unique(used[beyond])) > 1:
         raise InvalidTrace(
             f"expert {int(used[beyond].max())} in the column of {site.path}, which has {site.num_experts}: map the "
-            f"physical experts of a parallel engine back to the model's, leave out fused shared experts"
+            f"physical experts of a parallel engine back to the model's, and leave out fused shared experts"
         )
 
 
 def _live(rows: Int[np.ndarray, "rows sites top_k"]) -> tuple[Bool[np.ndarray, " rows"], Bool[np.ndarray, " sites"]]:
-    """The columns in which anything is recorded, and the rows recorded in all of these."""
+    """The rows that are recorded in every column in which anything is recorded, and these columns."""
     recorded = rows[:, :, 0] != NOT_RECORDED
     columns = recorded.any(0)
     return recorded[:, columns].all(1) & columns.any(), columns
@@ -75,7 +74,8 @@ def _live(rows: Int[np.ndarray, "rows sites top_k"]) -> tuple[Bool[np.ndarray, "
 def _dummies(
     rows: Int[np.ndarray, "rows sites top_k"], sites: Sequence[RouterSite], token_ids: Int[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
-    """The rows of 0 to k - 1, or of any same experts, in every column; none where routers may choose so."""
+    """The dummy rows: the same experts in every column, or 0 to k - 1 in every column. None are found if routers could
+    choose so by chance."""
     whole, columns = _live(rows)
     live = [site for site, here in zip(sites, columns, strict=True) if here]
     found = np.zeros(len(rows), bool)
@@ -95,7 +95,7 @@ def _dummies(
 def _repeated(
     rows: Int[np.ndarray, "rows sites top_k"], sites: Sequence[RouterSite], token_ids: Int[np.ndarray, " rows"]
 ) -> Bool[np.ndarray, " rows"]:
-    """The rows that say the same, in every column, of more different tokens than routers would: a stale buffer."""
+    """The rows of stale buffers: equal in every column for more different tokens than routers would give by chance."""
     whole, columns = _live(rows)
     found = np.zeros(len(rows), bool)
     if not whole.any():

@@ -1,6 +1,7 @@
-"""A few of a model's weights, as they act: enough to tell a model from its fine-tuned copy, whatever its dtype.
+"""Samples a few weights of a model as they act. The sample tells a model from a fine-tuned copy, in any dtype.
 
-A digest would not do: a copy in bfloat16, or one with an adapter merged, is the same model with other last bits.
+A digest of all weights would not do. A copy in bfloat16, or a copy with a merged adapter, is the same model but differs
+in the last bits.
 """
 
 import base64
@@ -21,17 +22,18 @@ from okr.discovery.adapters import Place, places, switches
 from okr.discovery.sites import pattern
 from okr.routing.precision import autocast
 
-ROW = 8  # entries of one kind of weight that are compared together: their largest says what is small
+ROW = 8  # entries of one kind of weight in a row: a difference is judged by the row's largest entry
 ROWS = 64
-TOLERANCE = 0.01  # of a row's largest; a copy in bfloat16 is off by 2^-9, an adapter merged in bfloat16 by some more
+TOLERANCE = 0.01  # of the row's largest; bfloat16 rounds by 2^-9, and merging an adapter in it by a little more
 NEGLIGIBLE = 2.0**-20
-UNKNOWN_EFFECT = math.inf  # in place of a value: an adapter acts here, and what it does cannot be computed
+UNKNOWN_EFFECT = math.inf  # in place of a value: an adapter acts here in a way that cannot be computed
 _READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class WeightSample(BaseModel):
-    """``places``: a digest of which weights were sampled. ``values``: base64 of their float16 [rows, ROW],
-    little-endian; NaN where a weight was not at hand (offloaded, quantised)."""
+    """A sample of a model's weights. ``places`` is a digest of which weights were sampled. ``values`` is base64 of
+    their values, little-endian float16 [rows, ROW], with NaN for a weight that cannot be read (offloaded,
+    quantised)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -49,14 +51,17 @@ class WeightSample(BaseModel):
     @classmethod
     @torch.no_grad()
     def of(cls, model: nn.Module) -> "WeightSample | None":
-        """The sample of ``model``: at most ROWS x ROW entries, spread evenly over its kinds of weights (a kind: one
-        name, layers and experts left open). Adapters that are active count. Output embeddings do not: no state
-        depends on them. None where no weight is at hand."""
+        """The sample of ``model``, or None if no weight can be read.
+
+        It has at most ROWS x ROW entries, spread evenly over the kinds of weights. Weights of one kind have the same
+        name in different layers and experts. Active adapters count. Output embeddings are left out, because no hidden
+        state depends on them.
+        """
         kinds = _kinds(model)
         each = ROW * max(1, ROWS // max(1, len(kinds)))
         chosen = [spot for kind in sorted(kinds)[:ROWS] for spot in _spread(kind, kinds[kind], each)]
         reader = _Reader()
-        with ExitStack() as plainly:  # an autocast around the call would read other weights, or none
+        with ExitStack() as plainly:  # an autocast around the call would lower the weights
             for device in {parameter.device.type for parameter in model.parameters()}:
                 plainly.enter_context(autocast(device, None))
             values = _gathered([reader.entry(*spot) for spot in chosen])
@@ -66,10 +71,10 @@ class WeightSample(BaseModel):
         return cls(places=named.hexdigest()[:16], values=base64.b64encode(values.astype("<f2").tobytes()).decode())
 
     def agrees(self, other: "WeightSample") -> bool:
-        """Whether no weight that both know differs by more than rounding."""
+        """Whether all weights that both samples know are equal but for rounding."""
         ours, theirs = self._rows(), other._rows()
         if self.places != other.places or ours.shape != theirs.shape:
-            return True  # stored otherwise (some quantisations do): nothing to compare
+            return True  # the weights are stored otherwise (by some quantisations) and cannot be compared
         marked = [rows == UNKNOWN_EFFECT for rows in (ours, theirs)]
         absent = [np.isnan(rows) for rows in (ours, theirs)]
         if (marked[0] & absent[1]).any() or (marked[1] & absent[0]).any():
@@ -85,7 +90,7 @@ class WeightSample(BaseModel):
 
 
 def _kinds(model: nn.Module) -> dict[str, list[tuple[Place, str]]]:
-    """The parameters that act on states, by kind, in the model's order."""
+    """The parameters that hidden states depend on, by kind, in the order of the model."""
     held = list(places(model))
     output = getattr(held[0].module, "get_output_embeddings", lambda: None)()
     head = {id(module) for module in output.modules()} if isinstance(output, nn.Module) else set()
@@ -98,21 +103,23 @@ def _kinds(model: nn.Module) -> dict[str, list[tuple[Place, str]]]:
 
 
 def _spread(kind: str, weights: Sequence[tuple[Place, str]], count: int) -> Iterator[tuple[Place, str, str, int]]:
-    """``count`` entries of one kind, as many in each of its weights: whose, which, the kind and their number in it."""
+    """``count`` entries of one kind, spread evenly over its weights. Each is a place, a parameter's name, the kind and
+    the entry's number."""
     for number in range(count):
         yield *weights[number * len(weights) // count], kind, number
 
 
 @lru_cache(2**14)
 def _index(kind: str, number: int, shape: torch.Size) -> tuple[int, ...]:
-    """Where in a tensor an entry is: below the largest power of two, so that padding a vocabulary moves none."""
+    """The index of an entry in a tensor. In every axis it lies below the largest power of two in the size, so padding a
+    vocabulary does not move it."""
     seed = hashlib.sha256(f"{kind}\0{number}".encode()).digest()
     draws = (int.from_bytes(seed[4 * axis : 4 * axis + 4], "big") for axis in range(len(shape)))
     return tuple(draw % (1 << (size.bit_length() - 1)) for draw, size in zip(draws, shape, strict=True))
 
 
 def _gathered(entries: Sequence[Tensor | None]) -> np.ndarray:
-    """Entries as float16, NaN for None; one transfer for all of a device and dtype."""
+    """The entries as float16, NaN for None. Entries of one device and dtype are transferred together."""
     values = np.full(len(entries), np.nan)
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for index, entry in enumerate(entries):
@@ -125,15 +132,15 @@ def _gathered(entries: Sequence[Tensor | None]) -> np.ndarray:
 
 
 class _Reader:
-    """Reads single entries of weights as adapters make them act."""
+    """Reads single entries of weights, with the effect of active adapters."""
 
     def __init__(self) -> None:
         self._states: dict[int, dict[str, Tensor] | None] = {}
 
     def entry(self, place: Place, name: str, kind: str, number: int) -> Tensor | None:
-        """One entry [], or None where the weight is not at hand."""
+        """One entry as a tensor without dimensions, or None if the weight cannot be read."""
         value = place.module._parameters[name]
-        assert value is not None  # what _kinds left out
+        assert value is not None  # _kinds lists no parameter that is None
         acting = [adapter for adapter in place.adapters if acts(adapter)]
         if not _at_hand(value):
             return torch.tensor(UNKNOWN_EFFECT) if acting else None
@@ -149,7 +156,7 @@ class _Reader:
         return found
 
     def _merged(self, place: Place, name: str, index: tuple[int, ...]) -> Tensor:
-        """The same from a merged copy of the layer: for adapters that are no plain LoRA."""
+        """The entry of a merged copy of the layer, for adapters that are no plain LoRA."""
         if id(place.module) not in self._states:
             self._states[id(place.module)] = _merged_state(place)
         state = self._states[id(place.module)]
@@ -157,27 +164,28 @@ class _Reader:
 
 
 def _at_hand(value: Tensor) -> bool:
-    """Whether single entries of a weight can be read: neither offloaded nor quantised, nor without any."""
+    """Whether single entries of a weight can be read: it is neither offloaded, nor quantised, nor empty."""
     plain = type(value) in (Tensor, nn.Parameter)
     return plain and value.dtype in _READ and not value.is_meta and value.numel() > 0
 
 
 def revision(model: nn.Module) -> Any:
-    """What is another value once weights were written or adapters switched: a header describes the model until then."""
+    """A value that changes when weights are written or adapters are switched. As long as it is the same, an identity
+    still holds."""
     weights = [(value.data_ptr(), -1 if value.is_inference() else value._version) for value in model.parameters()]
     return weights, switches(model)
 
 
 def stored(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """The parameters and buffers of ``module`` itself that its state dict holds."""
+    """The parameters and buffers of ``module`` itself that its state dict holds, with their names."""
     left_out = module._non_persistent_buffers_set
     own = [*module._parameters.items(), *module._buffers.items()]
     return [(name, value) for name, value in own if value is not None and name not in left_out]
 
 
 def acts(adapter: Any) -> bool:
-    """Whether an adapter's layer changes what the weights inside it do now: switched on and not merged into them, or
-    merged and switched off."""
+    """Whether an adapter layer changes the effect of the weights inside it. It does if it is enabled and not merged, or
+    disabled and still merged."""
     if adapter.disable_adapters:
         return bool(adapter.merged_adapters)
     names = set(adapter.active_adapters) & set(adapter._get_available_adapters())
@@ -185,10 +193,11 @@ def acts(adapter: Any) -> bool:
 
 
 def _low_rank(adapter: Any, name: str, index: tuple[int, ...], value: Tensor) -> Tensor | None:
-    """What a plain LoRA adds to one entry of the weight ``name`` [], None for any other adapter."""
+    """What a plain LoRA adds to one entry of the weight ``name``, as a tensor without dimensions; None for any other
+    adapter."""
     downs, ups = getattr(adapter, "lora_A", None), getattr(adapter, "lora_B", None)
     if adapter.disable_adapters or not (isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict) and downs):
-        return None  # AdaLoRA keeps parameters under these names
+        return None  # under these names AdaLoRA has parameters, not modules
     if getattr(adapter, "parameter_name", "weight") != name:
         return None if any(getattr(adapter, "lora_bias", {}).values()) else value.new_zeros((), dtype=torch.double)
     total = value.new_zeros((), dtype=torch.double)
@@ -205,7 +214,8 @@ def _low_rank(adapter: Any, name: str, index: tuple[int, ...], value: Tensor) ->
 
 
 def _factors(adapter: Any, active: str, index: tuple[int, ...], value: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The row [rank] and the column [rank] whose product a LoRA adds to the entry ``index``."""
+    """The row [rank] and the column [rank] whose product the LoRA ``active`` adds to the entry ``index``; None if its
+    shapes are others."""
     down, up = adapter.lora_A[active].weight, adapter.lora_B[active].weight
     if len(index) == 3 and hasattr(adapter, "get_delta_factors"):
         left, right, _ = adapter.get_delta_factors(active)
@@ -217,22 +227,22 @@ def _factors(adapter: Any, active: str, index: tuple[int, ...], value: Tensor) -
 
 
 def _merged_state(place: Place) -> dict[str, Tensor] | None:
-    """The parameters of ``place`` once its adapters are merged (or taken out, where they are switched off), from a
-    copy; None where that cannot be computed."""
+    """The parameters of ``place`` in a copy whose adapters are merged, or unmerged if they are disabled. None if that
+    fails."""
     try:
         held = copy.deepcopy(place.adapters[0])
         for layer in reversed(list(held.modules())):
             if "base_layer" in layer._modules and acts(layer):
                 layer.unmerge() if layer.disable_adapters else layer.merge()  # type: ignore[operator]
-    except Exception:  # whatever a foreign adapter raises, its effect stays unknown
+    except Exception:  # an adapter may raise anything; its effect stays unknown
         return None
     return dict(stored(next(places(held)).module))
 
 
 def beyond_weights(model: nn.Module) -> list[str]:
-    """What acts in ``model`` and is no change of its weights, so that no merged copy of it exists: adapters that
-    depend on the tokens or the states (activated LoRA, Arrow), or that add a bias where there was none. A digest of
-    their weights rounded to bfloat16, empty where there are none."""
+    """A digest, in bfloat16, of the adapters whose effect is no change of weights, so that no merged copy of the model
+    exists. They depend on tokens or states (activated LoRA, Arrow), or add a bias to a layer without one. Empty if
+    there are none."""
     digest, found, mergeable = hashlib.sha256(), False, dict[Any, bool]()
     for place in places(model):
         acting = [adapter for adapter in place.adapters if acts(adapter)]
@@ -252,22 +262,23 @@ def beyond_weights(model: nn.Module) -> list[str]:
 
 
 def _is_plain(adapter: Any) -> bool:
-    """Whether an adapter's layer is a LoRA that only ever adds a product to a weight."""
+    """Whether an adapter layer is a LoRA that does nothing but add a product to a weight."""
     bias, variants = getattr(adapter, "lora_bias", {}), getattr(adapter, "lora_variant", {})
     plain = isinstance(getattr(adapter, "lora_A", None), nn.ModuleDict)
     return plain and not any(bias.get(name) or name in variants for name in adapter.active_adapters)
 
 
 def _kind(adapter: Any) -> list[Any]:
-    """What decides whether an adapter's layer can be merged: its class, and of its active adapters the variants."""
+    """What decides whether an adapter layer can be merged: its class, and the variants and biases of its active
+    adapters."""
     variants, bias = getattr(adapter, "lora_variant", {}), getattr(adapter, "lora_bias", {})
     names = adapter.active_adapters
     return [type(adapter), *((type(variants.get(name)), bool(bias.get(name))) for name in names)]
 
 
 def _own_weights(adapter: Any) -> list[Tensor]:
-    """The weights of an adapter's layer by which its active adapters act, in an order that no name changes."""
+    """The weights of an adapter layer that its active adapters use, in an order that does not depend on names."""
     used = [*adapter.active_adapters]
-    used += [name for part in adapter.modules() for name in getattr(part, "task_adapter_names", ())]  # Arrow chooses
+    used += [name for part in adapter.modules() for name in getattr(part, "task_adapter_names", ())]  # Arrow's
     named = [(name.split("."), value) for name, value in adapter.named_parameters() if "base_layer" not in name]
     return [value for active in used for parts, value in named if active in parts]

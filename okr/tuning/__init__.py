@@ -1,1 +1,1 @@
-"""Which setting to choose: ``okr calibrate``."""
+"""Measures which setting to choose (``okr calibrate``)."""

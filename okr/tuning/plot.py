@@ -1,4 +1,4 @@
-"""The picture of a calibration."""
+"""Draws the plot of a calibration."""
 
 import numpy as np
 
@@ -7,7 +7,8 @@ from okr.tuning.sweep import Calibration
 
 
 def calibration_plot(found: Calibration) -> str:
-    """Cost against tokens needed, by trace and by text, one mark a setting."""
+    """An SVG element with one mark for each setting: its cost and the tokens needed, from a trace and from text.
+    Settings that cost 1 nat per token or more are left out."""
     with drawing(PAGE):
         labels = {"xlabel": "cost: held-out loss, keyed - unkeyed (nats per token)", "ylabel": "new tokens needed"}
         figure, axes = axes_of(7.2, 4.4, **labels)

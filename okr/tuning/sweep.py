@@ -1,4 +1,5 @@
-"""Which setting to choose: what each of several costs, how often a key can decide, how many tokens prove it."""
+"""Measures settings: what each costs, how often a key can decide under it, and how many tokens are needed to prove a
+key."""
 
 import hashlib
 import json
@@ -36,56 +37,60 @@ class _Record(BaseModel):
 
 
 class Sweep(_Record):
-    """What is measured, on what."""
+    """What a calibration measures, and on what."""
 
     model: str
-    dtype: str = Field(default="auto", description="that its weights were asked for in")
+    dtype: str = Field(default="auto", description="the dtype in which the model was asked for")
     quantization: str | None = None
     settings: tuple[tuple[ZoneName, _Number, _Number], ...] = Field(
-        min_length=1, description="zone, epsilon and strength of each"
+        min_length=1, description="zone, epsilon and strength of each setting"
     )
-    passages: int = Field(ge=2, description="held-out texts that the cost is measured on")
+    passages: int = Field(ge=2, description="how many held-out texts the cost is measured on")
     text_digest: str = Field(description="SHA-256 of those texts")
-    samples: int = Field(ge=2, le=100_000, description="texts generated under each setting")
-    keys: int = Field(ge=1, le=100_000, description="keys they are made under, and that the cost is a mean of")
-    tokens: int = Field(ge=8, le=100_000, description="new tokens of each")
-    decoys: int = Field(ge=7, description="decoy keys of each text's z")
+    samples: int = Field(ge=2, le=100_000, description="how many texts are generated under each setting")
+    keys: int = Field(ge=1, le=100_000, description="how many keys make the samples; the cost is the mean over them")
+    tokens: int = Field(ge=8, le=100_000, description="new tokens of each sample")
+    decoys: int = Field(ge=7, description="how many decoys each text's z is measured against")
     temperature: float = Field(gt=0)
     seed: int = Field(ge=0, lt=2**63)
 
 
 class TokensNeeded(_Record):
-    """New tokens for a true-positive rate of 0.95; None: more than could be told."""
+    """The new tokens needed for a true-positive rate of 0.95 at the false-positive rate ``fpr``. None if more than the
+    samples can tell are needed."""
 
     fpr: float
-    trace: int | None = Field(description="measured: the shortest prefix from which 95% of the samples are found")
-    text: int | None = Field(description="extrapolated: z grows as the square root of the length")
-    text_low: int | None = Field(description="the same at the upper end of z's 95% interval")
-    text_high: int | None = Field(description="the same at the lower end; None: no bound")
+    trace: int | None = Field(description="measured: the length from which 95% of the samples are found")
+    text: int | None = Field(description="extrapolated from the mean z, which grows as the square root of the length")
+    text_low: int | None = Field(description="extrapolated from the upper end of the mean z's 95% interval")
+    text_high: int | None = Field(description="extrapolated from the lower end of that interval; None: no bound")
 
 
 class Measured(_Record):
-    """One setting's line."""
+    """The results for one setting."""
 
     zone: ZoneName
     epsilon: float
     strength: float
-    opportunity_rate: float = Field(description="(token, site) pairs of held-out text where the key could decide")
-    cost: float = Field(description="held-out loss keyed - unkeyed, nats per token")
+    opportunity_rate: float = Field(
+        description="the share of (token, site) pairs of held-out text at which the key could decide"
+    )
+    cost: float = Field(description="held-out loss of the keyed model less that of the unkeyed model, nats per token")
     cost_low: float
-    cost_high: float = Field(description="95% interval over passages, mean of the keys")
-    text_z: float = Field(description="mean z of a text of all its tokens, from the text alone")
+    cost_high: float = Field(description="the ends, with cost_low, of the cost's 95% interval over passages")
+    text_z: float = Field(description="the mean z of a whole text, from the text alone")
     needed: tuple[TokensNeeded, ...]
 
 
 class Calibration(_Record):
-    """calibration.json."""
+    """The content of calibration.json."""
 
     sweep: Sweep
     measured: tuple[Measured, ...]
 
     def cheapest(self, evidence: str, tokens: int, fpr: float) -> Measured | None:
-        """The setting with the least cost that is found in at most ``tokens`` tokens; None: no setting is."""
+        """The cheapest setting that is found within ``tokens`` tokens at the false-positive rate ``fpr``, or None.
+        ``evidence`` is ``trace`` or ``text``."""
         fit = [
             line
             for line in self.measured
@@ -96,7 +101,7 @@ class Calibration(_Record):
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
-        """Read a calibration.json; InvalidConfig for anything else."""
+        """Read a calibration.json. Raises InvalidConfig if ``path`` cannot be read or holds anything else."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -106,12 +111,12 @@ class Calibration(_Record):
 
 
 def digest(texts: Sequence[str]) -> str:
-    """What identifies the held-out texts of a sweep."""
+    """SHA-256 of ``texts``, in hexadecimal, which identifies the held-out texts of a sweep."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 def check_length(loaded: Loaded, sweep: Sweep, texts: Sequence[str]) -> None:
-    """InvalidConfig where the new tokens of a sweep and the longest prompt before them do not fit the model."""
+    """Raise InvalidConfig unless the longest prompt and the new tokens of the sweep fit into the model's positions."""
     room = getattr(loaded.model.config, "max_position_embeddings", None)
     if room is None or loaded.model.config.is_encoder_decoder:
         return
@@ -124,7 +129,7 @@ def check_length(loaded: Loaded, sweep: Sweep, texts: Sequence[str]) -> None:
 
 
 def unkeyed_losses(loaded: Loaded, texts: Sequence[str]) -> list[float]:
-    """Mean loss of every text under the model as it is, nats per token."""
+    """The mean loss of each text under the unkeyed model, in nats per token."""
     return [passage_loss(loaded, text)[0] for text in texts]
 
 
@@ -136,7 +141,11 @@ def measure(
     unkeyed: Sequence[float],
     step: Step,
 ) -> Measured:
-    """Everything about setting ``index``; ``step`` is called after each of the 2 x ``sweep.keys`` steps."""
+    """Measure setting number ``index`` of the sweep.
+
+    ``unkeyed`` are the losses of ``texts`` under the unkeyed model, in nats per token. ``step`` is called with 1
+    after each of 2 x ``sweep.keys`` steps.
+    """
     zone, epsilon, strength = sweep.settings[index]
     setting, engine = Setting.checked(epsilon, zone, strength), prepare(loaded.model)
     keys = [_key(sweep, number) for number in range(sweep.keys)]
@@ -168,19 +177,19 @@ def measure(
 
 
 def _key(sweep: Sweep, number: int) -> Key:
-    """A key to measure with; no secret."""
+    """Key number ``number`` to measure with. It is no secret."""
     return Key.public(f"okr-calibrate {sweep.seed} {number}")
 
 
 def _share(sweep: Sweep, number: int) -> range:
-    """The samples that key ``number`` makes."""
+    """The numbers of the samples that are made under key ``number``."""
     return range(number * sweep.samples // sweep.keys, (number + 1) * sweep.samples // sweep.keys)
 
 
 def _generate(
     loaded: Loaded, engine: Engine, sweep: Sweep, setting: Setting, key: Key, samples: range, texts: Sequence[str]
 ) -> list[Trace]:
-    """Samples under ``key``, from the first words of the held-out texts."""
+    """The traces of ``samples`` made under ``key``, each from the first words of a held-out text."""
     if not samples:
         return []
     inputs = _prompts(loaded, [texts[number % len(texts)] for number in samples])
@@ -191,12 +200,12 @@ def _generate(
 
 
 def _prompts(loaded: Loaded, texts: Sequence[str]) -> dict[str, Tensor]:
-    """The first words of ``texts`` as the model reads them."""
+    """The first 24 words of each text, encoded for the model."""
     return padded(loaded, [" ".join(text.split()[:24]) for text in texts], MAX_TOKENS)
 
 
 def _z_scores(engine: Engine, sweep: Sweep, setting: Setting, key: Key, made: Sequence[Trace]) -> list[float]:
-    """z of every sample from its text alone."""
+    """The z of each sample, from its text alone."""
     found = []
     for number, trace in enumerate(made):
         source = None if trace.encoder_token_ids is None else torch.from_numpy(trace.encoder_token_ids.astype(np.int64))
@@ -211,7 +220,7 @@ def _z_scores(engine: Engine, sweep: Sweep, setting: Setting, key: Key, made: Se
 
 
 def _opportunity_rate(loaded: Loaded, engine: Engine, setting: Setting, texts: Sequence[str]) -> float:
-    """Share of routed (token, site) pairs of held-out text that are opportunities."""
+    """The share of routed (token, site) pairs of held-out texts that are opportunities."""
     routed = opportunities = 0
     for text in texts:
         with engine.recorded() as recorder:
@@ -223,10 +232,11 @@ def _opportunity_rate(loaded: Loaded, engine: Engine, setting: Setting, texts: S
 
 
 def _needed(level: float, trace_p: np.ndarray, z: np.ndarray, tokens: int) -> TokensNeeded:
-    """``trace_p`` [samples, tokens] p-values of every prefix; ``z`` [samples] of the whole texts."""
+    """The tokens needed at the false-positive rate ``level``. ``trace_p`` [samples, tokens] holds the p-value of every
+    prefix, and ``z`` [samples] those of the whole texts."""
     found = (trace_p <= level * (1 + 1e-9)).mean(0) >= POWER
     late = np.flatnonzero(~found)
-    first = int(late[-1]) + 2 if len(late) else 1  # from here on it stays found
+    first = int(late[-1]) + 2 if len(late) else 1  # from this length on enough samples are found
     error = z.std(ddof=1) / math.sqrt(len(z))
 
     def text(mean: float) -> int | None:

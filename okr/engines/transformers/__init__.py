@@ -1,4 +1,4 @@
-"""The engine for transformers: keyed routing in a live torch model; recording; forced replay."""
+"""The engine for transformers. It changes the routing of a live torch model, records it, and replays traces."""
 
 from okr.engines.transformers.engine import TransformersEngine
 from okr.engines.transformers.generation import Generation

@@ -1,4 +1,4 @@
-"""Putting another routing into all routers of a live model, and taking it out again."""
+"""Attaches another routing to the routers of a live model, and detaches it again."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +23,16 @@ def attached(
     *,
     replay: bool = False,
 ) -> Iterator[None]:
-    """Run ``model`` with ``routings[i]`` at ``sites[i]``; the model is as before when the block ends, however.
+    """Run ``model`` with ``routings[i]`` at ``sites[i]`` within the block. After the block, even after an exception,
+    the model is as before.
 
-    ``proofs`` gives a proof a site; None: every router is proven here. ``replay``: the routings force what a trace
-    says ran, so nothing of the family may drop tokens by itself. Raises AlreadyAttached, and UnsupportedRouter where a
-    router cannot be proven.
+    ``proofs`` returns a proof for each site; None proves every router here. ``replay`` must be True if the routings
+    force the experts of a trace, so that no family drops tokens by its own rule. Raises AlreadyAttached if a routing is
+    attached already, and UnsupportedRouter if a router cannot be proven.
     """
     if any(isinstance(module, AttachedRouter) for module in model.modules()):
         raise AlreadyAttached(
-            f"this {type(model).__name__} already runs under a watermark, a recorder or a replay; leave that first"
+            f"this {type(model).__name__} already runs under a watermark, a recorder or a replay; end that block first"
         )
     guard = Guard()
     proven = proofs() if proofs else prove_all(model, sites)
@@ -57,12 +58,12 @@ def attached(
 
 
 def attachment_of(module: nn.Module, site: RouterSite, routing: SiteRouting, proof: Proof, guard: Guard) -> Attachment:
-    """What the router ``module`` needs while it is attached; ``routing`` is told where its states will be."""
+    """The attachment of the router ``module``, with ``routing`` prepared for the device and the dtype of its input."""
     routing.prepare(proof.device, proof.dtype)
     return Attachment(site, routing, family_of(module), guard, proof.fused)
 
 
 def _around(model: nn.Module, sites: Sequence[RouterSite]) -> list[nn.Module]:
-    """The modules within ``model`` that hold every site: a forward may begin at any of them."""
+    """The modules within ``model`` that hold every site. A forward that uses the sites may begin at any of them."""
     parts = ((f"{path}.", part) for path, part in model.named_modules() if path)
     return [part for path, part in parts if all(site.path.startswith(path) for site in sites)]

@@ -1,4 +1,4 @@
-"""The engine for transformers models, and for any torch module whose routers can be found."""
+"""Implements the engine for transformers models, and for any torch module whose routers can be found."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -34,11 +34,12 @@ from okr.traces.weights import WeightSample, revision
 
 
 class TransformersEngine:
-    """A torch model, prepared (:class:`okr.engines.protocol.Engine`): ``model`` itself is never changed for longer
-    than a block. ``routers``: the keyable sites by their paths in the model; ``sites``: by the paths in traces, which
-    name no wrapper and no adapter. ``found``: every router, those that cannot be keyed too.
+    """A prepared torch model (:class:`okr.engines.protocol.Engine`). ``model`` is only changed within blocks.
 
-    Raises RouterNotFound where no router can be keyed.
+    ``found`` are all routers, keyable or not. ``routers`` are the keyable sites by their paths in the model. ``sites``
+    are the same by their paths in traces, which contain no wrapper and no adapter.
+
+    Raises RouterNotFound if no router can be keyed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,7 +47,7 @@ class TransformersEngine:
         self._look()
 
     def _look(self) -> None:
-        """Find the routers; what was proven and identified before counts no longer."""
+        """Find the routers, and forget earlier proofs and the identity."""
         self.found = discover(self.model)
         self.routers = keyable_sites(self.model, self.found)
         named = ((site, plain_path(self.model, site.path)) for site in self.routers)
@@ -56,11 +57,12 @@ class TransformersEngine:
         self._identity: tuple[Any, ModelIdentity] | None = None
 
     def _weights(self) -> Any:
-        """What is another value once weights, devices or adapters changed."""
-        return revision(self.model), WeightSample.of(self.model)  # the sample: some write past revisions (.data)
+        """A value that changes when weights, devices or adapters change."""
+        return revision(self.model), WeightSample.of(self.model)  # a write to .data changes the sample alone
 
     def _state(self) -> Any:
-        """The same, and the hooks and instance methods of the routers; None for a router that is gone."""
+        """The value of :meth:`_weights` with the hooks and instance methods of the routers, or None for a router that
+        is gone."""
         modules = dict(self.model.named_modules(remove_duplicate=False))
         routers = [modules.get(site.path) for site in self.routers]
         return self._weights(), [
@@ -68,13 +70,13 @@ class TransformersEngine:
         ]
 
     def refresh(self) -> None:
-        """Look anew where the model changed since it was prepared. Every method does so first."""
+        """Find the routers anew if the model changed. Every method that runs the model does this first."""
         if self._state() != self._seen:
             self._look()
 
     @property
     def name(self) -> str:
-        """The class of the model."""
+        """The class name of the model."""
         return type(self.model).__name__
 
     @property
@@ -84,34 +86,34 @@ class TransformersEngine:
 
     @property
     def encoder_decoder(self) -> bool:
-        """Whether the model reads a source before it writes."""
+        """Whether the model has an encoder, which reads a source."""
         return is_encoder_decoder(self.model)
 
     @property
     def vocabulary(self) -> int | None:
-        """How many tokens the model embeds; None where it does not say."""
+        """How many tokens the model embeds, or None if it does not say."""
         return vocabulary(self.model)
 
     @property
     def positions(self) -> int | None:
-        """How many positions a decoder-only model has; None where it does not say."""
+        """How many positions a decoder-only model has, or None if it does not say or has an encoder."""
         return positions(self.model)
 
     def identity(self) -> ModelIdentity:
-        """Which model this is now: computed anew where weights changed."""
+        """The identity of the model as it is now. It is computed anew if weights changed."""
         now = self._weights()
         if self._identity is None or self._identity[0] != now:
             self._identity = now, ModelIdentity.of(self.model, self.routers)
         return self._identity[1]
 
     def proofs(self) -> list[Proof]:
-        """A proof a router, made once. Raises UnsupportedRouter."""
+        """A proof of each router, made once. Raises UnsupportedRouter for a router that cannot be proven."""
         if self._proofs is None:
             self._proofs = prove_all(self.model, self.routers)
         return self._proofs
 
     def routed(self, routings: Sequence[SiteRouting | None], *, replay: bool = False) -> AbstractContextManager[None]:
-        """The model with ``routings[i]`` at ``routers[i]`` for the length of a block; None leaves a router alone."""
+        """Run the model with ``routings[i]`` at ``routers[i]`` within a block. None leaves a router as it is."""
         used = [place for place, routing in enumerate(routings) if routing is not None]
         return attached(
             self.model,
@@ -122,17 +124,18 @@ class TransformersEngine:
         )
 
     def keyed(self, key: Key, setting: Setting) -> AbstractContextManager[Watermark]:
-        """The model under ``key`` for the length of a ``with`` block (:func:`okr.watermark`)."""
+        """Run the model under ``key`` within a ``with`` block (:func:`okr.watermark`)."""
         self.refresh()
         return self._running(Watermark(self, setting, key.id), lambda site, report: Keyed(site, key, setting, report))
 
     def recorded(self) -> AbstractContextManager[Recorder]:
-        """The model as it is, its routing recorded, for the length of a ``with`` block (:func:`okr.record`)."""
+        """Run the model natively within a ``with`` block and record its routing (:func:`okr.record`)."""
         self.refresh()
         return self._running(Recorder(self), lambda site, report: Native(report))
 
     @contextmanager
     def _running(self, session: Any, routing: Callable[[RouterSite, Any], SiteRouting]) -> Iterator[Any]:
+        """Run the model with ``routing(site, report)`` at every router, and give ``session``."""
         routings = [routing(site, session.journals.reporter(i)) for i, site in enumerate(self.routers)]
         with self.routed(routings), Scaling(self.model).told(session.journals.hear):
             try:
@@ -141,13 +144,15 @@ class TransformersEngine:
                 session.journals.end()
 
     def replay(self, trace: Trace, observe: Observer) -> None:
-        """Run ``trace`` with its own routing, showing every site to ``observe`` once (spec chapter REPLAY)."""
+        """Run ``trace`` with its own routing and call ``observe`` once for each site (spec chapter REPLAY). Raises
+        InvalidTrace if another model made it."""
         self.refresh()
         replay(self, trace, observe)
 
     @contextmanager
     def scoring(self, choosers: Sequence[Chooser] | None) -> Iterator[Score]:
-        """Score texts in evaluation mode with ``choosers[i]`` at ``sites[i]``; None: natively."""
+        """Score texts in evaluation mode within a ``with`` block. ``choosers[i]`` chooses at ``sites[i]``; with None
+        the model runs natively."""
         self.refresh()
         training = self.model.training
         self.model.eval()
@@ -162,12 +167,14 @@ class TransformersEngine:
 
     @torch.no_grad()
     def log_p(self, text: Text, rows: int, temperature: float) -> Float[Tensor, "rows tokens"]:
+        """The log probabilities that :class:`okr.engines.protocol.Score` describes, under the autocast of the
+        caller."""
         device = input_device(self.model)
         tokens = text.tokens.to(device)
         source = None if text.source is None else text.source.to(device).expand(rows, -1)
         arguments = arguments_for(self.model, tokens[:-1].expand(rows, -1), source, use_cache=False)
-        lower = lowered(tokens)  # as the caller has it, its cache of lowered weights left alone
-        with Scaling(self.model).afresh(), autocast(device.type, lower):  # whatever the model saw before
+        lower = lowered(tokens)  # the caller's autocast, but not its cache of lowered weights
+        with Scaling(self.model).afresh(), autocast(device.type, lower):  # independent of what the model saw before
             logits = logits_of(self.model(**arguments))[:, text.prompt_length - 1 :]
         targets = tokens[text.prompt_length :].to(logits.device).expand(rows, -1)
         logits = logits.float() if temperature == 1 else logits.float() / temperature

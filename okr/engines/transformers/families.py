@@ -1,4 +1,4 @@
-"""What the engine does for routers that do more than choose and weigh."""
+"""Handles the router families that do more than choose experts and weigh them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,26 +13,27 @@ UNLIMITED = 2**31 - 1
 
 
 class Family:
-    """What holds for almost every router: the chosen experts run, and nothing needs to be set up."""
+    """The default, which holds for almost every router: the chosen experts run, and a replay needs no preparation."""
 
     def prepare_replay(self, module: nn.Module) -> Callable[[], None]:
-        """Set ``module`` up for forced routing; returns what undoes it."""
+        """Prepare ``module`` for forced routing, and return the function that undoes it."""
         return lambda: None
 
     def drop(self, output: Any, dropped: Tensor) -> Any:
-        """The router's output with ``dropped`` [T], tokens that a replay must leave without an expert, taken out."""
+        """The router's ``output`` in which the tokens where ``dropped`` [T] is True have no expert."""
         return output
 
     def ran(self, output: Any, chosen: Tensor) -> Tensor:
-        """The experts that ran [T, k], given the router's output and what it chose [T, k]."""
+        """The experts that ran [T, k], given the router's ``output`` and the ``chosen`` experts [T, k]."""
         return chosen
 
 
 class Capacity(Family):
-    """Switch: its output is a one-hot mask in which tokens beyond an expert's capacity are dropped.
+    """Switch. The router's output is a one-hot mask, from which tokens beyond an expert's capacity are dropped.
 
-    A sequence that was generated token by token met other capacities than the same sequence seen at once. So dropped
-    tokens are recorded as NOTHING_RAN, and in a replay the trace says what is dropped, not the capacity.
+    Capacities differ between a sequence that is generated token by token and the same sequence seen at once. Dropped
+    tokens are therefore recorded as NOTHING_RAN. In a replay the trace says which tokens are dropped, and the capacity
+    drops none.
     """
 
     def prepare_replay(self, module: nn.Module) -> Callable[[], None]:
@@ -51,7 +52,8 @@ class Capacity(Family):
 
 
 def _mask_of(output: Any) -> int:
-    """Where a router's output has its one-hot mask [..., E]: it alone holds integers, and releases order them apart."""
+    """The index of the one-hot mask [..., E] in a router's output. The mask alone holds integers; its place differs
+    between releases."""
     return 1 if output[0].is_floating_point() else 0
 
 
@@ -59,6 +61,7 @@ _KINDS: dict[str, Family] = {"capacity": Capacity()}
 
 
 def family_of(module: nn.Module) -> Family:
-    """How a router module's family is handled; :data:`okr.discovery.exceptions.EXCEPTIONS` says which and why."""
+    """The family of the router ``module``. :data:`okr.discovery.exceptions.EXCEPTIONS` lists the families that
+    differ."""
     exception = EXCEPTIONS.get(type(module).__name__)
     return Family() if exception is None else _KINDS[exception.kind]

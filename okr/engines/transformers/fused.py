@@ -1,13 +1,13 @@
-"""The hot families' forwards written out, with the one place open where experts are chosen.
+"""Hand-written forwards of the most used router families, with one open place: where experts are chosen.
 
-The general engine runs a router's own forward and intercepts its ranking calls. For softmax top-k routers and Switch
-the same computation is a few lines, so it stands here without interception; the engine uses it where the router's
-class is exactly a known one, and only after it gave, bit for bit, what the router's own forward gives.
+The general way runs a router's own forward and intercepts its ranking calls. For softmax top-k routers and Switch the
+same computation is a few lines, written here without interception. A hand-written forward is used only for exactly the
+class that it was written for, and only after it gave the same bits as the router's own forward.
 
-The family's own matrix product stays as it is and the key's projection is a product of its own: the joint product
-[gate | projection] rounds the gate's logits differently for some shapes, and an attached router must not change a bit
-where the key decides nothing (docs/performance.md has the measurement). A routing may make both at once where it was
-proven to keep every bit (docs/gpu.md).
+The gate's matrix product is the family's own, and the key's product is a second one. A joint product
+[gate | projection] would round the gate's logits otherwise for some shapes, but an attached router must not change a
+bit where the key decides nothing (docs/performance.md has the measurement). A routing may make both products at once
+where that was proven to keep every bit (docs/gpu.md).
 """
 
 import logging
@@ -25,39 +25,39 @@ from okr.routing.precision import lowered
 
 
 class Choosing(Protocol):
-    """What a forward leaves to the site's routing."""
+    """The two steps of a forward that the site's routing makes."""
 
     def gate(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
-        """The gate's logits [T, E]: the router's input [T, d] times its weight [E, d], both cast to ``dtype`` first;
-        and the key scores [T, E] where the same product made them on the way."""
+        """The gate's logits [T, E]: the router's input ``hidden`` [T, d] times its ``weight`` [E, d], both cast to
+        ``dtype`` first. Also the key scores [T, E] if the same product made them, else None."""
 
     def weigh(self, scores: Tensor, hidden: Tensor, native: Own, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The experts to run [T, k] and their scores, given what the family ranks [T, E], the router's input [T, d],
-        the family's own choice, and the key scores that ``gate`` gave."""
+        """The experts to run [T, k] and their scores [T, k]. ``scores`` [T, E] is what the family ranks, ``hidden``
+        [T, d] the router's input, ``native`` the native selection, and ``keys`` the key scores that ``gate`` gave."""
 
 
 Forward = Callable[[Any, Tensor, Choosing], tuple[Any, Tensor]]
-"""(router, its input [..., d], routing) -> the router's output, and the chosen experts [T, k]."""
+"""A function from a router, its input [..., d] and the routing to the router's output and the chosen experts [T, k]."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A family's forward written out, and the family's own, which it stands for as long as that is in force and
-    autocast is as in one of ``modes`` (None: off)."""
+    """A hand-written forward. It is valid only while the class still has ``own``, the forward that it was written for,
+    and only under the autocast dtypes ``modes`` (None: no autocast)."""
 
     forward: Forward
     own: Any
     modes: tuple[torch.dtype | None, ...] = (None, torch.bfloat16, torch.float16)
 
     def stands_for(self, native: Any, states: Tensor) -> bool:
-        """Whether the router class ``native`` still has the forward that this one was written for, and ``states`` meet
-        autocast as it was proven."""
+        """Whether this forward is valid for the router class ``native`` and for ``states`` under the present
+        autocast."""
         return native.forward is self.own and lowered(states) in self.modes
 
 
 def fused_for(module: nn.Module) -> list[Fused]:
-    """The fused forwards that may stand for that of ``module``'s class with its settings, each as some release of
-    transformers computes; none: the general engine serves it."""
+    """The hand-written forwards that may replace that of ``module``, one for each variant in releases of transformers.
+    The list is empty if the general way must serve it."""
     known = type(module)
     if getattr(module, "topk_method", "greedy") != "greedy":
         return []
@@ -67,10 +67,10 @@ def fused_for(module: nn.Module) -> list[Fused]:
 
 @cache
 def tell_slow(router_class: str) -> None:
-    """Say, once a process, that a router which has a fused forward runs without it."""
+    """Warn, once in a process, that a router runs without its hand-written forward."""
     logging.getLogger(__name__).warning(
-        "%s: with this release of transformers its own forward gives other bits than okr's fast path for it; it is "
-        "routed all the same, more slowly",
+        "%s: in this release of transformers its forward gives other bits than okr's fast path, which is therefore not "
+        "used: results are right, but slower",
         router_class,
     )
 
@@ -78,7 +78,7 @@ def tell_slow(router_class: str) -> None:
 def _deepseek_v2(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
     hidden = states.view(-1, router.hidden_dim)
     if hidden.is_cpu:
-        hidden = hidden.type(torch.float32)  # once for both products; on a card the key's is made from 16 bits
+        hidden = hidden.type(torch.float32)  # one cast for both products; cards take 16 bits for the key's
     logits, keys = routing.gate(hidden, router.weight, torch.float32)
     scores = logits.softmax(dim=-1, dtype=torch.float32)
     chosen, weights = routing.weigh(
@@ -108,7 +108,7 @@ def _qwen(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
 
 
 def _switch_scores(router: Any, states: Tensor, routing: Choosing) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits [..., E], the chosen experts [T, 1], their weights [..., 1])."""
+    """The logits [..., E] of a Switch router, the chosen experts [T, 1] and their weights [..., 1]."""
     hidden = states.to(router.dtype)
     if router.training and router.jitter_noise > 0:
         hidden *= torch.empty_like(hidden).uniform_(1.0 - router.jitter_noise, 1.0 + router.jitter_noise)
@@ -123,7 +123,8 @@ def _switch_scores(router: Any, states: Tensor, routing: Choosing) -> tuple[Tens
 
 
 def _kept(router: Any, experts: Tensor) -> Tensor:
-    """The one-hot mask of ``experts``, an integer [..., S]: [..., S, E], without what an expert cannot take of S."""
+    """The one-hot mask [..., S, E] of ``experts``, integers [..., S], without the tokens among S that an expert's
+    capacity drops."""
     mask: Tensor = functional.one_hot(experts, num_classes=router.num_experts)
     mask *= torch.cumsum(mask, dim=-2) <= router.expert_capacity
     return mask
@@ -135,14 +136,14 @@ def _switch(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor
 
 
 def _switch_each_token(router: Any, states: Tensor, routing: Choosing) -> tuple[Any, Tensor]:
-    """As transformers 5.17 has it: every token counts its capacity alone, and the weights are given twice."""
+    """Switch as in transformers 5.17: each token counts its capacity alone, and the output has the weights twice."""
     _, chosen, weights = _switch_scores(router, states, routing)
     return (weights, _kept(router, chosen.view(*states.shape[:-1], 1)), weights), chosen
 
 
 _MODELS = "transformers.models"
 _FORWARDS: dict[str, tuple[Forward, ...]] = {
-    f"{_MODELS}.deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": (_deepseek_v2,),  # DeepSeek-MoE's router, too
+    f"{_MODELS}.deepseek_v2.modeling_deepseek_v2.DeepseekV2TopkRouter": (_deepseek_v2,),  # also of DeepSeek-MoE
     f"{_MODELS}.mixtral.modeling_mixtral.MixtralTopKRouter": (_mixtral,),
     f"{_MODELS}.qwen2_moe.modeling_qwen2_moe.Qwen2MoeTopKRouter": (_qwen,),
     f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeTopKRouter": (_qwen,),

@@ -1,4 +1,4 @@
-"""Generating with traces: one trace a returned sequence, under batching, padding, caching and early ends."""
+"""Generates text with one trace for each returned sequence, also with batches, padding, caches and early ends."""
 
 import inspect
 from dataclasses import dataclass
@@ -25,12 +25,13 @@ _FORBIDDEN = {
     "custom_generate": "custom generation code",
     "adapter_names": "a batch of several adapters",
 }
-"""Ways of generating that cannot be traced, as an argument or in the generation configuration."""
+"""Ways of generating that cannot be traced, by the argument or generation setting that asks for them."""
 
 
 @dataclass(frozen=True, repr=False)
 class Generation:
-    """``sequences`` as ``model.generate`` returns them, int64 [B, L]; ``traces[i]`` belongs to ``sequences[i]``."""
+    """What a generation returned. ``sequences``, int64 [B, L], are those of ``model.generate``. ``traces[i]`` belongs
+    to ``sequences[i]``."""
 
     sequences: Tensor
     traces: list[Trace]
@@ -40,7 +41,11 @@ class Generation:
 
 
 def generate(model: nn.Module, journals: Journals, header: TraceHeader, arguments: dict[str, Any]) -> Generation:
-    """``model.generate(**arguments)`` with a journal of its own, cut into one trace a sequence."""
+    """Run ``model.generate(**arguments)`` in a journal of its own, and make one trace for each sequence from it.
+
+    Raises UnsupportedGeneration for a way of generating that cannot be traced, and UnsupportedRouter if the recorded
+    calls do not cover the sequences.
+    """
     if not hasattr(model, "generate"):
         raise UnsupportedGeneration(
             f"{type(model).__name__} has no generate; run it in a loop of your own within recording(): see "
@@ -61,7 +66,7 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
     mask = arguments["attention_mask"].to("cpu").bool()
     eos = arguments.get("eos_token_id", config.eos_token_id)
     other_stop = arguments.get("stop_strings") or config.stop_strings or arguments.get("stopping_criteria")
-    padded = other_stop and eos is not None  # transformers pads no finished row where there is no such token
+    padded = other_stop and eos is not None  # without an end token transformers pads no finished row
     ends = _Ends(eos, arguments.get("pad_token_id", config.pad_token_id) if padded else None)
     header = header.under(journal.autocast)
     return Generation(
@@ -70,6 +75,8 @@ def generate(model: nn.Module, journals: Journals, header: TraceHeader, argument
 
 
 def _refuse(config: Any, arguments: dict[str, Any]) -> None:
+    """Raise UnsupportedGeneration if ``arguments`` or ``config`` ask for a way of generating that cannot be traced."""
+
     def asked(name: str) -> Any:
         return arguments[name] if arguments.get(name) is not None else getattr(config, name, None)
 
@@ -80,23 +87,25 @@ def _refuse(config: Any, arguments: dict[str, Any]) -> None:
         raise UnsupportedGeneration("beam search cannot be traced; set num_beams=1")
     if asked("guidance_scale") not in (None, 1):
         raise UnsupportedGeneration(
-            "classifier-free guidance runs the model twice a token and cannot be traced; leave guidance_scale out"
+            "classifier-free guidance runs the model twice for a token and cannot be traced: leave guidance_scale out"
         )
 
 
 def _mask(prompt: Tensor, pad: int | None) -> Tensor:
+    """The attention mask that transformers would infer from the padding of ``prompt``."""
     return torch.ones_like(prompt) if pad is None else prompt.ne(pad).long()
 
 
 @dataclass(frozen=True)
 class _Ends:
-    """Where a generated row ends: at its first end-of-sequence token; where other stopping rules are in force
-    (``pad`` is given), before the padding behind it."""
+    """The rule by which a generated row ends: with its first end-of-sequence token. If ``pad`` is given, another
+    stopping rule is active, and a row without such a token ends before its padding."""
 
     eos: int | list[int] | None
     pad: int | None
 
     def length(self, row: Tensor, prompt_length: int) -> int:
+        """How many tokens of ``row`` belong to the sequence, the prompt included."""
         ids = [] if self.eos is None else [self.eos] if isinstance(self.eos, int) else list(self.eos)
         new = row[prompt_length:]
         stops = torch.isin(new, torch.tensor(ids, dtype=new.dtype)).nonzero() if ids else new[:0]
@@ -110,7 +119,8 @@ class _Ends:
 
 @dataclass(frozen=True)
 class Before:
-    """What held before a generation: how many positions a given cache has, and how far its scaling had gone."""
+    """The state before a generation: how many positions a given cache held, the model's ``scaling``, and the length
+    that it had ``reached``."""
 
     cached: int
     scaling: Scaling
@@ -118,13 +128,15 @@ class Before:
 
     @classmethod
     def of(cls, model: nn.Module, arguments: dict[str, Any], prompt_length: int) -> "Before":
+        """The state before a generation with these ``arguments``. Raises UnsupportedGeneration if the given cache holds
+        the whole prompt."""
         cache: Any = arguments.get("past_key_values")
         known = hasattr(cache, "get_seq_length") and not is_encoder_decoder(model)
         cached = int(cache.get_seq_length()) if known else 0
         if cached >= prompt_length:
             raise UnsupportedGeneration(
-                f"past_key_values holds {cached} tokens, input_ids {prompt_length}: give input_ids whole, the tokens "
-                f"in the cache and at least one more"
+                f"past_key_values holds {cached} tokens, but input_ids only {prompt_length}: input_ids must hold the "
+                f"tokens in the cache and at least one more"
             )
         scaling = Scaling(model)
         return cls(cached, scaling, scaling.reached())
@@ -141,6 +153,7 @@ def _traces(
     before: Before,
     arguments: dict[str, Any],
 ) -> list[Trace]:
+    """One trace for each row of ``sequences``, from what ``journal`` recorded."""
     recorded = journal.calls
     batch, length = sequences.shape
     repeats = batch // len(prompt)
@@ -188,11 +201,12 @@ def _traces(
 def passes_by_row(
     model: nn.Module, journal: Journal, routed: Tensor, mask: Tensor, before: Before
 ) -> list[np.ndarray | None]:
-    """By which passes the model saw each sequence, for ``routed`` [batch, positions], tokens that were inputs."""
+    """The forward passes in which the model saw each sequence, folded (:mod:`okr.traces.passes`). ``routed``
+    [batch, positions] says which positions hold tokens that were inputs."""
     batch, length = routed.shape
     own = torch.cat([mask.long(), torch.ones(batch, length).long()], 1)[:, :length].cumsum(1)
     lengths = torch.arange(1, length + 1)
-    if "position_ids" in inspect.signature(model.forward).parameters:  # padding has no position then
+    if "position_ids" in inspect.signature(model.forward).parameters:  # then padding has no position
         lengths = own.amax(0)
     counts = [len(call) // batch for call in journal.calls[0]]
     reach = Reach.of(counts, own, lengths, journal.lengths, before.cached)
@@ -204,4 +218,5 @@ def passes_by_row(
 
 
 def _pairs(recorded: list[list[Tensor]], header: TraceHeader) -> Any:
+    """The recorded calls of each site, with the site."""
     return zip(recorded, header.sites, strict=True)

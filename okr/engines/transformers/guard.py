@@ -1,4 +1,4 @@
-"""The guard of an attached model: it tells when kernels or recomputation bypass the attached routers."""
+"""Notices when a kernel or a recomputation bypasses the attached routers, and raises an error."""
 
 import threading
 from typing import Any
@@ -12,10 +12,11 @@ from okr.errors import UnsupportedRouter
 
 
 class Guard:
-    """Raises after a forward of the whole model in which no attached router ever ran: kernels may bypass them; and in a
-    backward that would recompute a checkpointed forward after the routers were taken out: it would recompute another.
+    """Raises UnsupportedRouter in two cases. A forward of the whole model ran no attached router: kernels may bypass
+    them. Or a backward would recompute a checkpointed forward after the routers were detached, and so with another
+    choice of experts.
 
-    Hooked to the model; a copy or pickle of it is idle.
+    It is a forward hook of the model. A copy or pickle of it does nothing.
     """
 
     def __init__(self, idle: bool = False) -> None:
@@ -33,7 +34,7 @@ class Guard:
         self.here.recomputed = False
 
     def watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Have a backward from ``output`` look first whether what it may recompute is still attached."""
+        """Make a backward from ``output`` raise if it would recompute a forward whose routing is no longer attached."""
         if not getattr(self.here, "recomputed", False) or not torch.is_grad_enabled():
             return
         for part in tree_leaves(dict(output) if isinstance(output, dict) else output):
@@ -41,8 +42,8 @@ class Guard:
                 part.register_hook(self._before_backward)
 
     def note_router(self) -> None:
-        """A router runs. Where its forward keeps no gradients, or hands what it saves to hooks, as checkpointing does,
-        a backward may run it again."""
+        """Note that a router ran. A backward may run it again if its forward keeps no gradients, or if hooks take the
+        tensors that it saves, as in checkpointing."""
         self.ran = True
         if torch.compiler.is_compiling():
             return

@@ -1,7 +1,7 @@
-"""What ran during one call: a journal belongs to the call that is recorded, never to the recorder.
+"""Keeps what ran during one call. A journal belongs to the call that is recorded, not to the recorder.
 
-Several threads or asynchronous tasks may run one model at a time. Which journal a router writes to follows from a
-context variable, so each call finds its own rows in its own journal, and calls that nobody records are kept nowhere.
+Several threads or asynchronous tasks may run one model at the same time. A context variable names the journal of the
+present thread or task, so each recorded call has its rows in its own journal. Calls that nobody records are not kept.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,9 +19,12 @@ from okr.routing.precision import lowered
 
 
 class Journal:
-    """What ran at every site during one call of generate, on the device, as int16 [rows of the call, k] per call;
-    ``autocast``: in which dtype autocast multiplied around any of the routers; ``lengths``: how far each call reached
-    in each row, [rows or 1], None where nobody told."""
+    """What ran at every site during one recorded call.
+
+    ``calls[site]`` has the experts of each forward, int16 [rows, k], on the device. ``autocast`` is the dtype of the
+    autocast around the routers, or None. ``lengths`` is how far each forward reached in each row, [rows or 1], or None
+    if no rotary embedding told it.
+    """
 
     def __init__(self, source: "Journals") -> None:
         self.source = source
@@ -31,7 +34,7 @@ class Journal:
         self.length: Tensor | None = None
 
     def add(self, site: int, ran: Tensor) -> None:
-        """One call's experts [rows, k] at one site."""
+        """Add the experts [rows, k] of one forward at one site."""
         if site == 0:
             self.lengths.append(self.length)
             self.length = None
@@ -40,15 +43,15 @@ class Journal:
 
 
 _current: ContextVar[Journal | None] = ContextVar("okr_journal", default=None)
-"""The journal of the call that this thread, or this asynchronous task, is in."""
+"""The journal of this thread or asynchronous task, or None."""
 
 _numbers = count()
 _sources: "WeakValueDictionary[int, Journals]" = WeakValueDictionary()
-"""The recorders by number: what compiled code names them by."""
+"""The recorders by number. Compiled code can hold a number, but not a recorder."""
 
 
 class Journals:
-    """Where the sites of one recorder report to: the journal of the call that runs them."""
+    """The journals of one recorder. A site reports to the journal of the call that runs it."""
 
     def __init__(self, sites: int) -> None:
         self.sites = sites
@@ -58,7 +61,7 @@ class Journals:
         _sources[self.number] = self
 
     def reporter(self, site: int) -> Report:
-        """What site ``site`` reports the experts of each call to."""
+        """The function to which site ``site`` reports the experts of each forward."""
         clock, number = self.clock, self.number
 
         def report(ran: Callable[[], Tensor]) -> None:
@@ -72,17 +75,17 @@ class Journals:
         return report
 
     def hear(self, length: Tensor) -> None:
-        """The call under way in this thread (or task) reaches as far as ``length`` [rows or 1]."""
+        """Note that the present forward reaches up to ``length`` [rows or 1]."""
         journal = _current.get()
         if journal is not None and journal.source is self:
             journal.length = length
 
     @contextmanager
     def opened(self) -> Iterator[Journal]:
-        """A new journal, which what runs in this thread (or task) is written to for the length of the block.
+        """Record what this thread or task runs within the block, in a new journal.
 
-        Raises UnsupportedGeneration where the recorder's own block ended before this one: what ran was not all routed
-        alike.
+        Raises UnsupportedGeneration if the recorder's own block has ended before or ends within this block, because
+        then the forwards were not all routed alike.
         """
         self._check("has ended: generate inside it")
         journal = Journal(self)
@@ -94,7 +97,7 @@ class Journals:
         self._check("ended while this was running: wait for every generation before leaving it")
 
     def end(self) -> None:
-        """The routers are about to be taken out: what is recorded now is not whole."""
+        """Note that the routers are about to be detached, so that a journal still open is incomplete."""
         self.ended = True
 
     def _check(self, what: str) -> None:
@@ -104,10 +107,10 @@ class Journals:
 
 @torch.library.custom_op(
     "okr::note", mutates_args=("clock",), tags=(torch.Tag.cudagraph_unsafe,)
-)  # a CUDA graph would not run it again
+)  # in a CUDA graph it would run only once
 def _note(clock: Tensor, ran: Tensor, number: int, site: int) -> None:
-    """The report of a compiled router, which has no guard on a journal: ``clock`` counts as changed, so that no
-    compiler leaves the call out."""
+    """The report of a compiled router. The compiled code has no guard on a journal. ``clock`` is declared to change, so
+    that no compiler removes the call."""
     journal, source = _current.get(), _sources.get(number)
     if journal is not None and journal.source is source:
         journal.add(site, ran)

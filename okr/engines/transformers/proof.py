@@ -1,4 +1,5 @@
-"""The proof of a router: fed its own choice, it gives what it gives by itself, bit for bit."""
+"""Proves that a router can be attached: when its own choice is fed back to it, it gives the same output, bit for
+bit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from okr.routing.precision import autocast
 
 @dataclass(frozen=True)
 class Proof:
-    """A router that was proven, where it takes its states and their dtype, and the fused forward that gives bit for
-    bit what its intercepted one gives; None where there is none."""
+    """The proof of one router: the ``device`` and ``dtype`` of its input, and its hand-written forward
+    (:mod:`okr.engines.transformers.fused`), or None if it has none with the same bits."""
 
     device: torch.device
     dtype: torch.dtype
@@ -30,16 +31,16 @@ class Proof:
 
 
 def prove_all(model: nn.Module, sites: Sequence[RouterSite]) -> list[Proof]:
-    """A proof of every site's router. Raises UnsupportedRouter for the first that has none."""
+    """A proof of every site's router. Raises UnsupportedRouter for the first router that cannot be proven."""
     return [prove(model.get_submodule(site.path), site) for site in sites]
 
 
 @torch.no_grad()
 def prove(module: nn.Module, site: RouterSite) -> Proof:
-    """The proof of the router ``module``: the intercepted router, fed its own choice, repeats its output bit for bit.
+    """Prove the router ``module``: intercepted and fed its own choice, it must repeat its own output bit for bit.
 
-    On a few random states on the router's device, in a shape that it takes. Autocast around the call changes nothing.
-    Raises UnsupportedRouter where the output differs.
+    The proof uses a few random states on the router's device, in a shape that the router accepts. Autocast around the
+    call has no effect on it. Raises UnsupportedRouter if the outputs differ or the forward fails.
     """
     device, dtype = _placement(module)
     kind = torch.device(device).type
@@ -59,16 +60,16 @@ def prove(module: nn.Module, site: RouterSite) -> Proof:
 
 
 class _Next(Native):
-    """Feeds back the experts numbered one higher: a choice that the router would not make."""
+    """Answers with the experts numbered one higher, a choice that the router itself does not make."""
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
         return (native(EVERY) + 1) % scores.shape[-1]
 
 
 def _placement(module: nn.Module) -> tuple[torch.device | str, torch.dtype]:
-    """Where a router takes its states, and their dtype."""
+    """The device and the dtype of the router's input."""
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
-    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())  # accelerate's: where a part of it runs
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())  # accelerate's: where a part runs
     devices = (getattr(hook, "execution_device", None) for hook in hooks)
     device = next((device for device in devices if device is not None), None)
     if device is None:
@@ -77,7 +78,7 @@ def _placement(module: nn.Module) -> tuple[torch.device | str, torch.dtype]:
 
 
 def _difference(module: nn.Module, site: RouterSite, hidden: Tensor) -> str:
-    """How the router's output for ``hidden`` changes when its own choice is fed back, or ""."""
+    """How the router's output for ``hidden`` changes when its own choice is fed back, or "" if it does not."""
     try:
         native = module(hidden.clone(), **example_arguments(module, hidden))
         intercepted = answered(module, _trial(module, site, Native()), hidden)
@@ -89,7 +90,8 @@ def _difference(module: nn.Module, site: RouterSite, hidden: Tensor) -> str:
 
 
 def _fused(module: nn.Module, site: RouterSite, hidden: Tensor) -> Fused | None:
-    """The router's fused forward, for the modes of autocast in which it is proven; None where none is in any."""
+    """The router's hand-written forward, with the autocast dtypes for which it is proven, or None if it is proven for
+    none."""
     known = fused_for(module)
     for fused in known:
         modes = tuple(mode for mode in fused.modes if _fuses(module, site, fused, hidden, mode))
@@ -101,9 +103,9 @@ def _fused(module: nn.Module, site: RouterSite, hidden: Tensor) -> Fused | None:
 
 
 def _fuses(module: nn.Module, site: RouterSite, fused: Fused, hidden: Tensor, mode: torch.dtype | None) -> bool:
-    """Whether the fused forward answers the native choice and another one as the intercepted forward does, for
-    ``hidden`` and for a single token. Under autocast to ``mode`` the other choice is enough, and states have either
-    dtype."""
+    """Whether the hand-written forward gives the same output as the intercepted one under autocast to ``mode``. It is
+    tried on ``hidden`` and on a single token, with another choice and, without autocast, with the native choice. Under
+    autocast the single token has the dtype ``mode``."""
     one = hidden.flatten(0, -2)[:1].view(*[1] * (hidden.dim() - 1), -1)
     cases: list[tuple[Tensor, Native]] = [(hidden, _Next()), (one if mode is None else one.to(mode), _Next())]
     if mode is None:
@@ -120,11 +122,12 @@ def _fuses(module: nn.Module, site: RouterSite, fused: Fused, hidden: Tensor, mo
 
 
 def _trial(module: nn.Module, site: RouterSite, routing: Native, fused: Fused | None = None) -> Attachment:
+    """An attachment of ``module`` for one call."""
     return Attachment(site, routing, family_of(module), Guard(), fused)
 
 
 def answered(module: nn.Module, attachment: Attachment, hidden: Tensor) -> Any:
-    """The router's output for ``hidden`` [..., d] while attached."""
+    """The output of the router ``module`` for ``hidden`` [..., d] while ``attachment`` is attached."""
     swap_in(module, attachment)
     try:
         return module(hidden.clone(), **example_arguments(module, hidden))
@@ -133,7 +136,7 @@ def answered(module: nn.Module, attachment: Attachment, hidden: Tensor) -> Any:
 
 
 def same_outputs(one: Any, other: Any) -> bool:
-    """Whether two outputs of a router have the same tensors, to the last bit."""
+    """Whether two outputs of a router hold the same tensors, to the last bit."""
     parts = [
         [part for part in (output if isinstance(output, tuple) else (output,)) if isinstance(part, Tensor)]
         for output in (one, other)

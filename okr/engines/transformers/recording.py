@@ -1,4 +1,5 @@
-"""Traces of a loop of one's own: begin a recording, run the model as often as you like, end it, cut it into traces."""
+"""Makes traces of your own loop: begin a recording, call the model as often as you like, and cut the recording into
+traces."""
 
 from typing import Any
 
@@ -14,10 +15,10 @@ from okr.traces import Trace, TraceHeader
 
 
 class Recording:
-    """The calls of a model in one ``with recorder.recording()`` block, in the thread or task that opened it.
+    """The calls of a model in one ``with recorder.recording()`` block, by the thread or task that opened it.
 
     Every call of the model must see the whole batch. With a cache each call sees the tokens that follow those of the
-    call before; without one each call sees everything again.
+    last call. Without a cache each call sees all tokens again.
     """
 
     def __init__(self, model: nn.Module, journal: Journal, header: TraceHeader) -> None:
@@ -25,12 +26,16 @@ class Recording:
         self._before = Before.of(model, {}, 1)
 
     def traces(self, sequences: Tensor, *, prompt_length: int = 0, attention_mask: Tensor | None = None) -> list[Trace]:
-        """One trace a row of ``sequences``, int64 [batch, tokens]: the tokens that the model saw, in order, and the one
-        that it was not shown any more, if there is one.
+        """One trace for each row of ``sequences``.
 
-        Arguments: ``prompt_length`` tokens of each row were given, padding among them; ``attention_mask`` [batch,
-        tokens] is 0 where a row holds padding. Raises UnsupportedGeneration for another shape and for
-        encoder-decoders, UnsupportedRouter where the calls do not cover the sequences.
+        Arguments:
+            sequences: int64 [batch, tokens], the tokens that the model saw, in order. One more token at the end, which
+                the model was not shown, is allowed.
+            prompt_length: how many tokens of each row were given, padding included.
+            attention_mask: [batch, tokens], 0 where a row holds padding.
+
+        Raises UnsupportedGeneration for other shapes and for encoder-decoders, and UnsupportedRouter if the calls do
+        not cover the sequences.
         """
         rows = _matrix("sequences", sequences)
         mask = torch.ones_like(rows) if attention_mask is None else _matrix("attention_mask", attention_mask)
@@ -41,14 +46,14 @@ class Recording:
         if isinstance(prompt_length, bool) or not 0 <= prompt_length <= rows.shape[1]:
             raise UnsupportedGeneration(f"prompt_length must lie between 0 and {rows.shape[1]}, got {prompt_length}")
         if any(site.in_encoder for site in self._header.sites):
-            raise UnsupportedGeneration("a recording is of decoders alone; use generate for a model with an encoder")
+            raise UnsupportedGeneration("a recording is for decoders alone: use generate for a model with an encoder")
         header = self._header.under(self._journal.autocast)
         batch, length = rows.shape
         calls = self._journal.calls
         shown = length if sum(map(len, calls[0])) == batch * length else length - 1
         sites = [columns(site, batch, shown)[:, : length - 1] for site in calls]
         keep = mask.bool()
-        routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # nothing is kept of the last token
+        routed = (keep & (keep.cumsum(1) < keep.sum(1, keepdim=True)))[:, :-1]  # all but the last token of a row
         passes: list[np.ndarray | None] = [None] * batch
         if self._before.scaling:
             whole = torch.nn.functional.pad(routed, (0, shown - length + 1))
@@ -66,6 +71,7 @@ class Recording:
 
 
 def _matrix(name: str, value: Any) -> Tensor:
+    """``value`` on the CPU. Raises UnsupportedGeneration unless it is an integer matrix that is not empty."""
     if not isinstance(value, Tensor) or value.dim() != 2 or not value.numel() or value.is_floating_point():
         raise UnsupportedGeneration(f"{name} must be an integer tensor [batch, tokens] that is not empty")
     return value.cpu()

@@ -1,6 +1,6 @@
-"""Forced-routing replay: a trace's tokens through the model, with the routing that the trace recorded.
+"""Replays a trace: its tokens run through the model with the routing that the trace recorded.
 
-Every site then sees the inputs it saw when the trace was made, whatever key made it (spec chapter REPLAY).
+Every site then sees the input that it had when the trace was made, whatever key made it (spec chapter REPLAY).
 """
 
 import inspect
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def replay(engine: "TransformersEngine", trace: Trace, observe: Observer) -> None:
-    """Run ``trace`` through the engine's model with its own routing; ``observe`` sees every site's scores and states.
+    """Run ``trace`` through the engine's model with its own routing. ``observe`` gets every site's scores and states.
 
-    All at once, except where the model's rotary scaling changes with the length and the trace says by which passes its
-    tokens were seen: then by these, as far as they differ. Under the autocast that the trace was made under, or under
-    none, whatever holds around the call. Raises InvalidTrace when the trace was made by another model.
+    All tokens run in one pass. The exception is a trace with passes, if the model's rotary scaling changes with the
+    length: then tokens run in these passes, as far as their scaling differs. The replay has the autocast under which
+    the trace was made, whatever autocast surrounds the call. Raises InvalidTrace if another model made the trace.
     """
     model, sites = engine.model, matching_sites(engine, trace)
     device = input_device(model)
@@ -56,7 +56,8 @@ def replay(engine: "TransformersEngine", trace: Trace, observe: Observer) -> Non
 
 
 class _Gathered:
-    """An observer of passes that hands each site on when all ``tokens`` were seen."""
+    """An observer that collects the passes of each site, and calls ``observe`` when all ``tokens`` of the site were
+    seen."""
 
     def __init__(self, observe: Observer, tokens: int) -> None:
         self.observe, self.tokens = observe, tokens
@@ -71,7 +72,8 @@ class _Gathered:
 
 
 def _passes(trace: Trace, scaling: Scaling) -> list[tuple[int, int]]:
-    """The passes to replay: how many tokens each, and the length to scale to; those that scale alike are one."""
+    """The passes to replay, each as its number of tokens and the length to scale to. Passes with the same scaling are
+    joined. Raises InvalidTrace if the trace has passes and the model does not scale by length."""
     if trace.passes is None:
         return []
     if not scaling:
@@ -94,7 +96,7 @@ def _passes(trace: Trace, scaling: Scaling) -> list[tuple[int, int]]:
 def _run(
     model: nn.Module, arguments: dict[str, Any], routings: list[Forced], passes: list[tuple[int, int]], ahead: Ahead
 ) -> None:
-    """The forward passes of a replay; one for all there is where ``passes`` names none."""
+    """Run the forward passes of a replay, or a single one if ``passes`` is empty."""
     if not passes:
         model(**arguments)
         return
@@ -115,6 +117,8 @@ def _run(
 
 
 def _forced(site: RouterSite, experts: Tensor, observe: Observer) -> Forced:
+    """The routing that forces ``experts`` [T, k] at ``site``."""
+
     def seen(choice: Tensor, hidden: Tensor) -> None:
         observe(site, choice, hidden, experts.to(choice.device))
 
@@ -122,6 +126,8 @@ def _forced(site: RouterSite, experts: Tensor, observe: Observer) -> Forced:
 
 
 def _inputs(model: nn.Module, trace: Trace, device: torch.device) -> dict[str, Any]:
+    """The arguments of a forward over the trace's tokens."""
+
     def batch(tokens: np.ndarray) -> Tensor:
         return torch.from_numpy(tokens.astype(np.int64)).to(device)[None]
 

@@ -1,7 +1,8 @@
-"""Rotary embeddings whose scaling changes with the length: dynamic NTK and longrope.
+"""Handles rotary embeddings whose scaling changes with the length: dynamic NTK and longrope.
 
-Their frequencies follow from the longest sequence that a forward pass sees, so a token's states depend on the pass that
-made them: the same sequence seen at once has others. A replay therefore goes by the passes that a trace recorded.
+Their frequencies depend on the longest sequence that a forward pass sees. A token's states therefore depend on the pass
+that made them, and one pass over the whole sequence would give others. So a replay repeats the passes that a trace
+recorded.
 """
 
 import inspect
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from okr.errors import UnsupportedGeneration
 
 Limit = tuple[str, int | None]
-"""``dynamic`` or ``longrope``, and the length from which it scales; None where that is not known."""
+"""``dynamic`` or ``longrope``, and the length from which it scales, or None if that is not known."""
 
 
 class Scaling:
-    """What of a model's rotary embeddings changes with the length; false where nothing does."""
+    """The rotary embeddings of a model that scale with the length. It is false if there are none."""
 
     def __init__(self, model: nn.Module) -> None:
         found = ((module, _limits(module)) for module in model.modules() if hasattr(module, "rope_type"))
         self.rotaries = [(module, limits) for module, limits in found if limits]
         self.limits = sorted({limit for _, limits in self.rotaries for limit in limits}, key=str)
-        if not self.rotaries:  # perhaps code of the model's own, of which only the configuration is known
+        if not self.rotaries:  # a model with code of its own: only its configuration tells
             self.limits = _configured(getattr(model, "config", None))
             self.rotaries = [(module, self.limits) for module in model.modules() if self.limits and _turns(module)]
 
@@ -33,14 +34,14 @@ class Scaling:
         return bool(self.limits)
 
     def stage(self, length: int) -> tuple[int, ...]:
-        """What decides the frequencies at ``length``: passes of one stage may be replayed as one."""
+        """A value that decides the frequencies at ``length``. Passes with the same value can be replayed as one."""
         return tuple(
             length if limit is None else int(length > limit) if kind == "longrope" else max(length, limit)
             for kind, limit in self.limits
         )
 
     def reached(self) -> int:
-        """The length that earlier use has scaled the model to; 0 where that is none."""
+        """The length to which earlier use has scaled the model, or 0 if it is not scaled."""
         found = (
             (int(value), limit)
             for module, limits in self.rotaries
@@ -51,13 +52,13 @@ class Scaling:
         return max((value for value, limit in found if value > limit), default=0)
 
     def outlasting(self, reached: int, length: int) -> int:
-        """``reached`` where a pass of ``length`` leaves the model scaled to that, else 0."""
+        """``reached`` if the model is still scaled to it after a pass of ``length``, else 0."""
         held = (kind == "dynamic" and limit is not None and limit <= length < reached for kind, limit in self.limits)
         return reached if any(held) else 0
 
     def refuse_changes(self, lengths: Iterable[int], reached: int) -> None:
-        """Raise UnsupportedGeneration where passes that reach ``lengths`` in a model scaled to ``reached`` scale by
-        more than one: then states follow from where a sequence begins, which a trace does not say."""
+        """Raise UnsupportedGeneration if passes of these ``lengths``, in a model scaled to ``reached``, differ in their
+        scaling. States then depend on where a sequence begins, which a trace does not say."""
         if len({self.stage(max(length, reached)) for length in lengths}) > 1:
             raise UnsupportedGeneration(
                 "positions count the padding, and this model's rotary scaling changed on the way, which no trace can "
@@ -66,8 +67,9 @@ class Scaling:
 
     @contextmanager
     def shown_whole(self, model: nn.Module) -> Iterator[None]:
-        """Refuse a forward pass that sees the end of a sequence and neither its beginning nor a cache of it. Releases
-        of transformers do so from the token on at which longrope begins to scale, having dropped the cache."""
+        """Raise UnsupportedGeneration within the block at a forward pass that sees the end of a sequence without its
+        beginning and without a cache. Some releases of transformers do that at the token from which longrope scales,
+        after they dropped the cache."""
 
         def check(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
             shown, mask = given.get("input_ids"), given.get("attention_mask")
@@ -76,7 +78,7 @@ class Scaling:
             if isinstance(mask, Tensor) and mask.shape[-1] > shown.shape[1]:
                 raise UnsupportedGeneration(
                     f"{type(model).__name__} dropped its cache and was shown {shown.shape[1]} of {mask.shape[-1]} "
-                    f"tokens, a fault of this release of transformers where longrope begins to scale: take a later "
+                    f"tokens, as this release of transformers does where longrope begins to scale: install a later "
                     f"one, or generate with use_cache=False"
                 )
 
@@ -89,8 +91,8 @@ class Scaling:
 
     @contextmanager
     def told(self, tell: Callable[[Tensor], None]) -> Iterator[None]:
-        """Have ``tell`` hear how far every pass of the block reaches in each row: positions [rows], on the device; one
-        for all rows where they have the same. From the first rotary embedding; compiled passes are left out."""
+        """Call ``tell`` within the block with how far each pass reaches in each row: positions [rows] on the device, or
+        one for all rows if they are equal. The first rotary embedding tells it. Compiled passes are left out."""
 
         def listen(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():
@@ -108,8 +110,8 @@ class Scaling:
 
     @contextmanager
     def afresh(self) -> Iterator["Ahead"]:
-        """Scaled to no length yet, as after loading, for the length of the block, and ahead by what the answer is set
-        to; then as before."""
+        """Reset the scaling within the block, as after loading, and restore it afterwards. The :class:`Ahead` that the
+        block gets can make passes scale as for a longer sequence."""
         ahead, undo = Ahead(), []
         try:
             for module, _ in self.rotaries:
@@ -126,12 +128,13 @@ class Scaling:
 
 
 class Ahead:
-    """Hooks by which rotary embeddings see, behind the positions of a sequence, one that lies ``tokens`` further on:
-    that of the longest sequence in the batch."""
+    """Hooks that make rotary embeddings see one more position after those of a sequence. It lies ``tokens`` after the
+    last one, where the longest sequence of the batch ended; 0 adds none."""
 
     tokens = 0
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Add the further position to the input of the rotary embedding ``module``."""
         if not self.tokens:
             return None
         positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
@@ -141,6 +144,7 @@ class Ahead:
         return (args[0], positions, *args[2:]), kwargs
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Remove the further position from its output."""
         if not self.tokens:
             return None
         if isinstance(output, Tensor):
@@ -149,6 +153,7 @@ class Ahead:
 
 
 def _limits(module: nn.Module) -> list[Limit]:
+    """The kinds of scaling of the rotary embedding ``module``, each with the length from which it scales."""
     kinds: Any = module.rope_type
     found: list[Limit] = []
     for layer_type, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
@@ -162,14 +167,14 @@ def _limits(module: nn.Module) -> list[Limit]:
 
 
 def _turns(module: nn.Module) -> bool:
-    """Whether ``module`` looks like a rotary embedding: its name says so, and it takes positions."""
+    """Whether ``module`` looks like a rotary embedding: its class name says so, and its forward takes positions."""
     named = "rotary" in type(module).__name__.lower()
     return named and "position_ids" in inspect.signature(module.forward).parameters
 
 
 def stretched(config: Any, room: int) -> int:
-    """How far a configuration of ``room`` positions lets its rotary embeddings reach: dynamic NTK by its factor times
-    that, what names an original length by its factor times this."""
+    """How many positions the rotary embeddings of a configuration with ``room`` positions can reach. Dynamic NTK
+    multiplies these by its factor. Other scaling multiplies its original length by its factor."""
     for parameters in _scalings(config):
         factor = parameters.get("factor") or 1.0
         original = parameters.get("original_max_position_embeddings")
@@ -180,14 +185,15 @@ def stretched(config: Any, room: int) -> int:
 
 
 def _configured(config: Any) -> list[Limit]:
-    """What a configuration says of scaling by length, in its text part too, by layer type or not."""
+    """The first kind of scaling by length that a configuration names, also in its text part or for a layer type; empty
+    if there is none."""
     kinds = map(_kind, _scalings(config))
     found: list[Limit] = [(kind, None) for kind in kinds if "dynamic" in kind or kind in ("longrope", "su")]
     return found[:1]
 
 
 def _scalings(config: Any) -> list[dict[str, Any]]:
-    """What a configuration says of scaled rotary embeddings."""
+    """The parameters of all rotary scalings in a configuration, those of its text part and of layer types included."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     given = [getattr(part, name, None) for part in (config, text) for name in ("rope_parameters", "rope_scaling")]
     whole = [parameters for parameters in given if isinstance(parameters, dict)]
@@ -199,12 +205,12 @@ def _kind(parameters: dict[str, Any]) -> str:
 
 
 def _lengths(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a dynamic NTK embedding that hold the length it is scaled to, one a layer type."""
+    """The attributes of a dynamic NTK embedding that hold the length to which it is scaled, one for each layer type."""
     return {name: value for name, value in vars(module).items() if name.endswith("max_seq_len_cached")}
 
 
 def _reset(module: Any) -> None:
-    """Scale a dynamic NTK embedding back; longrope keeps no state between passes."""
+    """Undo the scaling of a dynamic NTK embedding. longrope keeps no state between passes."""
     for name in _lengths(module):
         prefix = name.removesuffix("max_seq_len_cached")
         original = getattr(module, f"{prefix}original_inv_freq", None)
@@ -214,7 +220,7 @@ def _reset(module: Any) -> None:
 
 
 def _kept(module: nn.Module) -> Callable[[], None]:
-    """What brings back the attributes and buffers that ``module`` has now; buffers in place."""
+    """The function that restores the present attributes and buffers of ``module``. Buffers are restored in place."""
     state = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     buffers = {name: (buffer, buffer.clone()) for name, buffer in module._buffers.items() if buffer is not None}
 

@@ -1,4 +1,4 @@
-"""What an attached site may do: route by a key, natively, as a trace says, or as whoever scores a text chooses."""
+"""Defines the routings that a site may have: by a key, native, as a trace says, or as a function chooses."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,11 +19,12 @@ from okr.routing.scores import TINY, products
 from okr.routing.selection import route
 
 Report = Callable[[Callable[[], Tensor]], None]
-"""Called at every call of a router with what says which experts ran [T, k]."""
+"""A function that is called at every forward of a router, with a function that returns the experts that ran [T, k]."""
 
 
 class Native:
-    """Routes natively and reports which experts ran."""
+    """Routes natively and reports the experts that ran. The methods are those of
+    :class:`okr.engines.transformers.swapping.SiteRouting`."""
 
     dropped: Tensor | None = None
 
@@ -45,7 +46,7 @@ class Native:
 
 
 class Keyed(Native):
-    """Routes by a key and reports which experts ran."""
+    """Routes by a key and reports the experts that ran."""
 
     def __init__(self, site: RouterSite, key: Key, setting: Setting, report: Report | None = None) -> None:
         super().__init__(report)
@@ -77,7 +78,7 @@ class Keyed(Native):
     def choose(
         self, scores: Float[Tensor, "tokens experts"], hidden: Float[Tensor, "tokens hidden_size"], native: Own
     ) -> Int[Tensor, "tokens top_k"]:
-        if torch.is_grad_enabled():  # no gradient passes through a choice
+        if torch.is_grad_enabled():  # a choice has no gradient
             scores, hidden = scores.detach(), hidden.detach()
         if self.card is not None and self.card.serves(scores):
             return self.card.choose(scores, hidden, native(EVERY))[0]
@@ -95,7 +96,8 @@ class Keyed(Native):
 
 
 class Forced(Native):
-    """Routes as ``experts`` [T, k] says (negative: natively) and shows ``observe`` the scores and hidden states."""
+    """Routes as ``experts`` [T, k] says, natively where it is negative. It calls ``observe`` with the choice scores
+    [T, E] and the router's input [T, d]."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Forced(Native):
 
 
 class Chosen(Native):
-    """Routes as ``chooser`` says, given the choice scores [T, E], the router's input [T, d] and the family's choice."""
+    """Routes as ``chooser`` says (:data:`okr.engines.protocol.Chooser`)."""
 
     def __init__(self, site: RouterSite, chooser: Chooser) -> None:
         super().__init__()

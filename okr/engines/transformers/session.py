@@ -1,4 +1,4 @@
-"""What a ``with`` block of an engine gives: a model under a key, or recorded natively with the same traces."""
+"""Defines what a ``with`` block of an engine gives: a model under a key, or one that runs natively and is recorded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """A model that runs natively while its routing can be recorded: the control of a watermark."""
+    """A model that runs natively and can be recorded: the control of a watermark."""
 
     key_id: str | None = None
 
@@ -27,10 +27,11 @@ class Recorder:
         self.journals = Journals(len(self.sites))
 
     def generate(self, inputs: Any = None, **arguments: Any) -> Generation:
-        """``model.generate(inputs, **arguments)``, greedy or sampled, with one trace a returned sequence.
+        """Run ``model.generate(inputs, **arguments)``, greedy or sampled, and return one trace for each returned
+        sequence.
 
-        Threads may generate side by side within one block. Raises UnsupportedGeneration for beam search, assisted
-        decoding, guidance and ``inputs_embeds``.
+        Several threads may generate within one block. Raises UnsupportedGeneration for beam search, assisted decoding,
+        guidance, ``inputs_embeds`` and other ways of generating that cannot be traced.
         """
         if inputs is not None:
             arguments = {"inputs": inputs, **arguments}
@@ -38,17 +39,17 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[Recording]:
-        """Record what calls of the model run in a block, for a decode loop of one's own or a model without
-        ``generate``; ``Recording.traces`` then cuts it into traces.
+        """Record the calls of the model within the block, for your own loop or for a model without ``generate``.
+        ``Recording.traces`` makes traces of them.
 
-        Other threads' calls, and generations within the block, are not part of it.
+        Calls of other threads, and generations within the block, are not recorded in it.
         """
         header = self.header()
         with self.journals.opened() as journal:
             yield Recording(self.model, journal, header)
 
     def header(self) -> TraceHeader:
-        """What every trace of this session says of itself, with the model's weights as they are now."""
+        """The header of a trace that is made now: it names the model with its present weights."""
         setting = asdict(self.setting) if self.setting else {}
         return TraceHeader.describe(
             self.model, self.sites, identity=self.engine.identity(), key_id=self.key_id, **setting
@@ -59,7 +60,7 @@ class Recorder:
 
 
 class Watermark(Recorder):
-    """A model that runs under a key. ``sites`` are the keyed routers, ``key_id`` names the key."""
+    """A model that runs under a key. ``sites`` are the keyed routers and ``key_id`` is the key's public name."""
 
     def __init__(self, engine: "TransformersEngine", setting: Setting, key_id: str) -> None:
         super().__init__(engine, setting)

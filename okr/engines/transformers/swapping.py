@@ -1,10 +1,10 @@
-"""One router with another routing in place of its own: swapped in and out again.
+"""Replaces the routing of one router, and restores it.
 
-An attached router is an instance whose class was replaced by a subclass made at run time; the subclass runs the
-family's own ``forward`` inside an :class:`~okr.discovery.interception.Interception`, so the family's weighting follows
-from the chosen experts by itself, to the last bit; or, for the hot families, that forward written out
-(:mod:`okr.engines.transformers.fused`). Names, parameters, state dict and hooks stay what they were. A copy or pickle
-of an attached router is a plain, unattached one.
+An attached router keeps its instance, but a subclass made at run time replaces its class. The subclass runs the
+family's own ``forward`` inside an :class:`~okr.discovery.interception.Interception`, so the family itself weighs the
+chosen experts, to the last bit. For the most used families it runs a hand-written forward instead
+(:mod:`okr.engines.transformers.fused`). Names, parameters, state dict and hooks stay the same. A copy or pickle of an
+attached router is a plain router.
 """
 
 from collections.abc import Callable
@@ -26,23 +26,25 @@ from okr.errors import UnsupportedRouter
 
 
 class SiteRouting(Choosing, Protocol):
-    """What an attached site does at each call. T tokens, E experts, k kept."""
+    """What an attached site does at each forward, with T tokens, E experts and k kept."""
 
     dropped: Tensor | None
-    """Tokens [T] that a replay leaves without an expert; None outside a replay."""
+    """Which tokens [T] a replay leaves without an expert, or None outside a replay."""
     report: Callable[[Callable[[], Tensor]], None] | None
-    """Called at every call with what says which experts ran [T, k]; NOTHING_RAN where a capacity dropped the token."""
+    """Called at every forward with a function that returns what ran [T, k]. A dropped token has NOTHING_RAN."""
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Told on attaching where the router takes its states, and their dtype."""
+        """Called when it is attached, with the device and the dtype of the router's input."""
 
     def choose(self, scores: Tensor, hidden: Tensor, native: Own) -> Tensor:
-        """The experts to run [T, k], given what the family ranks [T, E], the router's input [T, d], its choice."""
+        """The experts to run [T, k]. ``scores`` [T, E] is what the family ranks, ``hidden`` [T, d] the router's input,
+        and ``native`` the native selection."""
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """What an attached router needs at each call; ``fused`` None: the family's own forward, intercepted."""
+    """What an attached router needs at each forward. If ``fused`` is None, the family's own forward runs and is
+    intercepted."""
 
     site: RouterSite
     routing: SiteRouting
@@ -54,7 +56,8 @@ class Attachment:
 def _intercepted(
     attachment: Attachment, native: Any, module: nn.Module, states: Tensor, args: Any, kwargs: Any
 ) -> tuple[Any, Tensor]:
-    """The output of the family's own forward with the routing's choice answered to it, and that choice [T, k]."""
+    """The output of the family's own forward, whose ranking calls get the routing's choice, and that choice [T, k].
+    Raises UnsupportedRouter if the forward does not rank as it was proven to."""
     site, routing = attachment.site, attachment.routing
     hidden = states.reshape(-1, site.hidden_size)
     record = Record()
@@ -71,12 +74,12 @@ def _intercepted(
 
 
 def _blank(native: Any) -> Any:
-    """An instance of ``native`` without state: what copies and pickles of an attached router start from."""
+    """An instance of ``native`` without state, from which a copy or pickle of an attached router is made."""
     return native.__new__(native)
 
 
 class AttachedRouter(nn.Module):
-    """Mixin of every attached router class."""
+    """The base of every class of attached routers."""
 
     _okr_native: type[nn.Module]
 
@@ -105,19 +108,22 @@ class AttachedRouter(nn.Module):
 
 @cache
 def _attached_class(native: Any) -> Any:
+    """The class of attached routers whose own class is ``native``."""
     namespace = {"_okr_native": native, "__module__": native.__module__, "__doc__": native.__doc__}
     return type(f"Attached{native.__name__}", (AttachedRouter, native), namespace)
 
 
 def swap_in(module: nn.Module, attachment: Attachment) -> None:
+    """Attach ``attachment`` to the router ``module``."""
     native: Any = type(module)
     module.__dict__["_okr_attachment"] = attachment
     module.__class__ = _attached_class(native)
-    if "_old_forward" in module.__dict__:  # accelerate dispatched this module: its hook calls this instead of forward
+    if "_old_forward" in module.__dict__:  # a hook of accelerate calls this instead of forward
         module.__dict__["_old_forward"] = MethodType(type(module).forward, module)
 
 
 def swap_out(module: nn.Module) -> None:
+    """Detach the router ``module``, if it is attached."""
     if not isinstance(module, AttachedRouter):
         return
     native: Any = module._okr_native

@@ -220,8 +220,8 @@ SMALL_MODEL = random_deepseek()
         ([1, 2, 3], np.zeros((4, 2, 4), int), {}, "do not fit"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"first": 2}, "do not fit"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"first": -1}, "do not fit"),
-        ([1, 2, 3], np.zeros((2, 1, 4), int), {}, "neither one a router"),
-        ([1, 2, 3], np.zeros((2, 4, 4), int), {}, r"nor one a layer of the model \(3\): .*layers="),
+        ([1, 2, 3], np.zeros((2, 1, 4), int), {}, "neither one for each router"),
+        ([1, 2, 3], np.zeros((2, 4, 4), int), {}, r"nor one for each layer \(3\): .*layers="),
         ([1, 2, 3], np.zeros((2, 2, 6), int), {}, "shared experts"),
         ([1, 2, 3], np.zeros((2, 3, 0), int), {}, "shared experts"),
         ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": [0, 1, 5]}, "lacks layer 2"),
@@ -233,7 +233,7 @@ SMALL_MODEL = random_deepseek()
         ([1, 2, 3], np.zeros((2, 3, 4), int), {"layers": 3}, "whole numbers"),
         ([1, 2, 3], np.arange(16).reshape(2, 2, 4) + 8, {}, "which has 16: map the physical experts"),
         ([1, 2, 3], np.full((2, 2, 4), [[[40], [41]]]).swapaxes(0, 1), {}, "which has 16: map the physical experts"),
-        ([1, 2, 3], np.zeros((1, 2, 4), int), {}, "say with first="),
+        ([1, 2, 3], np.zeros((1, 2, 4), int), {}, "give first="),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"prompt_length": 9}, "prompt_length"),
         ([1, 2, 3], np.zeros((2, 2, 4), int), {"sites": []}, "at least one router"),
         ([1, 2, 3], torch.zeros((2, 2, 4), dtype=torch.bfloat16), {}, "nor of bfloat16"),
@@ -429,7 +429,7 @@ def test_one_column_too_few_is_not_read_as_one_a_router(caplog):
     """Three columns of layers, the first dense, and one of them lost: as many as routers."""
     array = np.concatenate([np.zeros((12, 1, 4), int), routing(12, 1)], axis=1)
     with pytest.raises(
-        InvalidTrace, match=r"column 0 holds nothing, as that of a layer without a router does; .*layers="
+        InvalidTrace, match=r"column 0 holds no choice of experts, like that of a layer without a router: .*layers="
     ):
         taken(array)
     assert (taken(array, layers=[0, 1], sites=okr.discover(SMALL_MODEL)[:1])[:, 0] == array[:, 1]).all()
