@@ -51,7 +51,7 @@ def test_two_processes_measure_what_one_measures(
     done = launched(2, "okr.cli", "calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "two"), *words)
     assert done.returncode == 0, done.stderr
     assert execute(["calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "one"), *words]) == 0
-    assert done.stdout.replace("two", "one") == capfd.readouterr().out
+    assert done.stdout.replace("/two\n", "/one\n") == capfd.readouterr().out
     written = [(tmp_path / name / "calibration.json").read_text() for name in ("one", "two")]
     assert written[0] == written[1]
     records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "tasks").glob("0*.json")]
