@@ -4,6 +4,7 @@ Importing torch, transformers and okr takes seconds; a fork takes none. Nothing 
 would not survive it. SOCKET is the number of an open socket that listens. The server ends with its standard input.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -39,7 +40,8 @@ def import_everything() -> None:
         if "__main__" not in found.name and "conftest" not in found.name and "test_" not in found.name:
             importlib.import_module(found.name)
     for name in LATE:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # another release has it elsewhere, and a fork imports it later
+            importlib.import_module(name)
     for context in (cpu_target.typing_context, cpu_target.target_context):
         context.refresh()  # what numba knows of NumPy: loaded with the first compiled function
     gc.collect()
