@@ -1,6 +1,5 @@
 """The ``okr`` command. Nothing heavy is imported until a command has something to do (``--help`` stays instant)."""
 
-import contextlib
 import errno
 import logging
 import sys
@@ -137,8 +136,10 @@ def _fail(message: str) -> int:
 
 
 def _tell(line: str) -> None:
-    with contextlib.suppress(OSError):  # nobody can be told where standard error is full: the exit code still tells
+    try:
         print(f"okr: {line}", file=sys.stderr)
+    except OSError:  # nobody can be told where standard error is full: the exit code still tells
+        sys.stderr = None  # type: ignore[assignment]  # what is left in it is not tried again on leaving
 
 
 if __name__ == "__main__":

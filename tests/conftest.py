@@ -1,13 +1,14 @@
 """A small untrained checkpoint of each structure, and a finished run of each."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from small_runs import PASSPHRASE, SMALL, save_tokenizer
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+from warm_python import server
 
 from okr.experiment.config import resolve
 from okr.experiment.results import Results
@@ -103,3 +104,10 @@ def finished(
 def document(finished: Path) -> dict:
     """The finished run's results.json as plain JSON."""
     return json.loads((finished / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Path]:
+    """A folder with the programs ``python`` and ``okr``, whose processes have imported the package from their start."""
+    with server() as folder:
+        yield folder

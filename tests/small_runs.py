@@ -1,7 +1,7 @@
 """What the tests of experiments share: small settings, processes under a launcher, a tokenizer."""
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -14,8 +14,8 @@ PASSPHRASE = "a passphrase for tests only"
 SMALL = {"samples": 5, "max_length": 12, "batch_size": 2, "decoys": 199, "alpha": 0.01, "quality_passages": 3}
 
 
-def launched(processes: int, module: str, *words: str) -> subprocess.CompletedProcess:
-    """Run a module in several processes under accelerate's launcher, on any free port.
+def launched(python: Path, processes: int, module: str, *words: str) -> subprocess.CompletedProcess:
+    """Run a module in several processes of the program ``python`` under accelerate's launcher, on any free port.
 
     ``--multi_gpu`` starts them with torchrun, cards or not; ``--cpu`` would start one only (several need mpirun).
     """
@@ -26,9 +26,16 @@ def launched(processes: int, module: str, *words: str) -> subprocess.CompletedPr
         "--dynamo_backend": "no",
         "--main_process_port": "0",
     }
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher = [str(python), "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += [word for option in options.items() for word in option]
-    return subprocess.run([*launcher, "-m", module, *words], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [*launcher, "-m", module, *words],
+        env=os.environ | {"PYTHON_EXEC": str(python)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def save_tokenizer(folder: Path) -> None:

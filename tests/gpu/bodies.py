@@ -132,12 +132,12 @@ class RoutersAlone:
         return [router(self.states)[2] for router in self.routers]
 
 
-def run_compiled(device: str, backend: str) -> subprocess.CompletedProcess[str]:
-    """What tests/gpu/compiled.py says, with its exit status."""
+def run_compiled(device: str, backend: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    """What tests/gpu/compiled.py says when the program ``python`` runs it, with its exit status."""
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root), str(root / "tests")])
     return subprocess.run(
-        [sys.executable, "-m", "tests.gpu.compiled", device, backend],
+        [python, "-m", "tests.gpu.compiled", device, backend],
         cwd=root,
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,

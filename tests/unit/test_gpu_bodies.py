@@ -78,8 +78,8 @@ def test_a_decode_step_is_what_the_model_gives_and_can_be_repeated():
         assert [experts.shape for experts in once()] == [(5, 4)] * 2
 
 
-def test_a_compiled_decode_step_routes_as_an_eager_one():
-    done = bodies.run_compiled("cpu", "eager")
+def test_a_compiled_decode_step_routes_as_an_eager_one(warm):
+    done = bodies.run_compiled("cpu", "eager", str(warm / "python"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, launched
+from small_runs import SMALL
 
 import okr
 from okr.cli import execute
@@ -112,25 +112,6 @@ def test_a_prompt_is_read_and_not_judged(
     text.write_text("")
     assert execute(words) == 2
     assert "holds no text" in capfd.readouterr().err
-
-
-def test_two_processes_share_the_keys(
-    deepseek_folder: Path, key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    """Under accelerate launch: the verdict of one process, said once; its exit code is the launcher's."""
-    text = tmp_path / "text.txt"
-    text.write_text("It is a truth universally acknowledged, that a single man")
-    words = ["detect", str(deepseek_folder), str(text), "--key", str(key_file), "--rows", "3", "--json", *SOFT]
-    words += ["--decoys", "19", "--alpha", "0.99"]
-    assert execute(words) == 0
-    alone = json.loads(capfd.readouterr().out)
-    done = launched(2, "okr.cli", *words)
-    assert done.returncode == 0, done.stderr
-    (alone,), (together,) = alone["files"], json.loads(done.stdout)["files"]
-    assert together.pop("z") == pytest.approx(alone.pop("z"), abs=1e-4)
-    assert {n: v for n, v in together.items() if isinstance(v, int | str)} == {
-        n: v for n, v in alone.items() if isinstance(v, int | str)
-    }
 
 
 def test_a_text_longer_than_the_model_is_judged_in_pieces(

@@ -112,6 +112,7 @@ def test_ctrl_c_while_modules_are_imported(start: str, module: str) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_results_that_find_no_room_are_one_line(unbuffered: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         for command in (["keygen", str(tmp_path / f"key{unbuffered}.json")], ["--help"]):
             done = subprocess.run(
@@ -120,11 +121,11 @@ def test_results_that_find_no_room_are_one_line(unbuffered: str, tmp_path: Path)
                 stderr=subprocess.PIPE,
                 text=True,
                 check=False,
-                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                env=environment,
             )
             assert done.stderr == "okr: cannot write to standard output: No space left on device\n"
             assert done.returncode == 2
-        errors = subprocess.run([sys.executable, "-m", "okr.cli", "fly"], stderr=full, check=False)
+        errors = subprocess.run([sys.executable, "-m", "okr.cli", "fly"], stderr=full, env=environment, check=False)
         assert errors.returncode == 2, "where messages find no room, the exit code still tells"
 
 

@@ -1,16 +1,10 @@
-"""A run that several processes share ends with the results of one that was alone, whoever dies on the way."""
+"""Processes that share a run: their shares, the wait for the others, what one of them says for all."""
 
-import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import SMALL, launched
 
 from okr.errors import InvalidConfig, ProcessFailed
 from okr.experiment.config import resolve
@@ -19,59 +13,6 @@ from okr.experiment.tasks import tasks_of
 from okr.jobs import loading, processes
 from okr.jobs.processes import Processes
 from okr.routing import Key
-
-DRIVER = Path(__file__).parents[2] / "shared_runs.py"
-
-
-def samples(folder: Path) -> dict:
-    """All of results.json but the clock, the state of the source tree and the folder's name."""
-    document = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    document["config"].pop("output_dir")
-    return {name: value for name, value in document.items() if name not in ("timings", "environment")}
-
-
-def test_two_processes_make_what_one_makes(
-    deepseek_folder: Path, key_file: Path, finished: Path, tmp_path: Path
-) -> None:
-    """Under accelerate's launcher; the main process alone speaks, and both have done a share."""
-    out, config = tmp_path / "out", tmp_path / "config.json"
-    config.write_text(json.dumps(SMALL | {"model": str(deepseek_folder), "key": str(key_file)}))
-    done = launched(2, "okr.run", "--config", str(config), "--output-dir", str(out), "--json")
-    assert done.returncode == 0, done.stderr
-    whole = samples(finished)
-    alone = whole | {"config_sources": samples(out)["config_sources"]}  # a file here, flags there
-    assert samples(out) == alone
-    for trace in (finished / "traces").iterdir():
-        assert (out / "traces" / trace.name).read_bytes() == trace.read_bytes()
-    assert json.loads(done.stdout)["total_samples"] == SMALL["samples"]
-    records = [json.loads(path.read_text()) for path in (out / "tasks").glob("*.json") if path.name != "plan.json"]
-    assert {record["process"] for record in records} == {0, 1}
-    assert len(records) == 7
-    assert not list((out / "tasks").glob(".*"))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_processes_lose_nothing_that_was_finished(
-    deepseek_folder: Path, key_file: Path, finished: Path, tmp_path: Path
-) -> None:
-    """Three processes, two of them killed in the middle of a batch; two go on, one is killed; one ends it."""
-    flags = SMALL | {"model": str(deepseek_folder), "key": str(key_file), "output_dir": str(tmp_path / "out")}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), json.dumps(flags)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout)
-    every_batch = [[index, group] for index in range(3) for group in ("control", "watermarked")]
-    assert sorted(told["notes"]) == every_batch, "nothing that was finished is made again"
-    assert len(told["said"]) == 1, "the main process that outlived the others; the one that was killed says nothing"
-    assert re.match(r"ProcessFailed: 4 parts of the run are missing .* add --resume$", told["said"][0])
-    assert samples(tmp_path / "out") == samples(finished)
-    assert not list((tmp_path / "out" / "tasks").glob(".*"))
 
 
 @given(st.integers(1, 40), st.integers(1, 9))

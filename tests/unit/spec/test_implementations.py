@@ -1,7 +1,6 @@
 """The implementations that ship conform; the compiled one is left to ``okr conform compile``."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -43,10 +42,10 @@ for number in (0.5, 0.25, math.inf, 1.0, math.inf):
 """
 
 
-def test_compiled_graphs_tell_infinite_strength_from_finite():
+def test_compiled_graphs_tell_infinite_strength_from_finite(warm):
     """A graph made for any finite number must not serve infinity: torch puts no guard on ``== inf``.
 
     A process of its own, because the shapes that this one checks at every call cannot be compiled.
     """
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    done = subprocess.run([warm / "python", "-c", COMPILED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,9 @@
-"""Suites in the folder of a run: killed and resumed, on a full disk, without a judge, with a paraphraser that fails."""
+"""Suites in the folder of a run: on a full disk, without a judge, with a paraphraser that fails."""
 
 import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,6 @@ from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.report import write_reports
 from okr.suites.runner import SuiteResults, run_suites
 
-DRIVER = Path(__file__).parents[2] / "killed_suites.py"
 FULL = ("baselines/found/okr", "quality/loss/drama", "attacks/text/truncated 0.5/kgw louder", "texts/synthid/001")
 CANARIES = {"quality/canaries/none", "quality/canaries/okr"}  # for embedded models only
 
@@ -57,33 +54,6 @@ def broken_paraphraser(name: str) -> Callable[[str, int], str]:
         raise NotAvailable(f"the paraphraser {name} wrote nothing")
 
     return rewrite
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_sigkill_at_every_write_then_resumed_by_two_processes(
-    finished_run: Resolved, small: SuiteOptions, tmp_path: Path
-) -> None:
-    for name in ("whole", "killed"):
-        shutil.copytree(finished_run.config.output_dir, tmp_path / name)
-    values = finished_run.config.model_dump()
-    flags = {name: value for name, value in values.items() if finished_run.sources[name] == "flag"}
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), json.dumps(flags), small.model_dump_json()],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
-    assert said["kills"]["1"] > 50
-    assert said["kills"]["2"] > 1
-    assert set(said["where"]) >= {"plan.json", "texts", *SUITES}, "a suite was never killed"
-    assert set(said["by"]) == {"0", "1"}, "both processes did some of the work"
-    whole, killed = (SuiteResults.load(tmp_path / name / "suites.json") for name in ("whole", "killed"))
-    assert outcome(killed) == outcome(whole)
-    assert len(whole.cells) > 80
 
 
 def test_faults_cost_their_cells_alone_and_are_made_good(

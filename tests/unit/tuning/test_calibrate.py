@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import norm
-from small_runs import launched
 
 from okr.cli import execute
 from okr.tuning.plot import calibration_plot
@@ -41,21 +40,6 @@ def test_a_sweep_can_be_interrupted_and_goes_on(
     assert run(deepseek_folder, tmp_path / "cut", *settings, "--seed", "1", "--resume") == 2
     assert "other options" in capfd.readouterr().err
     assert (tmp_path / "whole" / "calibration.svg").read_text().startswith("<svg")
-
-
-def test_two_processes_measure_what_one_measures(
-    deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
-    """Under accelerate's launcher; the main process alone speaks, and each has measured a setting."""
-    words = [*FAST, "--setting", "boundary:1", "--setting", "max:2:1.5", "--evidence", "trace", "--tokens", "8"]
-    done = launched(2, "okr.cli", "calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "two"), *words)
-    assert done.returncode == 0, done.stderr
-    assert execute(["calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "one"), *words]) == 0
-    assert done.stdout.replace("/two\n", "/one\n") == capfd.readouterr().out
-    written = [(tmp_path / name / "calibration.json").read_text() for name in ("one", "two")]
-    assert written[0] == written[1]
-    records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "tasks").glob("0*.json")]
-    assert {record["process"] for record in records} == {0, 1}
 
 
 def test_epsilon_zero_costs_nothing_and_proves_nothing(

@@ -3,7 +3,6 @@
 import copy
 import io
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -364,7 +363,7 @@ for trace in made:
 """
 
 
-def test_a_compiled_model_is_recorded_and_not_compiled_again():
+def test_a_compiled_model_is_recorded_and_not_compiled_again(warm):
     """In a process of its own: the run-time shape checks of the test run cannot be compiled."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([warm / "python", "-c", COMPILED], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,7 +4,6 @@ import copy
 import io
 import math
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -98,9 +97,9 @@ for name in ("mixtral", "deepseek_v2", "deepseek_v3", "phimoe"):
 """
 
 
-def test_compiled_routers_are_keyed_without_graph_breaks():
+def test_compiled_routers_are_keyed_without_graph_breaks(warm):
     """In a process of its own: the run-time shape checks of the test run cannot be compiled."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([warm / "python", "-c", COMPILED], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

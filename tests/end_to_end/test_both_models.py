@@ -9,12 +9,12 @@ from browser import CHROMIUM, opened
 from matplotlib.figure import Figure
 
 from okr.cli import execute
-from okr.suites import plots
+from okr.suites import options, paraphrase, plots, quality
 from okr.suites.runner import SuiteResults
 
 UNITS = re.compile(r"nats per token|\(share\)|share (of texts )?found|new tokens|register of the text|and its strength")
 PLOTS = {"power", "cost", "attacks", "changes", "registers"}
-README = Path(__file__).resolve().parents[3] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 SIZE = ["--samples", "2", "--max-length", "16", "--suite-samples", "4", "--suite-tokens", "16",
         "--suite-decoys", "99"]  # fmt: skip
 QUESTION = {"question": "It was the best of", "choices": ["times", "xylophones"], "answer": 0}
@@ -26,7 +26,7 @@ def test_one_command_measures_everything(preset: str, tmp_path: Path, monkeypatc
     command = re.search(r"^okr run tiny (--suite all --quick)", README.read_text(encoding="utf-8"), re.MULTILINE)
     (tmp_path / "questions.jsonl").write_text(f"{json.dumps(QUESTION)}\n", encoding="utf-8")
     words = ["--paraphraser", "tiny-switch", "--choices", str(tmp_path / "questions.jsonl")]
-    monkeypatch.setenv("OKR_THREADS", "1")  # workers of the test run share the cores
+    few_passages(monkeypatch)
     folder = tmp_path / "out"
     assert execute(["run", preset, *command[1].split(), "--output-dir", str(folder), *SIZE, *words]) == 0
     suites = SuiteResults.load(folder / "suites.json")
@@ -37,6 +37,15 @@ def test_one_command_measures_everything(preset: str, tmp_path: Path, monkeypatc
     if CHROMIUM is None:
         pytest.skip("all but the browser's part passed: install chromium")
     the_report_opens(page, tmp_path)
+
+
+def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs and correlations on few texts, all in one thread, as workers of the test run share the cores."""
+    monkeypatch.setenv("OKR_THREADS", "1")
+    monkeypatch.setenv("OKR_QUALITY_PASSAGES", "4")
+    monkeypatch.setitem(options.QUICK, "passages", 2)
+    monkeypatch.setitem(quality.PER_REGISTER, True, 2)
+    monkeypatch.setitem(paraphrase.PAIRS, True, 3)
 
 
 def every_cell_is_done(found: SuiteResults) -> None:

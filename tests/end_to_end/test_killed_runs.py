@@ -3,13 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from small_runs import SMALL
 
-DRIVER = Path(__file__).parents[2] / "killed_runs.py"
+DRIVER = Path(__file__).with_name("killed_runs.py")
 
 
 def comparable(folder: Path) -> dict:
@@ -20,13 +19,13 @@ def comparable(folder: Path) -> dict:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(("where", "least"), [("torn", 6), ("files", 5)])
 def test_sigkill_at_every_write_then_resume(
-    where: str, least: int, deepseek_folder: Path, key_file: Path, tmp_path: Path
+    where: str, least: int, deepseek_folder: Path, key_file: Path, warm: Path, tmp_path: Path
 ) -> None:
     flags = SMALL | {"model": str(deepseek_folder), "key": str(key_file), "output_dir": "out"}
     done = subprocess.run(
-        [sys.executable, str(DRIVER), where, json.dumps(flags)],
+        [warm / "python", str(DRIVER), where, json.dumps(flags)],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env=os.environ | {"PYTHONPATH": str(DRIVER.parents[1])},
         capture_output=True,
         text=True,
         check=False,

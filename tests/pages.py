@@ -1,0 +1,30 @@
+"""The pages of the documentation, and what stands on them."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+RUN = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "cli.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+"""Pages whose every block is run."""
+WRITTEN = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Examples that stand on none of these, and what makes them short enough to be run; the README's suites are run by
+# end_to_end/test_both_models.py, porting.md's commands by documents/test_porting.py.
+EXAMPLES = {
+    ("README.md", "okr run deepseek-moe"): "--samples 2 --max-length 8 --decoys 999",
+    ("docs/detection.md", "okr calibrate tiny-deepseek-moe --evidence text --tokens 400 --fpr 0.01"): (
+        "--setting boundary:inf:1 --samples 2 --keys 2 --length 24 --passages 2"
+    ),
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def shown(expected: str, printed: str) -> list[str]:
+    """Lines of ``expected`` that ``printed`` lacks; an ellipsis stands for anything."""
+    patterns = {line: ".*".join(map(re.escape, line.split("…"))) for line in expected.splitlines()}
+    return [line for line, pattern in patterns.items() if not re.search(f"^{pattern}\\s*$", printed, re.MULTILINE)]
