@@ -234,5 +234,5 @@ def test_the_loss_is_the_models_own_and_the_key_changes_it(
         own = loaded.model(input_ids=source, labels=target).loss
     else:
         own = loaded.model(input_ids=ids(text), labels=ids(text)).loss
-    assert measured["unkeyed"][0] == pytest.approx(own.item(), rel=1e-5)
-    assert all(keyed != unkeyed for keyed, unkeyed in zip(measured["keyed"], measured["unkeyed"], strict=True))
+    assert measured.unkeyed[0] == pytest.approx(own.item(), rel=1e-5)
+    assert all(keyed != unkeyed for keyed, unkeyed in zip(measured.keyed, measured.unkeyed, strict=True))
