@@ -84,7 +84,7 @@ def run(
             progress.stage(f"loading {resolved.config.model}")
             ready = prepared() if prepared is not None else prepare(resolved, processes)
             own = ready.under(folder.key()) if folder is not None else None
-        with _failure_taken_back(folder, resolved, processes):
+        with _failure_taken_back(folder, processes):
             shared = opened.enter_context(_share(ready, folder, own, processes))
             tasks = tasks_of(shared.subject, shared.folder, ready.prompts)
             with _named(processes):
@@ -153,7 +153,7 @@ def _named(processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_taken_back(folder: RunFolder | None, resolved: Resolved, processes: Processes) -> Iterator[None]:
+def _failure_taken_back(folder: RunFolder | None, processes: Processes) -> Iterator[None]:
     """A run that fails before its first task is done leaves nothing behind, unless others may have done something."""
     try:
         yield
