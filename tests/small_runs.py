@@ -38,8 +38,8 @@ def launched(python: Path, processes: int, module: str, *words: str) -> subproce
     )
 
 
-def save_tokenizer(folder: Path) -> None:
-    """A byte-level BPE of 384 entries that puts <bos> first."""
+def save_tokenizer(folder: Path, texts: int = 10) -> None:
+    """A byte-level BPE of 384 entries, made from shipped passages, that puts <bos> first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,7 +49,7 @@ def save_tokenizer(folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([passage.text for passage in passages(10)], trainer)
+    tokenizer.train_from_iterator([passage.text for passage in passages(texts)], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"

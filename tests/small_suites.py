@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import random_deepseek
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from small_runs import save_tokenizer
 
 import okr
 from okr.experiment.config import Resolved, resolve
 from okr.experiment.runner import run
-from okr.loaders import Loaded, passages
+from okr.loaders import Loaded
 from okr.suites.options import SuiteOptions
 from okr.suites.samples import Bench
 
@@ -32,20 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = random_deepseek(vocab_size=384, max_position_embeddings=512, pad_token_id=0, bos_token_id=1,
                                 eos_token_id=2)  # fmt: skip
     model.save_pretrained(folder)
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=384,
-        special_tokens=["<pad>", "<bos>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([passage.text for passage in passages(4)], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    ).save_pretrained(folder)
+    save_tokenizer(folder, 4)
     return folder
 
 

@@ -93,6 +93,7 @@ def _sweep(
     from pydantic import ValidationError
 
     from okr.tuning.sweep import Sweep, digest
+    from okr.validation import first_problem
 
     try:
         return Sweep(
@@ -110,9 +111,8 @@ def _sweep(
             seed=seed,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]).replace("tokens", "length")
-        raise InvalidConfig(f"--{name}: {first['msg']}") from None
+        problem = first_problem(error)
+        raise InvalidConfig(f"--{problem.field.replace('tokens', 'length')}: {problem.message}") from None
 
 
 def _setting(word: str) -> tuple[str, float, float]:
@@ -151,7 +151,7 @@ def _summary(done: "Calibration", evidence: str, tokens: int, fpr: float, folder
         span = f"{need.text or '-'} ({need.text_low or '-'} to {need.text_high or 'no bound'})"
         cost = f"{line.cost:.4f} ({line.cost_low:.4f} to {line.cost_high:.4f})"
         lines.append(
-            f"{line.zone:<9}{line.epsilon:>8g}{line.strength:>9g}{line.opportunity_rate:>14.0%}{cost:>25}"
+            f"{line.zone:<9}{line.epsilon:>8g}{line.strength:>9g}{line.opportunity_rate:>14.0%}  {cost:>24}"
             f"{need.trace or '-':>16}{span:>24}"
         )
     lines.append(f"tokens: for a true-positive rate of 0.95 at a false-positive rate of {fpr:g}; text: extrapolated")

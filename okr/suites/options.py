@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from okr.errors import InvalidConfig
+from okr.validation import first_problem
 
 SUITES = ("baselines", "quality", "attacks")
 Suite = Literal["baselines", "quality", "attacks"]
@@ -54,8 +55,8 @@ def suite_options(asked: Mapping[str, object]) -> SuiteOptions:
     try:
         options = SuiteOptions.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InvalidConfig(f"--suite-{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
+        problem = first_problem(error)
+        raise InvalidConfig(f"--suite-{problem.field}: {problem.message}, got {problem.given!r}") from None
     if options.attacked > options.samples:
         options = options.model_copy(update={"attacked": options.samples})
     return options

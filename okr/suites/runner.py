@@ -26,6 +26,7 @@ from okr.suites.figures import Figure
 from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.quality import quality_cells
 from okr.suites.samples import Bench, shortened
+from okr.validation import first_problem
 
 FOLDER, SUITES_FILE = "suites", "suites.json"
 _OWN = ("judge", "paraphraser", "pairs", "choices", "human_eval")  # options that only single cells depend on
@@ -73,9 +74,7 @@ class SuiteResults(BaseModel):
         except OSError as error:
             raise InvalidConfig(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            raise InvalidConfig(f"{path} is not valid: {place}: {problem['msg']}") from None
+            raise InvalidConfig(f"{path} is not valid: {first_problem(error).line()}") from None
 
 
 PLANS: dict[str, Callable[[Bench, Ledger], Sequence[Cell]]] = {
