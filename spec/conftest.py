@@ -1,6 +1,7 @@
 """``pytest spec --okr-impl IMPL``: every clause a test, its id the test's name."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,11 +23,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("clause", registry.load().values(), ids=lambda clause: clause.id)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """An implementation that cannot be judged ends the run before a worker has begun."""
+    if not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
+        with called_once(session.config):
+            pass
+
+
 @pytest.fixture(scope="session")
-def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+def subject(pytestconfig: pytest.Config) -> Iterator[Subject]:
     """The implementation, after a first simple call."""
+    with called_once(pytestconfig) as found:
+        yield found
+
+
+@contextmanager
+def called_once(config: pytest.Config) -> Iterator[Subject]:
+    """The implementation after a first simple call; what is wrong with it ends the run."""
     try:
-        implementation = load(request.config.getoption("--okr-impl"))
+        implementation = load(config.getoption("--okr-impl"))
         found = Subject(implementation)
         smoke(found)
     except (UsageError, BadImplementation) as error:

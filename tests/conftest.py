@@ -1,25 +1,28 @@
-"""A small untrained checkpoint of each structure, and a finished run of each."""
+"""A small untrained checkpoint of each structure, and a finished run of each.
+
+What takes seconds to import is imported by the fixtures that need it: most tests, and pytest itself, do not.
+"""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from small_runs import PASSPHRASE, SMALL, save_tokenizer
-from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 from warm_python import server
 
-from okr.experiment.config import resolve
-from okr.experiment.results import Results
-from okr.experiment.runner import run
-from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM
-from okr.routing import Key
+if TYPE_CHECKING:
+    from okr.experiment.results import Results
 
 
 @pytest.fixture(scope="session")
 def deepseek_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DeepSeek-MoE with two routed layers, float32."""
+    from small_runs import save_tokenizer
+
+    from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM
+
     folder = tmp_path_factory.mktemp("deepseek-checkpoint")
     config = DeepseekConfig(
         vocab_size=384,
@@ -48,6 +51,9 @@ def deepseek_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def switch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained Switch Transformer with one routed layer in each stack, float32."""
+    from small_runs import save_tokenizer
+    from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
+
     folder = tmp_path_factory.mktemp("switch-checkpoint")
     config = SwitchTransformersConfig(
         vocab_size=384,
@@ -74,16 +80,26 @@ def switch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The key file of PASSPHRASE."""
+    from small_runs import PASSPHRASE
+
+    from okr.routing import Key
+
     path = tmp_path_factory.mktemp("key") / "key.json"
     Key.from_passphrase(PASSPHRASE).save(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def experiment(key_file: Path) -> Callable[..., Results]:
+def experiment(key_file: Path) -> Callable[..., "Results"]:
     """Runs a small experiment: ``experiment(model folder, output folder, **settings)``."""
+    from small_runs import SMALL
 
-    def start(model: Path, output: Path, *, resume: bool = False, preset: str = "tiny", **settings: object) -> Results:
+    from okr.experiment.config import resolve
+    from okr.experiment.runner import run
+
+    def start(
+        model: Path, output: Path, *, resume: bool = False, preset: str = "tiny", **settings: object
+    ) -> "Results":
         flags = SMALL | {"model": str(model), "output_dir": str(output), "key": str(key_file)} | settings
         return run(resolve(preset, flags, environment={}), resume=resume)
 
@@ -92,7 +108,7 @@ def experiment(key_file: Path) -> Callable[..., Results]:
 
 @pytest.fixture(scope="session")
 def finished(
-    deepseek_folder: Path, experiment: Callable[..., Results], tmp_path_factory: pytest.TempPathFactory
+    deepseek_folder: Path, experiment: Callable[..., "Results"], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of a finished run; tests only read it."""
     folder = tmp_path_factory.mktemp("runs") / "finished"

@@ -79,7 +79,7 @@ class ProcessAdapter:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
+            for stream in (self._process.stdin, self._process.stdout, self._errors):
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
@@ -119,6 +119,7 @@ class ProcessAdapter:
                     self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
                 )
             except OSError as error:
+                self._errors.close()
                 raise BadImplementation(f"cannot start {self._command[0]!r}: {error.strerror}") from None
         return self._process
 

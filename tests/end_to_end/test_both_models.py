@@ -15,7 +15,7 @@ from okr.suites.runner import SuiteResults
 UNITS = re.compile(r"nats per token|\(share\)|share (of texts )?found|new tokens|register of the text|and its strength")
 PLOTS = {"power", "cost", "attacks", "changes", "registers"}
 README = Path(__file__).resolve().parents[2] / "README.md"
-SIZE = ["--samples", "2", "--max-length", "16", "--suite-samples", "4", "--suite-tokens", "16",
+SIZE = ["--samples", "2", "--max-length", "16", "--suite-samples", "2", "--suite-tokens", "16",
         "--suite-decoys", "99"]  # fmt: skip
 QUESTION = {"question": "It was the best of", "choices": ["times", "xylophones"], "answer": 0}
 
@@ -46,6 +46,7 @@ def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(options.QUICK, "passages", 2)
     monkeypatch.setitem(quality.PER_REGISTER, True, 2)
     monkeypatch.setitem(paraphrase.PAIRS, True, 3)
+    monkeypatch.setitem(paraphrase.KEYS, True, 8)
 
 
 def every_cell_is_done(found: SuiteResults) -> None:
