@@ -41,6 +41,8 @@ class Store(Generic[Result]):
         """Names of all tasks of the job."""
         self.elsewhere: set[str] = set()
         """Names of the tasks that other processes are at."""
+        self.heard: Callable[[Record[Result]], None] = lambda record: None
+        """Told of every record that another process has kept."""
         self._adapter: TypeAdapter[Record[Result]] = TypeAdapter(Record[result])
 
     @contextmanager
@@ -171,31 +173,29 @@ class Store(Generic[Result]):
         self.wait([name])
         return self.records.get(name)
 
-    def look(self) -> list[Record[Result]]:
-        """The records that other processes have kept since the last look."""
+    def look(self) -> bool:
+        """Read what other processes have kept since the last look; returns whether there is anything."""
         found = [record for name in sorted(self.elsewhere) if (record := self.read(name)) is not None]
         self.records |= {record.name: record for record in found}
         self.elsewhere -= {record.name for record in found}
-        return found
+        for record in found:
+            self.heard(record)
+        return bool(found)
 
     def wait(
         self,
         names: Iterable[str],
-        heard: Callable[[Record[Result]], None] = lambda record: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Look until the tasks ``names`` that other processes are at have ended; ``heard`` is told of every record.
+        """Look until the tasks ``names`` that other processes are at have ended.
 
         Raises ProcessFailed when all processes have been silent for too long.
         """
         last, wanted = clock(), set(names)
         while wanted & self.elsewhere:
-            found = self.look()
-            for record in found:
-                heard(record)
-            if found:
+            if self.look():
                 last = clock()
             elif clock() - last > (limit := self._limit()):
                 raise ProcessFailed(

@@ -45,15 +45,15 @@ def work(
         progress.advance(task.bar, task.steps, task.weight)
         log.info("process %d: %s is %s", record.process, record.name, record.status)
 
+    store.heard = heard
     for task in own:
         record = _done(task, progress, processes.rank, keep_going)
         _keep(store, record, keep_going)
         log.info("%s is %s", record.name, record.status)
         if processes.main:
-            for other in store.look():
-                heard(other)
+            store.look()
     if processes.main:
-        store.wait(list(store.elsewhere), heard)
+        store.wait(list(store.elsewhere))
     return [store.records[name] for name in store.order if name in store.records]
 
 

@@ -182,7 +182,8 @@ def test_the_wait_ends_when_everything_is_there_and_not_before(tmp_path: Path) -
         lambda: other.keep(record("b", Note(text="whole"))),
     ]
     heard = []
-    main.wait(["b"], lambda found: heard.append(found.name), clock=lambda: clock.now, pause=clock.pause)
+    main.heard = lambda found: heard.append(found.name)
+    main.wait(["b"], clock=lambda: clock.now, pause=clock.pause)
     assert heard == ["a", "b"]
     assert main.result("b").text == "whole"
     assert main.elsewhere == {"c"}

@@ -115,6 +115,7 @@ class Team:
         self.barrier, self.told = threading.Barrier(self.count), list[Any]([None])
         self.found: dict[str, int] | None = None
         self.done: list[int] = []
+        self.heard = Heard()
 
     def processes(self, rank: int) -> Processes:
         team = self
@@ -152,7 +153,12 @@ class Team:
                 self.barrier.wait(20)
                 if rank > 0:
                     opened.enter_context(store.locked())
-                records = work(tasks_of(self.needs, store, self.done), store, Heard(), self.processes(rank))
+                records = work(
+                    tasks_of(self.needs, store, self.done),
+                    store,
+                    self.heard if rank == 0 else Heard(),
+                    self.processes(rank),
+                )
                 if rank == 0:
                     self.found = {r.name: r.result.value for r in records if r.result is not None}
         except (Killed, ProcessFailed, BrokenBarrierError):
@@ -196,6 +202,8 @@ def test_two_processes_share_tasks_that_need_each_other(tmp_path: Path) -> None:
     team.start()
     assert team.found == expected(needs)
     assert sorted(team.done) == list(range(len(needs)))
+    assert team.heard.bars == {"tasks": [12, 12]}, "the main process tells what all have done"
+    assert team.heard.done == pytest.approx(team.heard.weight)
     ranks = {Store[Sum](tmp_path / "tasks", Sum).read(f"t/{number}").process for number in range(len(needs))}
     assert ranks == {0, 1}
 
