@@ -52,7 +52,7 @@ def cost(loaded: okr.Loaded, keys: list[okr.Key], setting: dict) -> str:
     added = []
     for key in keys:
         measured = held_out_loss.measure(Subject(loaded, key, config), lambda steps: None)
-        added.append(np.subtract(measured["keyed"], measured["unkeyed"]))
+        added.append(np.subtract(measured.keyed, measured.unkeyed))
     passage_means = np.mean(added, axis=0)
     half = stats.sem(passage_means) * stats.t.ppf(0.975, PASSAGES - 1)
     return f"{passage_means.mean():.4f} ± {half:.4f}"
