@@ -10,17 +10,21 @@ import argparse
 import hashlib
 import json
 import math
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from common import Worked, worked
 from scipy.stats import binomtest
 
 import okr
+from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 
+MODEL = "tiny-deepseek-moe"
 SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEYS, TOKENS, ALPHA = 1_000, 24, 0.01
+ORIGINS = ("one of the keys", "another key", "no key")
 
 
 def key(name: object) -> okr.Key:
@@ -41,35 +45,41 @@ def trace(loaded: okr.Loaded, number: int, made_under: okr.Key | None) -> okr.Tr
         return watermark.generate(**arguments).traces[0]
 
 
-def found(named: int, traces: int) -> dict[str, float]:
+def attributed(loaded: okr.Loaded, keys: list[okr.Key], origin: str, number: int) -> dict[str, bool]:
+    """Whether one trace had its key named; of a trace under none of the keys, whether any was."""
+    owner = keys[(137 * number) % KEYS]
+    made_under = dict(zip(ORIGINS, (owner, key(f"stranger {number}"), None), strict=True))[origin]
+    answer = okr.attribute(loaded.model, trace(loaded, number, made_under), keys, alpha=ALPHA, **SETTING)
+    return {"named": answer.key_id == owner.id if made_under is owner else answer.key_id is not None}
+
+
+def found(done: Worked, origin: str) -> dict[str, float]:
     """How many traces had a key named, of how many, and the 95% interval of that rate."""
-    low, high = binomtest(named, traces).proportion_ci(0.95, "exact")
-    return {"traces": traces, "named": named, "low": round(low, 4), "high": round(high, 4)}
+    named = [result["named"] for name, result in done.results.items() if name.startswith(f"{origin}/")]
+    low, high = binomtest(sum(named), len(named)).proportion_ci(0.95, "exact")
+    return {"traces": len(named), "named": sum(named), "low": round(low, 4), "high": round(high, 4)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="what it holds is not done again")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--traces", type=int, default=20, help="traces made under one of the keys")
     parser.add_argument("--strangers", type=int, default=20, help="traces under other keys, and as many under none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = okr.load("tiny-deepseek-moe")
-    keys = [key(number) for number in range(KEYS)]
-    wanted = {"one of the keys": arguments.traces, "another key": arguments.strangers, "no key": arguments.strangers}
-    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    result |= {"keys": KEYS, "tokens": TOKENS, "alpha": ALPHA, "date": time.strftime("%Y-%m-%d")}
-    for origin, traces in wanted.items():
-        so_far = result.get(origin, {"traces": 0, "named": 0})
-        named = int(so_far["named"])
-        for number in range(so_far["traces"], traces):
-            owner = keys[(137 * number) % KEYS]
-            made_under = {"one of the keys": owner, "another key": key(f"stranger {number}"), "no key": None}[origin]
-            answer = okr.attribute(loaded.model, trace(loaded, number, made_under), keys, alpha=ALPHA, **SETTING)
-            named += answer.key_id == owner.id if made_under is owner else answer.key_id is not None
-            result[origin] = found(named, number + 1)
-            arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            print(f"{origin}: {result[origin]}", flush=True)
+    loaded, keys = okr.load(MODEL), [key(number) for number in range(KEYS)]
+    wanted = dict(zip(ORIGINS, (arguments.traces, arguments.strangers, arguments.strangers), strict=True))
+    tasks = {
+        f"{origin}/{number}": partial(attributed, loaded, keys, origin, number)
+        for origin, traces in wanted.items()
+        for number in range(traces)
+    }
+    head = {"keys": KEYS, "tokens": TOKENS, "alpha": ALPHA}
+    done = worked(arguments.out, {"model": MODEL} | head, tasks)
+    if done is not None:
+        figures = head | {"date": done.machine["date"]}
+        figures |= {origin: found(done, origin) for origin, traces in wanted.items() if traces}
+        write_atomically(arguments.out, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

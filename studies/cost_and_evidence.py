@@ -14,17 +14,19 @@ passages and texts, the keys kept.
 import argparse
 import json
 import math
-import time
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import text_power
 import torch
+from common import worked
 from scipy.special import logsumexp
 from scipy.stats import bootstrap
 
 import okr
 from okr.discovery import keyable_sites
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 
 INF = math.inf
@@ -100,13 +102,17 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = okr.load(arguments.model)
     kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
-    human, own = texts(loaded)
-    lines = []
-    for setting in SETTINGS[kind]:
-        lines.append(measured(loaded, setting, human, own))
-        print(lines[-1], flush=True)
-    done = {"lines": lines, "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
-    arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    read = cache(partial(texts, loaded))
+    tasks = {
+        f"settings/{text_power.name_of(setting)}": lambda setting=setting: measured(loaded, setting, *read())
+        for setting in SETTINGS[kind]
+    }
+    plan = {"model": arguments.model, "weights": okr.prepare(loaded.model).identity.weights}
+    plan |= {"keys": KEYS, "passages": PASSAGES, "texts": OWN, "tokens": TOKENS}
+    done = worked(arguments.out, plan, tasks)
+    if done is not None:
+        figures = {"lines": list(done.results.values()), "date": done.machine["date"], "torch": done.machine["torch"]}
+        write_atomically(arguments.out, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

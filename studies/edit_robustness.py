@@ -6,20 +6,21 @@ tiny-deepseek-moe, soft keying at the boundary. The *anchor* is what the key is 
 the router's input. Every other anchor gets the strength at which it costs the same on held-out passages; then texts are
 written with it, attacked, and scored as `okr.detect` scores them, with the same anchor. The *statistic* makes one
 number a key of the probabilities; every one here treats all keys alike, so each gives an exact test. z: how far the
-true key is ahead of the decoys, in their standard deviations. Journal: one line an anchor, so an interrupted run goes
-on. Plain sampling without a cache, so that an anchor may look back as far as it likes.
+true key is ahead of the decoys, in their standard deviations. Plain sampling without a cache, so that an anchor may
+look back as far as it likes.
 """
 
 import argparse
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import worked
 from torch import Tensor
 
 import okr
@@ -27,6 +28,7 @@ from okr.detection import Decoys, draw_decoys, statistic
 from okr.detection.likelihood import KeyRows
 from okr.engines import Engine, Text
 from okr.engines.protocol import Score
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting
 from okr.suites.samples import Made
@@ -261,15 +263,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = okr.load(MODEL)
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"lines": []}
-    done |= {"model": MODEL, "texts": TEXTS, "tokens": TOKENS, "decoys": DECOYS, "torch": torch.__version__}
-    wanted = cost(loaded, OWN_STRENGTH, next(iter(ANCHORS)))
-    for anchor in list(ANCHORS)[len(done["lines"]) :]:
-        began = time.monotonic()
-        strength = OWN_STRENGTH if not done["lines"] else matched(loaded, anchor, wanted)
-        done["lines"].append(line(loaded, anchor, strength, TEXTS))
-        arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-        print(f"{anchor}: strength {strength:.2f}, {time.monotonic() - began:.0f} s", flush=True)
+    wanted = cache(partial(cost, loaded, OWN_STRENGTH, next(iter(ANCHORS))))
+
+    def measured(anchor: str) -> dict:
+        own = anchor == next(iter(ANCHORS))
+        return line(loaded, anchor, OWN_STRENGTH if own else matched(loaded, anchor, wanted()), TEXTS)
+
+    head = {"model": MODEL, "texts": TEXTS, "tokens": TOKENS, "decoys": DECOYS}
+    done = worked(arguments.out, head, {f"anchors/{anchor}": partial(measured, anchor) for anchor in ANCHORS})
+    if done is not None:
+        figures = {"lines": list(done.results.values())} | head | {"torch": done.machine["torch"]}
+        write_atomically(arguments.out, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,18 +14,20 @@ import argparse
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import Figures, worked
 from scipy.stats import norm
 
 import okr
 from okr.detection import Decoys, SiteEvidence, gather_evidence
 from okr.detection.attribution import sequential_p_value
 from okr.detection.tally import SiteTally
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting
 
@@ -115,67 +117,49 @@ def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
     return float(norm.sf((matched - expected) / math.sqrt(variance))) if variance else 1.0
 
 
-def trace_tests(loaded: Loaded, name: str, texts: int, keys: range) -> dict[str, list[float]]:
-    """p-values of ``texts`` x ``keys`` tests of one class, and those of a naive test where keys choose freely."""
+@torch.no_grad()
+def trace_tests(loaded: Loaded, name: str, number: int, keys: range) -> dict[str, list[float]]:
+    """p-values of ``keys`` tests of one text of a class, and those of a naive test where keys choose freely."""
     p_values, naive = [], []
-    for number in range(texts):
-        setting = list(SETTINGS.values())[number % 2]
-        made_under = key("other", number) if name == "output under other keys" else None
-        sites = evidence(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
-        sites = [site for site in sites if len(site.choice)]
-        for test in keys:
-            claimed = key(name, number, test)
-            seed = hashlib.sha256(f"{name} {number} {test}".encode()).digest()
-            p_values.append(sequential_p_value(sites, claimed, seed, DECOYS["trace"])[0])
-            if setting.strength == math.inf and test < 60:
-                naive.append(naive_p(sites, claimed))
+    setting = list(SETTINGS.values())[number % 2]
+    made_under = key("other", number) if name == "output under other keys" else None
+    sites = evidence(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
+    sites = [site for site in sites if len(site.choice)]
+    for test in keys:
+        claimed = key(name, number, test)
+        seed = hashlib.sha256(f"{name} {number} {test}".encode()).digest()
+        p_values.append(sequential_p_value(sites, claimed, seed, DECOYS["trace"])[0])
+        if setting.strength == math.inf and test < 60:
+            naive.append(naive_p(sites, claimed))
     return {"p": p_values, "naive": naive}
 
 
-def text_tests(loaded: Loaded, name: str, texts: int) -> dict[str, list[float]]:
-    """p-values of okr.detect, one fresh key a text."""
-    p_values = []
-    for number in range(texts):
-        setting = list(SETTINGS.values())[number % 2]
-        verdict = okr.detect(
-            loaded.model,
-            CLASSES[name](loaded, number)[:TOKENS],
-            key("text", name, number),
-            epsilon=setting.epsilon,
-            zone=setting.zone,
-            strength=setting.strength,
-            decoys=DECOYS["text"],
-            alpha=0.01,
-            rows=25,
-        )
-        p_values.append(verdict.p_value)
-    return {"p": p_values, "naive": []}
+@torch.no_grad()
+def text_test(loaded: Loaded, name: str, number: int) -> dict[str, list[float]]:
+    """The p-value of okr.detect for one text of a class and a fresh key."""
+    setting = list(SETTINGS.values())[number % 2]
+    verdict = okr.detect(
+        loaded.model,
+        CLASSES[name](loaded, number)[:TOKENS],
+        key("text", name, number),
+        epsilon=setting.epsilon,
+        zone=setting.zone,
+        strength=setting.strength,
+        decoys=DECOYS["text"],
+        alpha=0.01,
+        rows=25,
+    )
+    return {"p": [verdict.p_value], "naive": []}
 
 
-def run(kind: str, texts: int, keys: range, names: list[str], out: Path) -> None:
-    """Every class, each written to ``out`` as it is done; p-values rounded, so that the file stays readable."""
-    loaded = okr.load(MODEL)
-    for name in names:
-        began = time.monotonic()
-        with torch.no_grad():
-            found = trace_tests(loaded, name, texts, keys) if kind == "trace" else text_tests(loaded, name, texts)
-        rounded = {part: np.unique(np.round(values, 6), return_counts=True) for part, values in found.items()}
-        classes = json.loads(out.read_text(encoding="utf-8"))["classes"] if out.exists() else {}
-        classes[name] = {part: [v.tolist(), n.tolist()] for part, (v, n) in rounded.items()}
-        document = {
-            "kind": kind,
-            "model": MODEL,
-            "tokens": TOKENS,
-            "decoys": DECOYS[kind],
-            "texts": texts,
-            "keys": len(keys),
-            "date": time.strftime("%Y-%m-%d"),
-            "versions": {"okr": okr.__version__, "torch": torch.__version__},
-            "classes": {name: classes[name] for name in CLASSES if name in classes},
-        }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document) + "\n", encoding="utf-8")
-        print(f"{name}: {len(found['p'])} tests in {time.monotonic() - began:.0f} s", flush=True)
+def together(found: Iterable[Figures]) -> dict[str, list[list[float]]]:
+    """The p-values of a class and how often each occurs, rounded, so that the file stays readable."""
+    parts = {"p": [], "naive": []}
+    for text in found:
+        for part, values in parts.items():
+            values += text[part]
+    rounded = {part: np.unique(np.round(values, 6), return_counts=True) for part, values in parts.items()}
+    return {part: [values.tolist(), counts.tolist()] for part, (values, counts) in rounded.items()}
 
 
 def main() -> None:
@@ -185,12 +169,27 @@ def main() -> None:
     parser.add_argument("--texts", type=int, help="texts in each class (42 for trace, 340 for text)")
     parser.add_argument("--keys", type=int, default=400, help="fresh keys for each text's trace")
     parser.add_argument("--first-key", type=int, default=0, help="number of the first key: other keys, other tests")
-    parser.add_argument("--only", choices=CLASSES, action="append", help="one class (repeat it); none: all")
+    parser.add_argument("--only", choices=CLASSES, action="append", help="this class alone (repeat it); none: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     texts = arguments.texts or (42 if arguments.kind == "trace" else 340)
     keys = range(arguments.first_key, arguments.first_key + arguments.keys)
-    run(arguments.kind, texts, keys, arguments.only or list(CLASSES), arguments.out)
+    names = [name for name in CLASSES if name in (arguments.only or CLASSES)]
+    loaded = okr.load(MODEL)
+    test = partial(trace_tests, keys=keys) if arguments.kind == "trace" else text_test
+    tasks = {f"{name}/{number}": partial(test, loaded, name, number) for name in names for number in range(texts)}
+    head = {"kind": arguments.kind, "model": MODEL, "tokens": TOKENS, "decoys": DECOYS[arguments.kind]}
+    done = worked(arguments.out, head | {"keys": len(keys), "first key": arguments.first_key}, tasks)
+    if done is None:
+        return
+    figures = head | {
+        "texts": texts,
+        "keys": len(keys),
+        "date": done.machine["date"],
+        "versions": {"okr": okr.__version__, "torch": done.machine["torch"]},
+        "classes": {name: together(done.results[f"{name}/{number}"] for number in range(texts)) for name in names},
+    }
+    write_atomically(arguments.out, json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

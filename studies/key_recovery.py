@@ -13,16 +13,20 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import torch
+from common import worked
 from torch import Tensor, nn
 
 import okr
 from okr.detection import SiteEvidence, gather_evidence
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting, key_scores, select
 
+MODEL = "tiny-deepseek-moe"
 SETTING = Setting(math.inf, "boundary", 1.0)
 OPTIONS = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
 TOKENS = (250, 1_000, 4_000, 16_000, 32_000)
@@ -74,16 +78,23 @@ def hit_rate(test: list[list[SiteEvidence]], projections: list[Tensor]) -> float
     return hits / free
 
 
-def recovery(loaded: Loaded) -> str:
-    """Hit rates of the learnt projection on traces it has not seen, by tokens seen, as it is and rounded to +1/-1; the
-    share of the key's bits that rounding gets right; another key and the key itself beside it."""
-    texts = [passage.text for passage in passages(200)]
-    owner = key("owner")
-    test = keyed_evidence(loaded, texts[180:], owner)
-    train = keyed_evidence(loaded, texts[:180], owner)
+class Recovery:
+    """Traces under one key, of the owner to test with and of the attacker to learn from."""
 
-    def real(of: okr.Key) -> list[Tensor]:
-        sites = [evidence.site for evidence in test[0]]
+    def __init__(self, loaded: Loaded) -> None:
+        texts = [passage.text for passage in passages(200)]
+        owner = key("owner")
+        self.test = keyed_evidence(loaded, texts[180:], owner)
+        train = keyed_evidence(loaded, texts[:180], owner)
+        self.own = self.real(owner)
+        self.pooled = [
+            [torch.cat([getattr(text[index], part) for text in train]) for part in ("choice", "hidden", "experts")]
+            for index in range(len(self.own))
+        ]
+
+    def real(self, of: okr.Key) -> list[Tensor]:
+        """A key's own projections, site by site."""
+        sites = [evidence.site for evidence in self.test[0]]
         return [
             torch.from_numpy(
                 of.projection(stack=s.stack, layer=s.layer, hidden_size=s.hidden_size, num_experts=s.num_experts)
@@ -91,37 +102,42 @@ def recovery(loaded: Loaded) -> str:
             for s in sites
         ]
 
-    own = real(owner)
-    pooled = [
-        [torch.cat([getattr(text[index], part) for text in train]) for part in ("choice", "hidden", "experts")]
-        for index in range(len(own))
-    ]
-    available = min(len(parts[0]) for parts in pooled)
-    lines = [
-        "| tokens of traces seen | hit rate on other traces | rounded to +1/-1 | bits of the key right |",
-        "| --- | --- | --- | --- |",
-        f"| none: another key | {hit_rate(test, real(key('stranger'))):.3f} | | 50.0% |",
-    ]
-    for tokens in [count for count in TOKENS if count < available] + [available]:
-        learnt = [learn(*(part[:tokens] for part in parts)) for parts in pooled]
+    def known(self, label: str, of: okr.Key, bits: str) -> str:
+        """The line of a key that nobody had to learn."""
+        return f"| {label} | {hit_rate(self.test, self.real(of)):.3f} | | {bits} |"
+
+    def learnt(self, most: int | None) -> str:
+        """The line of the projection that ``most`` tokens teach, or all tokens there are."""
+        available = min(len(parts[0]) for parts in self.pooled)
+        tokens = available if most is None else min(most, available)
+        learnt = [learn(*(part[:tokens] for part in parts)) for parts in self.pooled]
         signs = [torch.where(projection >= 0, 1.0, -1.0) for projection in learnt]
-        right = torch.cat([(sign == true).float().flatten() for sign, true in zip(signs, own, strict=True)]).mean()
-        rates = f"{hit_rate(test, learnt):.3f} | {hit_rate(test, signs):.3f}"
-        lines.append(f"| {tokens:,} | {rates} | {float(right):.1%} |")
-    lines.append(f"| the key itself | {hit_rate(test, own):.3f} | | 100% |")
-    return "\n".join(lines)
+        right = torch.cat([(sign == true).float().flatten() for sign, true in zip(signs, self.own, strict=True)]).mean()
+        rates = f"{hit_rate(self.test, learnt):.3f} | {hit_rate(self.test, signs):.3f}"
+        return f"| {tokens:,} | {rates} | {float(right):.1%} |"
 
 
-def changes(loaded: Loaded) -> str:
-    """Hit rate and p-values of 12 traces of 64 new tokens, replayed on changed copies of the model that made them."""
-    made_under = key("owner")
+def recovery(loaded: Loaded) -> dict[str, Callable[[], str]]:
+    """What makes each line: hit rates of the learnt projection on traces it has not seen, by tokens seen, as it is and
+    rounded to +1/-1; the share of the key's bits that rounding gets right; another key and the key itself beside it."""
+    traces = cache(partial(Recovery, loaded))
+    return {
+        "stranger": lambda: traces().known("none: another key", key("stranger"), "50.0%"),
+        **{f"{tokens} tokens": lambda tokens=tokens: traces().learnt(tokens) for tokens in TOKENS},
+        "all tokens": lambda: traces().learnt(None),
+        "owner": lambda: traces().known("the key itself", key("owner"), "100%"),
+    }
+
+
+def made(loaded: Loaded) -> list[okr.Trace]:
+    """12 traces of 64 new tokens, without the weights' digest: with it, verification would refuse a changed model."""
     prompts = [loaded.tokenizer(p.text)["input_ids"][:16] for p in passages(12)]
     inputs = torch.tensor(prompts)
     torch.manual_seed(0)
     sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": 64, "min_new_tokens": 64}
-    with okr.watermark(loaded.model, made_under, **OPTIONS) as watermark:
+    with okr.watermark(loaded.model, key("owner"), **OPTIONS) as watermark:
         traces = watermark.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), **sampling).traces
-    anonymous = [  # without the weights' digest, or verification would refuse a changed model at once
+    return [
         dataclasses.replace(
             trace,
             header=trace.header.model_copy(
@@ -130,16 +146,22 @@ def changes(loaded: Loaded) -> str:
         )
         for trace in traces
     ]
-    lines = ["| the model was | hit rate | chance | traces with p <= 0.001 |", "| --- | --- | --- | --- |"]
-    for name, change in CHANGES.items():
+
+
+def changes(loaded: Loaded) -> dict[str, Callable[[], str]]:
+    """What makes each line: hit rate and p-values of traces, replayed on a changed copy of the model of the traces."""
+    traces = cache(partial(made, loaded))
+
+    def line(name: str) -> str:
         model = copy.deepcopy(loaded.model)
-        change(model, loaded)
-        verdicts = [okr.verify(model, trace, made_under) for trace in anonymous]
+        CHANGES[name](model, loaded)
+        verdicts = [okr.verify(model, trace, key("owner")) for trace in traces()]
         hits = sum((v.hit_rate or 0) * v.free_slots for v in verdicts) / sum(v.free_slots for v in verdicts)
         chance = sum((v.chance_rate or 0) * v.free_slots for v in verdicts) / sum(v.free_slots for v in verdicts)
         found = sum(v.watermarked for v in verdicts)
-        lines.append(f"| {name} | {hits:.3f} | {chance:.3f} | {found} of {len(verdicts)} |")
-    return "\n".join(lines)
+        return f"| {name} | {hits:.3f} | {chance:.3f} | {found} of {len(verdicts)} |"
+
+    return {name: partial(line, name) for name in CHANGES}
 
 
 @torch.no_grad()
@@ -188,16 +210,32 @@ CHANGES: dict[str, Callable[[nn.Module, Loaded], None]] = {
 }
 
 
+PARTS = {
+    "recovery": (
+        recovery,
+        "| tokens of traces seen | hit rate on other traces | rounded to +1/-1 | bits of the key right |",
+    ),
+    "changes": (changes, "| the model was | hit rate | chance | traces with p <= 0.001 |"),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["recovery", "changes"])
+    parser.add_argument("what", choices=PARTS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    table = {"recovery": recovery, "changes": changes}[arguments.what](okr.load("tiny-deepseek-moe"))
+    part, head = PARTS[arguments.what]
+    lines = part(okr.load(MODEL))
+    tasks = {f"{arguments.what}/{name}": lambda line=line: {"line": line()} for name, line in lines.items()}
+    done = worked(arguments.out, {"model": MODEL, "what": arguments.what}, tasks)
+    if done is None:
+        return
+    distinct = dict.fromkeys(result["line"] for result in done.results.values())  # no more tokens than there are
+    table = "\n".join([head, "| --- | --- | --- | --- |", *distinct])
     print(table)
     if arguments.out:
-        arguments.out.write_text(table + "\n", encoding="utf-8")
+        write_atomically(arguments.out, table + "\n")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,22 @@
     python studies/quantised.py
 
 Eight prompts of 40 words, 64 new tokens each; every trace is verified alone, by the model that made it. The loss is the
-mean of eight shipped passages without a key. Needs bitsandbytes (the extra ``quant``). Prints a Markdown table.
+mean of eight shipped passages without a key. Needs bitsandbytes (the extra ``quant``). Prints a Markdown table;
+``--out FILE`` writes it too.
 """
 
+import argparse
 import math
 from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
+from common import worked
 
 import okr
 from okr.detection import TraceVerdict
+from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 from okr.loaders.prediction import passage_loss
 
@@ -56,13 +62,26 @@ def rows(name: str, quantization: str | None) -> Iterator[list[str]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| model | weights | MB | held-out loss | setting | free slots | hit rate | largest p of 8 |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in SOFT:
-        for quantization in (None, "8bit", "4bit"):
-            for cells in rows(name, quantization):
-                print(f"| {' | '.join(cells)} |", flush=True)
+    tasks = {
+        f"{name}/{quantization or 'float32'}": lambda name=name, kind=quantization: {"rows": list(rows(name, kind))}
+        for name in SOFT
+        for quantization in (None, "8bit", "4bit")
+    }
+    done = worked(arguments.out, {"bitsandbytes": version("bitsandbytes")}, tasks)
+    if done is None:
+        return
+    table = [
+        "| model | weights | MB | held-out loss | setting | free slots | hit rate | largest p of 8 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(f"| {' | '.join(cells)} |" for result in done.results.values() for cells in result["rows"]),
+    ]
+    print("\n".join(table))
+    if arguments.out:
+        write_atomically(arguments.out, "\n".join(table) + "\n")
 
 
 if __name__ == "__main__":

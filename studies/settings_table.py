@@ -5,19 +5,24 @@
 
 Prints a Markdown table: added held-out loss over shipped passages with a 95% interval over passages (mean of three
 keys), the share of routed tokens that are opportunities, and how four samples of 32 new tokens verify by their traces.
+``--out FILE`` writes it too.
 """
 
 import argparse
 import math
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from common import worked
 from scipy import stats
 
 import okr
 from okr.experiment import held_out_loss
 from okr.experiment.config import resolve
 from okr.experiment.sampling import Subject
+from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 
 INF = math.inf
@@ -46,8 +51,8 @@ def cost(loaded: okr.Loaded, keys: list[okr.Key], setting: dict) -> str:
     config = resolve("tiny", setting | {"quality_passages": PASSAGES}).config
     added = []
     for key in keys:
-        measured = held_out_loss.measure(Subject(loaded, key, config), lambda: None)
-        added.append(np.subtract(measured["keyed"], measured["unkeyed"]))
+        measured = held_out_loss.measure(Subject(loaded, key, config), lambda steps: None)
+        added.append(np.subtract(measured.keyed, measured.unkeyed))
     passage_means = np.mean(added, axis=0)
     half = stats.sem(passage_means) * stats.t.ppf(0.975, PASSAGES - 1)
     return f"{passage_means.mean():.4f} ± {half:.4f}"
@@ -70,20 +75,37 @@ def shown(loaded: okr.Loaded, key: okr.Key, setting: dict) -> tuple[str, str, st
     return f"{rate:.0%}", f"{max(v.p_value for v in verdicts):.3f}", f"{np.mean([v.z for v in verdicts]):.1f}"
 
 
+def row(loaded: okr.Loaded, keys: list[okr.Key], zone: str, epsilon: float, strength: float) -> dict[str, str]:
+    """One line of the table."""
+    setting = {"zone": zone, "epsilon": epsilon, "strength": strength}
+    rate, p, z = shown(loaded, keys[0], setting)
+    cells = (zone, f"{epsilon:g}", f"{strength:g}", cost(loaded, keys, setting), rate, p, z)
+    return {"line": f"| {' | '.join(cells)} |"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=SETTINGS)
-    name = parser.parse_args().model
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    name = arguments.model
     loaded = okr.load(name)
     keys = [okr.Key.from_passphrase(f"measuring settings {i}") for i in range(KEYS)]
-    print("| zone | epsilon | strength | cost, nats per token | opportunities | largest p of 4 | mean z |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for zone, epsilon, strength in SETTINGS[name]:
-        setting = {"zone": zone, "epsilon": epsilon, "strength": strength}
-        rate, p, z = shown(loaded, keys[0], setting)
-        print(
-            f"| {zone} | {epsilon:g} | {strength:g} | {cost(loaded, keys, setting)} | {rate} | {p} | {z} |", flush=True
-        )
+    tasks = {
+        f"settings/{zone} {epsilon:g} {strength:g}": partial(row, loaded, keys, zone, epsilon, strength)
+        for zone, epsilon, strength in SETTINGS[name]
+    }
+    done = worked(arguments.out, {"model": name, "passages": PASSAGES, "keys": KEYS}, tasks)
+    if done is None:
+        return
+    table = [
+        "| zone | epsilon | strength | cost, nats per token | opportunities | largest p of 4 | mean z |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(result["line"] for result in done.results.values()),
+    ]
+    print("\n".join(table))
+    if arguments.out:
+        write_atomically(arguments.out, "\n".join(table) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,17 +9,18 @@ Clopper-Pearson's (95%). Prints a Markdown table.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import worked
 
 import okr
 from okr.experiment.presets import PRESETS
 from okr.intervals import share
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
-from okr.pages.machine import machine
 from okr.pages.markdown import rows_table
 
 MODELS = {"tiny-deepseek-moe": "tiny", "tiny-switch": "tiny-switch"}
@@ -45,13 +46,13 @@ def made(loaded: Loaded, preset: Mapping[str, Any], prompts: list[list[int]]) ->
     return found
 
 
-def rows(name: str, texts: int) -> list[dict[str, Any]]:
+def rows(name: str, texts: int, made_in: Iterable[str] = DTYPES) -> list[dict[str, Any]]:
     """The figures of one model: by dtype of the generation and of the replay."""
     loaded = {dtype: okr.load(name, dtype=dtype) for dtype in DTYPES}
     preset = PRESETS[MODELS[name]].values
     prompts = [loaded["float32"].tokenizer(passage.text)["input_ids"][:24] for passage in passages(texts)]
     found = []
-    for generated in DTYPES:
+    for generated in made_in:
         traces = made(loaded[generated], preset, prompts)
         for replayed in DTYPES:
             verdicts = [okr.verify(loaded[replayed].model, trace, key) for key, trace in traces]
@@ -68,7 +69,6 @@ def rows(name: str, texts: int) -> list[dict[str, Any]]:
                     "least hit rate": round(min(verdict.hit_rate for verdict in verdicts), 4),
                 }
             )
-            print(found[-1], flush=True)
     return found
 
 
@@ -78,10 +78,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figures = {"machine": machine(), "rows": [row for name in MODELS for row in rows(name, arguments.texts)]}
+    tasks = {
+        f"{name}/{dtype}": lambda name=name, dtype=dtype: {"rows": rows(name, arguments.texts, [dtype])}
+        for name in MODELS
+        for dtype in DTYPES
+    }
+    done = worked(arguments.json, {"texts": arguments.texts, "new tokens": NEW_TOKENS}, tasks)
+    if done is None:
+        return
+    figures = {"machine": done.machine, "rows": [row for result in done.results.values() for row in result["rows"]]}
     print(rows_table(figures["rows"]))
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_atomically(arguments.json, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,19 +9,20 @@ by okr.detect's statistic with 99 decoys and 60 texts, near the highest cost wit
 WatermarkLogitsProcessor, half of the vocabulary green, left hash of one token) by an exact binomial test over the
 distinct (token before, token) pairs, 120 texts. Cost: added loss on held-out passages in nats per token, mean of three
 keys, 95% interval over passages; for both alike. Power: the share of texts with p <= 0.01 and its 95% Clopper-Pearson
-interval, for the first n tokens of single texts and for texts pooled into one test. One journal line is written for
-each setting, so an interrupted run goes on.
+interval, for the first n tokens of single texts and for texts pooled into one test.
 """
 
 import argparse
 import hashlib
 import json
 import math
-import time
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import worked
 from scipy.stats import binom
 from transformers import WatermarkingConfig, WatermarkLogitsProcessor
 
@@ -30,6 +31,7 @@ from okr.detection import Likelihoods, draw_decoys, likelihoods, statistic
 from okr.discovery import keyable_sites
 from okr.engines import Text
 from okr.intervals import paired, share
+from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting
 
@@ -221,6 +223,19 @@ def powers(p: dict[int, list[float]]) -> dict[str, list[float]]:
     return {str(n): [round(v, 4) for v in share(hits, len(p[n]))] for n, hits in found.items()}
 
 
+def lines(loaded: Loaded, kind: str, held_out: list[str]) -> dict[str, Callable[[], dict]]:
+    """What measures each line, by method and setting."""
+    ids, native = prompts(loaded, SHARP_TEXTS), cache(partial(losses, loaded, held_out))
+    jobs = {f"KGW/bias {bias:g}": (kgw_line, bias, SHARP_TEXTS, 0) for bias in KGW_BIASES}
+    jobs |= {f"OKR/{name_of(s)}": (okr_line, s, SHARP_TEXTS, SHARP_DECOYS) for s in SHARP[kind]}
+    jobs |= {f"OKR/{name_of(s)}": (okr_line, s, TEXTS, DECOYS) for s in SETTINGS[kind]}
+
+    def measured(of: Callable[..., dict], what: float | tuple, texts: int, decoys: int) -> dict:
+        return of(loaded, what, ids[:texts], held_out, native(), decoys)
+
+    return {name: partial(measured, *job) for name, job in jobs.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
@@ -230,24 +245,14 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded = okr.load(arguments.model)
     kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
-    done = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"lines": []}
-    done |= {"model": type(loaded.model).__name__, "grain": kind, "level": LEVEL}
-    done |= {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
-    ids = prompts(loaded, SHARP_TEXTS)
     held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
-    native = losses(loaded, held_out)
-    jobs = [("KGW", bias, kgw_line, SHARP_TEXTS, 0) for bias in KGW_BIASES]
-    jobs += [("OKR", s, okr_line, SHARP_TEXTS, SHARP_DECOYS) for s in SHARP[kind]]
-    jobs += [("OKR", s, okr_line, TEXTS, DECOYS) for s in SETTINGS[kind]]
-    for number, (method, what, work, texts, decoys) in enumerate(jobs):
-        if number < len(done["lines"]):
-            continue
-        began = time.monotonic()
-        done["lines"].append(work(loaded, what, ids[:texts], held_out, native, decoys))
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-        last = done["lines"][-1]
-        print(f"{method} {last['setting']}: cost {last['cost'][0]:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    plan = {"model": arguments.model, "weights": okr.prepare(loaded.model).identity.weights}
+    plan |= {"passages": arguments.passages, "level": LEVEL}
+    done = worked(arguments.out, plan, lines(loaded, kind, held_out))
+    if done is not None:
+        figures = {"lines": list(done.results.values()), "model": type(loaded.model).__name__, "grain": kind}
+        figures |= {"level": LEVEL, "date": done.machine["date"], "torch": done.machine["torch"]}
+        write_atomically(arguments.out, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

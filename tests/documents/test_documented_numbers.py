@@ -164,12 +164,13 @@ def test_changed_models_give_the_hit_rates_of_the_threat_model(monkeypatch):
     bench = script("studies/key_recovery")
     chosen = ("not changed", "rounded to 4 bits")
     monkeypatch.setattr(bench, "CHANGES", {name: bench.CHANGES[name] for name in chosen})
-    again = bench.changes(okr.load("tiny-deepseek-moe"))
+    lines = bench.changes(okr.load("tiny-deepseek-moe"))
     page = {
         row[0]: row for row in rows("threat-model.md", "| the model was | hit rate | chance | traces with p <= 0.001 |")
     }
-    for line in again.splitlines()[2:]:
-        name, hit, chance, found = [cell.strip() for cell in line.strip("|").split("|")]
+    assert list(lines) == list(chosen)
+    for line in lines.values():
+        name, hit, chance, found = [cell.strip() for cell in line().strip("|").split("|")]
         assert float(hit) == pytest.approx(float(page[name][1]), abs=0.02)
         assert float(chance) == pytest.approx(float(page[name][2]), abs=0.02)
         assert found == page[name][3] == "12 of 12"
@@ -185,10 +186,10 @@ def test_a_learnt_key_gives_the_hit_rates_of_the_threat_model(monkeypatch):
         return whole(loaded, texts[: 5 if len(texts) > 20 else 6], key)
 
     monkeypatch.setattr(bench, "keyed_evidence", part)
-    again = bench.recovery(okr.load("tiny-deepseek-moe"))
+    lines = [line() for line in bench.recovery(okr.load("tiny-deepseek-moe")).values()]
     header = "| tokens of traces seen | hit rate on other traces | rounded to +1/-1 | bits of the key right |"
     page = {row[0]: row for row in rows("threat-model.md", header)}
-    found = {line.strip("|").split("|")[0].strip(): line.strip("|").split("|") for line in again.splitlines()[2:]}
+    found = {line.strip("|").split("|")[0].strip(): line.strip("|").split("|") for line in lines}
     for name in ("none: another key", "250", "the key itself"):
         assert float(found[name][1]) == pytest.approx(float(page[name][1]), abs=0.04)
 

@@ -53,11 +53,8 @@ def test_intervals_are_clopper_and_pearson_s(hits, tests):
 def test_null_tests_of_the_hardest_classes_run_again(name):
     """240 fresh keys on two texts: more than 33 at p <= 0.05, or 158 at 0.5, happen with probability below 1e-6 (12
     and 120 expected); fewer than 83 above 0.5 likewise."""
-    p = np.array(
-        script("studies/false_positives").trace_tests(okr.load("tiny-deepseek-moe"), name, texts=2, keys=range(120))[
-            "p"
-        ]
-    )
+    study, loaded = script("studies/false_positives"), okr.load("tiny-deepseek-moe")
+    p = np.concatenate([study.trace_tests(loaded, name, number, range(120))["p"] for number in range(2)])
     assert max(binom.sf(33, 240, 0.05), binom.sf(158, 240, 0.5), binom.cdf(82, 240, 0.5)) < 1e-6
     assert (p <= 0.05).sum() <= 33
     assert (p <= 0.5).sum() <= 158
