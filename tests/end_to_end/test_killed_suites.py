@@ -37,7 +37,7 @@ def test_sigkill_at_every_write_then_resumed_by_two_processes(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout)
-    assert said["kills"]["1"] > 50
+    assert said["kills"]["1"] > 80
     assert said["kills"]["2"] > 1
     assert set(said["where"]) >= {"plan.json", "texts", *SUITES}, "a suite was never killed"
     assert set(said["by"]) == {"0", "1"}, "both processes did some of the work"
