@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from okr.experiment.results import Results
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests begin first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def deepseek_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained DeepSeek-MoE with two routed layers, float32."""

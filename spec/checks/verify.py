@@ -15,8 +15,8 @@ def _verdict(index: int, evidence: Any, key: Any = None, **options: Any) -> Any:
     from .. import system
     from ..system import okr
 
-    given = {"decoys": 99, "alpha": 0.01, **options}
-    return okr.verify(system.models()[index], evidence, system.key() if key is None else key, **given)
+    given = {"decoys": 99, "alpha": 0.01, "model": system.models()[index], **options}
+    return okr.verify(given.pop("model"), evidence, system.key() if key is None else key, **given)
 
 
 def _setting(index: int) -> dict[str, Any]:
@@ -65,12 +65,13 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
     key finds far too many. A correct test is accused with probability under 9e-7: nine counts, 1e-7 each.
     """
     from .. import system
+    from ..system import okr
 
-    setting = _setting(0)
+    given = {"decoys": 19, "alpha": 0.05, "model": okr.prepare(system.models()[0]), **_setting(0)}
     long = system.monotone_trace()
     short = replace(long, token_ids=long.token_ids[:3], experts=long.experts[:2], prompt_length=0)
     for evidence in (system.traces(0)[0], long, short):
-        verdicts = (_verdict(0, evidence, k, decoys=19, alpha=0.05, **setting) for k in system.other_keys(keys))
+        verdicts = (_verdict(0, evidence, k, **given) for k in system.other_keys(keys))
         require_valid([verdict.p_value for verdict in verdicts])
 
 
