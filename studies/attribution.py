@@ -7,7 +7,6 @@ under a key that is not among them, or natively; okr.attribute at alpha = 0.01. 
 """
 
 import argparse
-import hashlib
 import json
 import math
 from functools import partial
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import torch
 from common import Worked, worked
-from scipy.stats import binomtest
 
 import okr
+from okr.intervals import share
 from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 
@@ -29,7 +28,7 @@ ORIGINS = ("one of the keys", "another key", "no key")
 
 def key(name: object) -> okr.Key:
     """A key to measure with, no secret: anyone can derive it."""
-    return okr.Key(hashlib.sha256(f"attribution {name}".encode()).digest())
+    return okr.Key.public(f"attribution {name}")
 
 
 def trace(loaded: okr.Loaded, number: int, made_under: okr.Key | None) -> okr.Trace:
@@ -56,7 +55,7 @@ def attributed(loaded: okr.Loaded, keys: list[okr.Key], origin: str, number: int
 def found(done: Worked, origin: str) -> dict[str, float]:
     """How many traces had a key named, of how many, and the 95% interval of that rate."""
     named = [result["named"] for name, result in done.results.items() if name.startswith(f"{origin}/")]
-    low, high = binomtest(sum(named), len(named)).proportion_ci(0.95, "exact")
+    _, low, high = share(sum(named), len(named))
     return {"traces": len(named), "named": sum(named), "low": round(low, 4), "high": round(high, 4)}
 
 

@@ -1,6 +1,6 @@
 """How a study does its work: task by task, kept beside its file of figures, shared by the processes of one start."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import okr
 from okr.commands.running import shown
 from okr.errors import InvalidConfig, OKRError
+from okr.jobs.folders import write_atomically
 from okr.jobs.processes import Processes, joined
 from okr.jobs.store import Store
 from okr.jobs.tasks import Task
@@ -56,6 +57,14 @@ def worked(out: Path | None, plan: Figures, tasks: Mapping[str, Callable[[], Fig
     except OKRError as error:
         raise SystemExit(str(error)) from None
     return Worked(began, {record.name: record.result for record in records}) if processes.main else None
+
+
+def tell_table(lines: Sequence[str], out: Path | None) -> None:
+    """Print the lines of a Markdown table, and write them to ``out`` if it is given."""
+    table = "\n".join(lines)
+    print(table)
+    if out is not None:
+        write_atomically(out, table + "\n")
 
 
 def _folder(out: Path | None, processes: Processes, opened: ExitStack) -> Path:

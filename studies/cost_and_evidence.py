@@ -107,7 +107,7 @@ def main() -> None:
         f"settings/{text_power.name_of(setting)}": lambda setting=setting: measured(loaded, setting, *read())
         for setting in SETTINGS[kind]
     }
-    plan = {"model": arguments.model, "weights": okr.prepare(loaded.model).identity.weights}
+    plan = {"model": arguments.model, "identity": okr.prepare(loaded.model).identity().model_dump(mode="json")}
     plan |= {"keys": KEYS, "passages": PASSAGES, "texts": OWN, "tokens": TOKENS}
     done = worked(arguments.out, plan, tasks)
     if done is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import beta
+
+from okr.intervals import share
 
 ROOT = Path(__file__).parents[1]
 DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "calibration.md", ROOT / "docs" / "figures"
@@ -58,8 +59,7 @@ TEXT = """
 
 def interval(hits: int, tests: int) -> tuple[float, float]:
     """The 99% Clopper-Pearson interval of a rate."""
-    low = float(beta.ppf(0.005, hits, tests - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(0.995, hits + 1, tests - hits)) if hits < tests else 1.0
+    _, low, high = share(hits, tests, 0.99)
     return low, high
 
 

@@ -10,19 +10,17 @@ Each prints a Markdown table; ``--out FILE`` writes it too. On the embedded tiny
 import argparse
 import copy
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
 import torch
-from common import worked
+from common import tell_table, worked
 from torch import Tensor, nn
 
 import okr
 from okr.detection import SiteEvidence, gather_evidence
-from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting, key_scores, select
 
@@ -35,7 +33,7 @@ RIDGE = 1e-2
 
 def key(name: str) -> okr.Key:
     """A key to measure with, no secret: anyone can derive it."""
-    return okr.Key(hashlib.sha256(f"threats {name}".encode()).digest())
+    return okr.Key.public(f"threats {name}")
 
 
 def keyed_evidence(loaded: Loaded, texts: list[str], made_under: okr.Key) -> list[list[SiteEvidence]]:
@@ -232,10 +230,7 @@ def main() -> None:
     if done is None:
         return
     distinct = dict.fromkeys(result["line"] for result in done.results.values())  # no more tokens than there are
-    table = "\n".join([head, "| --- | --- | --- | --- |", *distinct])
-    print(table)
-    if arguments.out:
-        write_atomically(arguments.out, table + "\n")
+    tell_table([head, "| --- | --- | --- | --- |", *distinct], arguments.out)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from common import worked
+from common import tell_table, worked
 
 import okr
 from okr.detection import TraceVerdict
-from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 from okr.loaders.prediction import passage_loss
 
@@ -79,9 +78,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *(f"| {' | '.join(cells)} |" for result in done.results.values() for cells in result["rows"]),
     ]
-    print("\n".join(table))
-    if arguments.out:
-        write_atomically(arguments.out, "\n".join(table) + "\n")
+    tell_table(table, arguments.out)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import worked
-from scipy import stats
+from common import tell_table, worked
 
 import okr
 from okr.experiment import held_out_loss
 from okr.experiment.config import resolve
 from okr.experiment.sampling import Subject
-from okr.jobs.folders import write_atomically
+from okr.intervals import mean
 from okr.loaders import passages
 
 INF = math.inf
@@ -53,9 +52,8 @@ def cost(loaded: okr.Loaded, keys: list[okr.Key], setting: dict) -> str:
     for key in keys:
         measured = held_out_loss.measure(Subject(loaded, key, config), lambda steps: None)
         added.append(np.subtract(measured.keyed, measured.unkeyed))
-    passage_means = np.mean(added, axis=0)
-    half = stats.sem(passage_means) * stats.t.ppf(0.975, PASSAGES - 1)
-    return f"{passage_means.mean():.4f} ± {half:.4f}"
+    value, _, high = mean(np.mean(added, axis=0))
+    return f"{value:.4f} ± {high - value:.4f}"
 
 
 def shown(loaded: okr.Loaded, key: okr.Key, setting: dict) -> tuple[str, str, str]:
@@ -103,9 +101,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(result["line"] for result in done.results.values()),
     ]
-    print("\n".join(table))
-    if arguments.out:
-        write_atomically(arguments.out, "\n".join(table) + "\n")
+    tell_table(table, arguments.out)
 
 
 if __name__ == "__main__":

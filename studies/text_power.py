@@ -61,7 +61,7 @@ OWN = next(iter(STATISTICS))
 
 def key(*parts: object) -> okr.Key:
     """A key to measure with, no secret: anyone can derive it."""
-    return okr.Key(hashlib.sha256(" ".join(map(str, ("power", *parts))).encode()).digest())
+    return okr.Key.public(" ".join(map(str, ("power", *parts))))
 
 
 def prompts(loaded: Loaded, texts: int) -> list[list[int]]:
@@ -246,7 +246,7 @@ def main() -> None:
     loaded = okr.load(arguments.model)
     kind = "fine" if keyable_sites(loaded.model)[0].num_experts > 32 else "coarse"
     held_out = [passage.text for passage in passages(200)[-arguments.passages :]]
-    plan = {"model": arguments.model, "weights": okr.prepare(loaded.model).identity.weights}
+    plan = {"model": arguments.model, "identity": okr.prepare(loaded.model).identity().model_dump(mode="json")}
     plan |= {"passages": arguments.passages, "level": LEVEL}
     done = worked(arguments.out, plan, lines(loaded, kind, held_out))
     if done is not None:

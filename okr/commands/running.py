@@ -54,7 +54,7 @@ def execute_run(resolved: Resolved, *, resume: bool, as_json: bool, asked: Asked
             from okr.suites.runner import run_suites
 
             with shown(processes.main) as progress:
-                found = run_suites(resolved, asked.options, asked.suites, progress, processes, loaded=prepared().loaded)
+                found = run_suites(resolved, asked.options, asked.suites, progress, processes, ready=prepared())
             if found is not None:
                 write_reports(folder)
     if results is None:

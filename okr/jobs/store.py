@@ -56,7 +56,7 @@ class Store(Generic[Result]):
         lock = FileLock(self.folder / f".lock-{self.rank}", timeout=0)
         try:
             self.folder.mkdir(exist_ok=True)
-            with contextlib.suppress(NotImplementedError):
+            with contextlib.suppress(NotImplementedError):  # filelock's word for a file system without locks
                 lock.acquire()
         except Timeout:
             raise InvalidConfig(f"another run is writing to {self.folder.parent}") from None

@@ -11,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from okr.errors import InvalidConfig
 from okr.experiment.config import Resolved
 from okr.experiment.prompts import read_prompts
+from okr.experiment.runner import Ready, prepare
 from okr.jobs.folders import write_atomically
-from okr.jobs.loading import load_placed
 from okr.jobs.processes import ALONE, Processes
 from okr.jobs.progress import SILENT, Progress
 from okr.jobs.tasks import Record, Status
 from okr.jobs.threads import threads
 from okr.jobs.working import work
-from okr.loaders import Loaded
 from okr.suites.attacks import attack_cells
 from okr.suites.baselines import baseline_cells
 from okr.suites.cells import Cell, Ledger, Outcome
@@ -91,11 +90,11 @@ def run_suites(
     progress: Progress = SILENT,
     processes: Processes = ALONE,
     *,
-    loaded: Loaded | None = None,
+    ready: Ready | None = None,
 ) -> SuiteResults | None:
     """Run or go on with ``suites`` in the folder of a finished run; what earlier calls did there is kept.
 
-    Every process calls this; the main one returns what suites.json holds, the others None. ``loaded`` is the model of
+    Every process calls this; the main one returns what suites.json holds, the others None. ``ready`` is the model of
     the run, where it is at hand. Raises InvalidConfig where the folder's suites were begun with other options, or
     cannot be written.
     """
@@ -107,12 +106,13 @@ def run_suites(
                 _begin(opened.enter_context(ledger.locked()), options, config.seed, suites) if processes.main else []
             )
             prompts = read_prompts(config.model_copy(update={"samples": options.samples}))
-            progress.stage(f"loading {config.model}")
-            model = loaded or load_placed(config, processes)
+            if ready is None:
+                progress.stage(f"loading {config.model}")
+                ready = prepare(resolved, processes)
         asked = processes.from_main(asked)
         if not processes.main:
             opened.enter_context(ledger.locked())
-        bench = Bench(model, config, options, tuple(shortened(prompts, options.prompt_words)))
+        bench = Bench(ready.loaded, config, options, tuple(shortened(prompts, options.prompt_words)), ready.engine)
         cells = {cell.name: cell for suite in asked for cell in PLANS[suite](bench, ledger)}
         opened.enter_context(threads(_threads(resolved, processes)))
         records = work(list(cells.values()), ledger, progress, processes, keep_going=True)

@@ -35,11 +35,12 @@ class Bench:
     config: RunConfig
     options: SuiteOptions
     prompts: tuple[str, ...]
+    prepared: Engine | None = None
 
     @cached_property
     def engine(self) -> Engine:
         """The model, prepared once."""
-        return prepare(self.loaded.model)
+        return self.prepared or prepare(self.loaded.model)
 
     @property
     def vocabulary(self) -> int:

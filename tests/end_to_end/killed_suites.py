@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 
-import okr
 from okr.experiment.config import resolve
+from okr.experiment.runner import Ready, prepare
 from okr.jobs import store
-from okr.jobs.processes import joined
-from okr.loaders import Loaded
+from okr.jobs.processes import ALONE, joined
 from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.runner import run_suites
 
@@ -43,22 +42,22 @@ def die_at_a_file(deadly: int) -> None:
     Path.replace = counted
 
 
-def take_part(flags: dict, options: SuiteOptions, model: Loaded, rank: int, count: int, deadly: int) -> int:
+def take_part(flags: dict, options: SuiteOptions, ready: Ready, rank: int, count: int, deadly: int) -> int:
     """Be one of ``count`` processes of a start; the exit code."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
     store.PATIENCE, store.LONGEST = 1.0 if deadly < NEVER else 60.0, 0.0 if deadly < NEVER else 600.0
     die_at_a_file(deadly)
     try:
         with joined() as processes:
-            run_suites(resolve("tiny", flags, environment={}), options, SUITES, processes=processes, loaded=model)
+            run_suites(resolve("tiny", flags, environment={}), options, SUITES, processes=processes, ready=ready)
     except Exception as error:
         print(repr(error), file=sys.stderr)
         return 1
     return 0
 
 
-def start(flags: dict, options: SuiteOptions, model: Loaded, count: int, deadly: int) -> list[int]:
-    """Start ``count`` processes, which have the ``model``; their wait statuses."""
+def start(flags: dict, options: SuiteOptions, ready: Ready, count: int, deadly: int) -> list[int]:
+    """Start ``count`` processes, which have the model ``ready``; their wait statuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -66,7 +65,7 @@ def start(flags: dict, options: SuiteOptions, model: Loaded, count: int, deadly:
     for rank in range(count):
         child = os.fork()
         if not child:
-            os._exit(take_part(flags, options, model, rank, count, deadly))
+            os._exit(take_part(flags, options, ready, rank, count, deadly))
         children.append(child)
     return [os.waitpid(child, 0)[1] for child in children]
 
@@ -78,20 +77,20 @@ def cells(folder: str) -> list[Path]:
 def main() -> None:
     torch.set_num_threads(1)
     flags, options = json.loads(sys.argv[1]), SuiteOptions.model_validate_json(sys.argv[2])
-    model = okr.load(flags["model"])
-    if start(flags | {"output_dir": "whole"}, options, model, 1, NEVER) != [0]:
+    ready = prepare(resolve("tiny", flags | {"output_dir": "whole"}, environment={}), ALONE)
+    if start(flags | {"output_dir": "whole"}, options, ready, 1, NEVER) != [0]:
         sys.exit("the whole run failed")
     every = len(cells("whole"))
     killed = flags | {"output_dir": "killed"}
     kills: Counter[int] = Counter()
-    start(killed, options, model, 1, 1)  # in place of the plan
+    start(killed, options, ready, 1, 1)  # in place of the plan
     while (done := len(cells("killed"))) < every - 2 * LATE and sum(kills.values()) < every:
         count, deadly = (1, EARLY) if done < every - 5 * LATE else (2, LATE)
-        statuses = start(killed, options, model, count, deadly)
+        statuses = start(killed, options, ready, count, deadly)
         if not any(os.WIFSIGNALED(status) for status in statuses):
             sys.exit(f"a start of {count} processes ended with {statuses}")
         kills[count] += 1
-    if start(killed, options, model, 2, NEVER) != [0, 0]:
+    if start(killed, options, ready, 2, NEVER) != [0, 0]:
         sys.exit("the last start failed")
     by = Counter(json.loads(path.read_text(encoding="utf-8"))["process"] for path in cells("killed"))
     where = Path("deaths").read_text(encoding="utf-8").split()

@@ -1,5 +1,6 @@
 """The tasks of a study: each done once however often it is stopped, and never mixed with those of another plan."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scripts import script
@@ -103,3 +105,36 @@ def test_a_study_without_a_file_leaves_nothing(
     found = common.worked(None, PLAN, tasks_of([0.5], []))
     assert found.results == {"group 0/0": {"figure": 0.5}}
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("attribution", ["--out", "{}"]),
+        ("cost_and_evidence", ["tiny-switch", "--out", "{}"]),
+        ("edit_robustness", ["--out", "{}"]),
+        ("false_positives", ["trace", "--out", "{}"]),
+        ("key_recovery", ["recovery", "--out", "{}"]),
+        ("quantised", ["--out", "{}"]),
+        ("settings_table", ["tiny-switch", "--out", "{}"]),
+        ("short_traces", ["--json", "{}"]),
+        ("text_power", ["tiny-switch", "--out", "{}"]),
+    ],
+)
+def test_every_study_comes_as_far_as_its_tasks(
+    name: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a plan that is plain JSON, and tasks whose names can be files."""
+    study, asked = script(f"studies/{name}"), []
+    monkeypatch.setattr(study, "worked", lambda *given: asked.append(given))
+    monkeypatch.setattr("sys.argv", [name, *(word.format(tmp_path / "out.json") for word in words)])
+    threads = torch.get_num_threads()
+    try:
+        study.main()
+    finally:
+        torch.set_num_threads(threads)
+    ((out, plan, tasks),) = asked
+    assert out == tmp_path / "out.json"
+    assert json.loads(json.dumps(plan, allow_nan=False)) == plan
+    assert len(tasks) > 1
+    assert all(Path(task).parts and ".." not in Path(task).parts and not Path(task).is_absolute() for task in tasks)
