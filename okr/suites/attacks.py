@@ -117,7 +117,7 @@ def _changed(bench: Bench, name: str, strength: float) -> Outcome:
     stolen = dataclasses.replace(bench.loaded, model=copy.deepcopy(bench.loaded.model))
     if name in CHANGES:
         CHANGES[name][0](stolen, strength)
-    thief = dataclasses.replace(bench, loaded=stolen)
+    thief = dataclasses.replace(bench, loaded=stolen, prepared=None)
     traces: list[tuple[int, list[Trace]]] = []
     left = bench.options.attacked
     for index in range(bench.batches):

@@ -8,8 +8,11 @@ import torch
 from small_models import random_deepseek, random_switch
 
 from okr.discovery import keyable_sites
+from okr.engines import prepare
 from okr.loaders import Loaded
+from okr.suites import attacks
 from okr.suites.model_attacks import CHANGES, noisy, pruned, replaced, rounded
+from okr.suites.samples import Bench
 
 
 @pytest.fixture(params=[random_deepseek, random_switch])
@@ -78,3 +81,19 @@ def test_tuning_learns_and_leaves_the_random_numbers_alone(subject: Loaded) -> N
     assert torch.equal(torch.random.get_rng_state(), state)
     assert differing(before, subject.model.state_dict())
     assert not subject.model.training
+
+
+def test_a_changed_model_makes_its_traces_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the suites were given the unchanged model prepared."""
+
+    class Seen(Exception):
+        """Ends the cell once its thief is known."""
+
+    def seen(thief: Bench, *rest: object) -> None:
+        assert thief.engine.model is thief.loaded.model
+        assert thief.engine.model is not bench.loaded.model
+        raise Seen
+
+    monkeypatch.setattr(attacks, "make_traces", seen)
+    with pytest.raises(Seen):
+        attacks._changed(dataclasses.replace(bench, prepared=prepare(bench.loaded.model)), "not changed", 0.0)
