@@ -149,14 +149,14 @@ def detect_command(
     written = _written(texts, source or [], prompt or [], separator, refused)
     from okr.commands.display import counting
     from okr.detection import detect
-    from okr.detection.verification import check_decoys
+    from okr.detection.verification import check_rank_test
     from okr.engines import prepare
     from okr.jobs.loading import load_placed
     from okr.jobs.processes import joined
     from okr.routing import Key
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
-    check_decoys(decoys, alpha)
+    check_rank_test(decoys, alpha)
     secret = Key.load(key)
     options: dict[str, Any] = {"epsilon": epsilon, "zone": zone, "strength": strength, "temperature": temperature}
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
@@ -218,14 +218,14 @@ def attribute_command(
     check_setting(epsilon, zone, strength)
     from okr.commands.display import counting
     from okr.detection import attribute
-    from okr.detection.attribution import images_needed
+    from okr.detection.verification import check_alpha
     from okr.jobs.loading import load_placed
     from okr.routing import Key
     from okr.traces import Trace
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     files = [file for path in key for file in (_key_files(path) if path.is_dir() else [path])]
-    images_needed(len(files), alpha)
+    check_alpha(alpha)
     keys = [Key.load(file) for file in files]
     items = [Trace.load(path) for path in traces]
     loaded = load_placed(placement)

@@ -7,11 +7,13 @@ from okr.detection.attribution import Attribution, Candidate, attribute
 from okr.detection.decoys import Decoys, draw_decoys
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.likelihood import Likelihoods, Sharing, likelihoods
+from okr.detection.swaps import LEAST_P, SwapTally, distance, sign_sum_p, swap_weights
 from okr.detection.text import detect, statistic, text_seed
 from okr.detection.verdict import LEAST_TOKENS, SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict, Verdicts
 from okr.detection.verification import prefix_p_values, verify, verify_each, verify_keys, z_score
 
 __all__ = [
+    "LEAST_P",
     "LEAST_TOKENS",
     "Attribution",
     "Candidate",
@@ -20,6 +22,7 @@ __all__ = [
     "Sharing",
     "SiteEvidence",
     "SiteScore",
+    "SwapTally",
     "TextVerdict",
     "TokenScore",
     "TraceVerdict",
@@ -27,11 +30,14 @@ __all__ = [
     "Verdicts",
     "attribute",
     "detect",
+    "distance",
     "draw_decoys",
     "gather_evidence",
     "likelihoods",
     "prefix_p_values",
+    "sign_sum_p",
     "statistic",
+    "swap_weights",
     "text_seed",
     "verify",
     "verify_each",

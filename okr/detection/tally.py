@@ -1,6 +1,7 @@
 """Adds up what a claimed key and its decoys match, over sites and traces (spec chapter VERIFY)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from okr.detection.counting import count
 from okr.detection.decoys import Decoys
 from okr.detection.evidence import SiteEvidence
+from okr.detection.swaps import CONSTANT, LEAST_NORM, LEAST_P, SwapTally, distance, growth
 from okr.detection.verdict import SiteScore, TokenScore
 from okr.engines.choice import Projector
 from okr.routing import Key
@@ -18,28 +20,39 @@ class SiteTally:
     """The counts of one site over any number of traces, for the claimed key (index 0) and every decoy.
 
     ``matched`` counts the free slots with an expert that the key prefers. ``support`` is the sum of the preferences for
-    the experts that ran.
+    the experts that ran. ``swaps`` is the evidence of the claimed key.
     """
 
     def __init__(self, key: Key, decoys: Decoys, first: SiteEvidence) -> None:
-        self.path, self.decoys, self.project = first.site.path, decoys, Projector(first.site, key)
+        site = first.site
+        self.path, self.decoys, self.project = site.path, decoys, Projector(site, key)
+        self.swaps = SwapTally(site.hidden_size, site.num_experts)
         keys = len(decoys.columns)
         self.matched = torch.zeros(keys, dtype=torch.float64)
         self.support = torch.zeros(keys, dtype=torch.float64)
         self.routed = self.opportunities = self.free_slots = self.outside = 0
 
-    def add(self, evidence: SiteEvidence) -> Int[Tensor, "tokens keys"]:
-        """Add the evidence of one trace, and return the matches of every key at every opportunity, int16 on the CPU."""
+    def add(self, evidence: SiteEvidence) -> "TokenCounts":
+        """Add the evidence of one trace, and return what each of its opportunities adds to the claimed key's counts."""
         self.routed += evidence.routed
         self.outside += evidence.outside
         self.opportunities += len(evidence.choice)
         self.free_slots += int(evidence.free.sum())
         if not len(evidence.choice):
-            return torch.zeros(0, len(self.matched), dtype=torch.int16)
+            return TokenCounts.none()
         hits, support = count(self.decoys, evidence, self.project(evidence.hidden))
         self.support += support
         self.matched += hits.sum(0)
-        return hits
+        before = self.swaps.total.clone()
+        rows, states, weights = self.swaps.add(evidence)
+        sums, norms = torch.zeros(2, len(hits), dtype=torch.float64)
+        sums[rows] = ((states @ self.project.signs.double()) * weights).sum(-1)
+        norms[rows] = growth(before, states, weights)
+        return TokenCounts(evidence.tokens.cpu(), evidence.free.cpu(), hits[:, 0].long(), sums, norms)
+
+    def sum(self) -> float:
+        """The swap evidence S of the claimed key at this site."""
+        return self.swaps.sum(self.project.signs)
 
     def score(self) -> SiteScore:
         """The site's part of the verdict."""
@@ -50,7 +63,25 @@ class SiteTally:
             free_slots=free,
             hit_rate=float(self.matched[0]) / free if free else None,
             chance_rate=float(self.matched[1:].mean()) / free if free else None,
+            swaps=self.swaps.swaps,
+            z=distance([self.sum()], [self.swaps.squared_norm()]),
         )
+
+
+class TokenCounts(NamedTuple):
+    """What T opportunities of one site in one trace add to the claimed key's counts."""
+
+    tokens: Int[Tensor, " opportunities"]  # their places among the decoder tokens, or -1
+    free: Int[Tensor, " opportunities"]
+    matched: Int[Tensor, " opportunities"]
+    sums: Float[Tensor, " opportunities"]  # what they add to the swap evidence S
+    norms: Float[Tensor, " opportunities"]  # what they add to ||W||^2
+
+    @classmethod
+    def none(cls) -> "TokenCounts":
+        """No opportunities."""
+        whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+        return cls(whole, whole, whole, real, real)
 
 
 def at_least_as_good(
@@ -62,65 +93,64 @@ def at_least_as_good(
 
 
 class TokenTally:
-    """The counts by decoder token, for the claimed key (index 0) and every decoy of the open trace. Of earlier traces
-    only the claimed key's counts and p-values are kept."""
+    """The claimed key's counts by decoder token."""
 
-    def __init__(self, keys: int) -> None:
-        self.keys = keys
-        self.before = torch.zeros(keys, dtype=torch.int64)  # matches in earlier traces, and at encoder sites so far
-        self.matched = torch.zeros(0, keys, dtype=torch.int16)
-        self.traces: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.ranks: list[Float[Tensor, " tokens"]] = []
+    def __init__(self) -> None:
+        self.traces: list[_TraceCounts] = []
 
     def open_trace(self, tokens: int) -> None:
         """Begin the next trace, with ``tokens`` routed decoder tokens."""
-        self._close()
-        self.matched = torch.zeros(tokens, self.keys, dtype=torch.int16)
-        counts = torch.zeros(tokens, dtype=torch.int64)
-        self.traces.append((counts, counts.clone(), self.matched[:, 0]))
+        self.traces.append(_TraceCounts.empty(tokens))
 
-    def add(self, evidence: SiteEvidence, hits: Int[Tensor, "tokens keys"]) -> None:
-        """Add the matches at one site of the open trace."""
-        tokens, free = evidence.tokens.cpu(), evidence.free.cpu()
-        if len(tokens) and int(tokens[0]) < 0:
-            self.before += hits.sum(0)
-            return
-        opportunities, slots, _ = self.traces[-1]
-        opportunities.index_add_(0, tokens, torch.ones_like(tokens))
-        slots.index_add_(0, tokens, free)
-        self.matched.index_add_(0, tokens, hits)
-
-    def _close(self) -> None:
-        """Rank the claimed key after each token of the open trace, and drop the decoys' counts by token."""
-        if not self.traces or len(self.ranks) == len(self.traces):
-            return
-        sums = self.matched.cumsum(0, dtype=torch.int64) + self.before
-        self.ranks.append((1 + (sums[:, 1:] >= sums[:, :1]).sum(1)).double() / self.keys)
-        self.before = sums[-1]
-        self.traces[-1] = (*self.traces[-1][:2], self.matched[:, 0].clone())
-        self.matched = torch.zeros(0, self.keys, dtype=torch.int16)
+    def add(self, found: TokenCounts) -> None:
+        """Add what one site of the open trace gave. What an encoder adds to the evidence counts from the first token
+        on."""
+        counts, first = self.traces[-1], found.tokens.clamp_min(0)
+        if len(counts.sums):
+            counts.sums.index_add_(0, first, found.sums)
+            counts.norms.index_add_(0, first, found.norms)
+        here = found.tokens >= 0
+        tokens = found.tokens[here]
+        counts.opportunities.index_add_(0, tokens, torch.ones_like(tokens))
+        counts.free.index_add_(0, tokens, found.free[here])
+        counts.matched.index_add_(0, tokens, found.matched[here])
 
     def scores(self) -> tuple[TokenScore, ...]:
         """The claimed key's counts at every decoder token where it could decide."""
         return tuple(
-            TokenScore(number, index, int(opportunities[index]), int(slots[index]), int(matched[index]))
-            for number, (opportunities, slots, matched) in enumerate(self.traces)
-            for index in opportunities.nonzero().flatten().tolist()
+            TokenScore(number, index, *(int(part[index]) for part in counts[:3]))
+            for number, counts in enumerate(self.traces)
+            for index in counts.opportunities.nonzero().flatten().tolist()
         )
 
     def p_values(self) -> Float[Tensor, " tokens"]:
-        """The p-value after each decoder token: the rank of the claimed key among the decoys, which rank higher if they
-        match as much.
-
-        An encoder's matches count from the first token of its trace on.
-        """
-        self._close()
-        return torch.cat(self.ranks)
+        """The p-value after each decoder token, float64 [tokens]."""
+        sums = torch.cat([counts.sums for counts in self.traces]).cumsum(0)
+        norms = torch.cat([counts.norms for counts in self.traces]).cumsum(0)
+        z = torch.where(norms > LEAST_NORM, sums / norms.clamp_min(LEAST_NORM).sqrt(), 0.0)
+        p_values: Tensor = (CONSTANT * torch.special.ndtr(-z)).clamp(LEAST_P, 1.0)
+        return p_values
 
     def needed(self, alpha: float) -> int | None:
         """The smallest number of leading decoder tokens with a p-value of at most ``alpha``, or None."""
-        enough = (self.p_values() <= alpha * (1 + 1e-9)).nonzero()
+        enough = (self.p_values() <= alpha).nonzero()
         return int(enough[0]) + 1 if len(enough) else None
+
+
+class _TraceCounts(NamedTuple):
+    """The counts of one trace, by decoder token."""
+
+    opportunities: Int[Tensor, " tokens"]
+    free: Int[Tensor, " tokens"]
+    matched: Int[Tensor, " tokens"]
+    sums: Float[Tensor, " tokens"]
+    norms: Float[Tensor, " tokens"]
+
+    @classmethod
+    def empty(cls, tokens: int) -> "_TraceCounts":
+        """No counts yet."""
+        whole, real = torch.zeros(3, tokens, dtype=torch.int64), torch.zeros(2, tokens, dtype=torch.float64)
+        return cls(*whole, *real)
 
 
 def pooled(tallies: Sequence[SiteTally]) -> tuple[Float[Tensor, " keys"], Float[Tensor, " keys"]]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from okr.detection.decoys import draw_decoys
 from okr.detection.likelihood import ALONE, Likelihoods, Sharing, likelihoods
 from okr.detection.verdict import LEAST_TOKENS, TextVerdict
-from okr.detection.verification import check_decoys, z_score
+from okr.detection.verification import check_rank_test, z_score
 from okr.engines import Engine, Text, prepare
 from okr.errors import InvalidSetting, InvalidText
 from okr.routing import Key, Setting
@@ -77,7 +77,7 @@ def detect(
     InvalidText for text that cannot be judged, and InvalidSetting for values out of range.
     """
     check_key(key)
-    check_decoys(decoys, alpha)
+    check_rank_test(decoys, alpha)
     check_scoring(temperature, rows)
     engine = prepare(model)
     setting = Setting.checked(epsilon, zone, strength)

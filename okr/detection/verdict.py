@@ -34,15 +34,14 @@ class Verdict(Bounded):
 
     Attributes:
         key_id: the public name of the claimed key.
-        p_value: (1 + decoys that do at least as well) / (decoys + 1), so at least 1 / (decoys + 1). If the evidence was
-            made without knowledge of the key, P(p_value <= x) <= x for every x.
-        exact: whether this bound holds however tokens depend on each other. With decoys it always does.
+        p_value: if the evidence was made without knowledge of the key, P(p_value <= x) <= x for every x.
+        exact: whether this bound holds however tokens depend on each other. It always does.
         watermarked: whether p_value <= alpha.
         alpha: the significance level.
         decoys: how many decoys the key was compared with.
-        z: the distance of the key's statistic from the decoys' mean, in the decoys' standard deviations.
-        normal_p: the tail of the normal distribution beyond z. It is an approximation, which can be below 1 / (decoys +
-            1), and never decides ``watermarked``.
+        z: how far the key's statistic lies above its mean under the null hypothesis, in standard deviations.
+        normal_p: the tail of the normal distribution beyond z. It is an approximation and never decides
+            ``watermarked``.
         hit_rate: the share of free slots at opportunities that match; None for text.
         chance_rate: the mean hit rate of the decoys; None for text.
         opportunities: how many (token, site) pairs the key could decide. With none, p_value is 1.
@@ -88,6 +87,10 @@ class Verdict(Bounded):
         """Why this evidence cannot show anything, or "" if it can."""
         return "" if self.opportunities else f"no opportunities for key {self.key_id}"
 
+    def _out_of_reach(self, level: float) -> str:
+        """That the p-value cannot be as small as ``level``, in words, or "" if it can."""
+        return ""
+
     def _evidence(self) -> str:
         """The numbers behind the answer, in words."""
         return f"z = {self.z:.2f}"
@@ -96,13 +99,15 @@ class Verdict(Bounded):
 @dataclass(frozen=True)
 class SiteScore:
     """One router site's part of a verdict. The rates are the share of free slots at opportunities that match, or None
-    if there is no free slot."""
+    if there is no free slot. ``swaps`` and ``z`` are those of :class:`TraceVerdict` at this site alone."""
 
     path: str
     opportunities: int
     free_slots: int
     hit_rate: float | None
     chance_rate: float | None
+    swaps: int
+    z: float
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,13 @@ class TokenScore:
 class TraceVerdict(Verdict):
     """The verdict of :func:`okr.verify`. It also has the attributes of :class:`Verdict`.
 
+    Its p-value is that of the swaps (:mod:`okr.detection.swaps`). It is 1 where nothing was swapped, and has no floor.
+    Its z is the evidence in the swaps divided by its standard deviation over random keys.
+
     Attributes:
+        swaps: how many experts ran instead of ones that the model itself would have run, and count as evidence.
+        rank_p: (1 + decoys that match at least as well) / (decoys + 1). It is a valid p-value of its own, reported
+            beside; it never decides ``watermarked``.
         free_slots: how many expert slots at opportunities the key decides.
         outside_zone: how many expert slots at opportunities hold an expert that the setting does not allow. More than
             about 0.01 of free_slots means that the trace was made with another setting or dtype.
@@ -133,6 +144,8 @@ class TraceVerdict(Verdict):
         tokens: the counts of each decoder token.
     """
 
+    swaps: int
+    rank_p: float
     free_slots: int
     outside_zone: int
     routed: int
@@ -144,14 +157,16 @@ class TraceVerdict(Verdict):
     def _evidence(self) -> str:
         needed = f", {self.tokens_needed} token{'s' * (self.tokens_needed != 1)} sufficed" if self.tokens_needed else ""
         return (
-            f"hit rate {self.hit_rate:.3f} (chance {self.chance_rate:.3f}) over {self.opportunities} "
-            f"opportunities{needed}"
+            f"z = {self.z:.2f} from {self.swaps:,} swap{'s' * (self.swaps != 1)}, hit rate {self.hit_rate:.3f} (chance "
+            f"{self.chance_rate:.3f}) over {self.opportunities} opportunities{needed}"
         )
 
 
 @dataclass(frozen=True, repr=False)
 class TextVerdict(Verdict):
     """The verdict of :func:`okr.detect`, from text alone. It also has the attributes of :class:`Verdict`.
+
+    Its p-value is (1 + decoys that do at least as well) / (decoys + 1).
 
     Attributes:
         tokens: how many tokens were scored. With fewer than LEAST_TOKENS, p_value is 1.
@@ -170,6 +185,10 @@ class TextVerdict(Verdict):
     def _obstacle(self) -> str:
         few = f"{self.tokens} judged token{'s' * (self.tokens != 1)}, at least {LEAST_TOKENS} are needed"
         return few if self.tokens < LEAST_TOKENS else super()._obstacle()
+
+    def _out_of_reach(self, level: float) -> str:
+        needed = math.ceil(1 / level - 1e-9) - 1
+        return "" if self.decoys >= needed else f" (for which {self.decoys} decoys are too few: {needed} are enough)"
 
     def _evidence(self) -> str:
         return f"z = {self.z:.2f} over {self.tokens} tokens"
@@ -204,14 +223,13 @@ class Verdicts(Generic[Kind]):
         return tuple(holm([verdict.p_value for verdict in self.each]))
 
     def __str__(self) -> str:
-        count, alpha, decoys = len(self.each), self.pooled.alpha, self.pooled.decoys
+        count, alpha = len(self.each), self.pooled.alpha
         found = sum(verdict.watermarked for verdict in self.each)
         corrected = sum(p <= alpha * (1 + 1e-9) for p in self.adjusted_p)
-        needed = math.ceil(count / alpha - 1e-9) - 1
-        reach = "" if decoys >= needed else f" (for which {decoys} decoys are too few: {needed} are enough)"
         return (
             f"{found} of {count} found watermarked, each by a test of its own at alpha {alpha:g}; {corrected} after "
-            f"Holm's correction for {count} tests{reach}\n{self.pooled.on_several(count)}"
+            f"Holm's correction for {count} tests{self.pooled._out_of_reach(alpha / count)}\n"
+            f"{self.pooled.on_several(count)}"
         )
 
 

@@ -1,10 +1,13 @@
-"""Verifies traces by forced replay, decoys and an exact p-value (spec chapter VERIFY).
+"""Verifies traces by forced replay: the p-value of the swaps, and the hit rate beside that of decoys (spec chapters
+VERIFY and EVIDENCE).
 
 The null hypothesis is that the trace was made without knowledge of the claimed key. Given the trace, the key's
-projections are then uniform +1/-1 matrices. So are their images under permutations of columns and changes of signs,
-which are the decoys. The statistics of the claimed key and of its decoys are therefore exchangeable. The rank of the
-claimed key among them is uniform, however tokens depend on each other. This is a randomisation test (Hemerik and Goeman
-2018, Theorem 2).
+projections are then uniform +1/-1 matrices. :mod:`okr.detection.swaps` bounds the probability of as much evidence under
+it, however tokens depend on each other.
+
+The decoys are images of the key under permutations of columns and changes of signs. Under the null hypothesis their
+matches and those of the claimed key are exchangeable, so the key's rank among them is uniform (a randomisation test,
+Hemerik and Goeman 2018, Theorem 2). It is reported beside, and decides nothing.
 """
 
 import hashlib
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from okr.detection.decoys import Decoys, site_seed
 from okr.detection.evidence import SiteEvidence, all_evidence, gather_evidence
+from okr.detection.swaps import distance, sign_sum_p
 from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled
 from okr.detection.verdict import TraceVerdict, Verdicts
 from okr.engines import Engine, prepare
@@ -26,7 +30,7 @@ from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
 
-MOST_DECOYS = 1_000_000  # their matches take two bytes for each token and decoy
+MOST_DECOYS = 1_000_000
 
 
 def verify(
@@ -51,16 +55,15 @@ def verify(
         model: the model that made the traces, or its engine (:func:`okr.prepare`).
         traces: one trace, or several.
         key: the claimed key.
-        decoys: how many decoys to compare with. The p-value is exact and at least 1 / (decoys + 1).
+        decoys: how many decoys the chance rate and ``rank_p`` come from. The p-value needs none.
         epsilon: the epsilon to test for, in the unit of each site; by default the one in each trace's header.
         zone: the zone to test for; by default the one in each header.
         strength: the strength to test for; by default the one in each header.
-        alpha: the significance level.
+        alpha: the significance level. The p-value has no floor, so it may be as small as 1e-300.
         skip_prompt: leave out the tokens that were given.
 
     The result is deterministic: the decoys are drawn from a hash of the traces and the key id. Raises InvalidTrace if
-    another model made a trace, InvalidKey if ``key`` is none, and InvalidSetting if the setting is missing or out of
-    range, or if so few decoys cannot reach alpha.
+    another model made a trace, InvalidKey if ``key`` is none, and InvalidSetting if a value is missing or out of range.
     """
     items = as_traces(traces)
     check_key(key)
@@ -126,15 +129,11 @@ def verify_keys(
     return [_verdict(*count(items, found, check_key(key), decoys), key, alpha, dtypes) for key in keys]
 
 
-def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting, decoys: int) -> Float[Tensor, " tokens"]:
-    """The p-value of every prefix of ``trace``, without the tokens that were given: one after each decoder token
-    [tokens].
-
-    It is that of :func:`verify` with ``skip_prompt``, except that a decoy with as many matches as the key ranks above
-    it.
-    """
+def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting) -> Float[Tensor, " tokens"]:
+    """The p-value of every prefix of ``trace``, without the tokens that were given: one after each decoder token,
+    float64 [tokens]. It is that of :func:`verify` with ``skip_prompt``."""
     evidence = gather_evidence(engine, trace, setting, skip_prompt=True)
-    return count([trace], [evidence], key, decoys)[1].p_values()
+    return count([trace], [evidence], key, 1)[1].p_values()
 
 
 def _dtypes(engine: Engine, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
@@ -162,7 +161,7 @@ class _Count:
         self.key, self.decoys = key, decoys
         self.seed = hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in traces)).digest()
         self.tallies: dict[str, SiteTally] = {}
-        self.by_token = TokenTally(decoys + 1)
+        self.by_token = TokenTally()
 
     def add(self, trace: Trace, sites: Sequence[SiteEvidence]) -> None:
         self.by_token.open_trace(len(trace.token_ids) - 1)
@@ -171,7 +170,7 @@ class _Count:
             if site.path not in self.tallies:
                 images = Decoys.draw(self.decoys, site.num_experts, site_seed(self.seed, site.path))
                 self.tallies[site.path] = SiteTally(self.key, images, evidence)
-            self.by_token.add(evidence, self.tallies[site.path].add(evidence))
+            self.by_token.add(self.tallies[site.path].add(evidence))
 
     def parts(self) -> tuple[list[SiteTally], TokenTally]:
         return list(self.tallies.values()), self.by_token
@@ -185,16 +184,27 @@ def as_traces(traces: Trace | Sequence[Trace]) -> list[Trace]:
     return items
 
 
+def check_alpha(alpha: float) -> None:
+    """Raise InvalidSetting unless ``alpha`` is a number between 0 and 1."""
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
+        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha!r:.40}")
+
+
 def check_decoys(decoys: int, alpha: float) -> None:
-    """Raise InvalidSetting unless ``alpha`` lies between 0 and 1 and a test with so many decoys can reach it."""
-    if isinstance(decoys, bool) or not isinstance(decoys, int) or not isinstance(alpha, int | float):
-        raise InvalidSetting(f"decoys must be a whole number and alpha a number, got {decoys!r} and {alpha!r}")
-    if not 0 < alpha < 1:
-        raise InvalidSetting(f"alpha must lie between 0 and 1, got {alpha:g}")
-    if (MOST_DECOYS + 1) * alpha < 1 - 1e-9:
-        raise InvalidSetting(f"alpha = {alpha:g} is out of reach: the smallest is {1 / MOST_DECOYS:g}")
+    """Raise InvalidSetting unless ``alpha`` lies between 0 and 1 and ``decoys`` between 1 and MOST_DECOYS."""
+    check_alpha(alpha)
+    if isinstance(decoys, bool) or not isinstance(decoys, int):
+        raise InvalidSetting(f"decoys must be a whole number, got {decoys!r}")
     if not 1 <= decoys <= MOST_DECOYS:
         raise InvalidSetting(f"decoys must lie between 1 and {MOST_DECOYS:,}, got {decoys}")
+
+
+def check_rank_test(decoys: int, alpha: float) -> None:
+    """Raise InvalidSetting as :func:`check_decoys` does, and where a rank among so many decoys cannot reach
+    ``alpha``."""
+    check_decoys(decoys, alpha)
+    if (MOST_DECOYS + 1) * alpha < 1 - 1e-9:
+        raise InvalidSetting(f"alpha = {alpha:g} is out of reach: the smallest is {1 / MOST_DECOYS:g}")
     if (decoys + 1) * alpha < 1 - 1e-9:
         raise InvalidSetting(f"alpha = {alpha:g} needs at least {math.ceil(1 / alpha - 1e-9) - 1} decoys, got {decoys}")
 
@@ -219,8 +229,8 @@ def _verdict(
     free = sum(tally.free_slots for tally in tallies)
     claimed, others = float(matched[0]), matched[1:]
     better = int(at_least_as_good(others, support[1:], (claimed, float(support[0]))).sum())
-    p_value = (1 + better) / len(matched) if opportunities else 1.0
-    z = z_score(claimed, others)
+    z = distance([tally.sum() for tally in tallies], [tally.swaps.squared_norm() for tally in tallies])
+    p_value = sign_sum_p(z)
     return TraceVerdict(
         key_id=key.id,
         p_value=p_value,
@@ -233,6 +243,8 @@ def _verdict(
         hit_rate=claimed / free if free else None,
         chance_rate=float(others.mean()) / free if free else None,
         opportunities=opportunities,
+        swaps=sum(tally.swaps.swaps for tally in tallies),
+        rank_p=(1 + better) / len(matched) if opportunities else 1.0,
         free_slots=free,
         outside_zone=sum(tally.outside for tally in tallies),
         routed=sum(tally.routed for tally in tallies),

@@ -12,6 +12,7 @@ from typing import Any
 
 from scipy.special import ndtr
 
+from okr.detection import sign_sum_p
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment import results_of
 from okr.experiment.config import RunConfig
@@ -117,18 +118,21 @@ def _sample(group: str, index: int, sample: Mapping[str, Any], results: Results)
     """What follows for one sample from its group and place, its verdict's shares by site, and the configuration."""
     config, verdict, sites = results.config, sample["verdict"], sample["verdict"]["sites"]
     opportunities = sum(site["opportunities"] for site in sites)
-    p_value = _of_decoys(verdict["p_value"], config.decoys) if opportunities else 1.0
+    z = verdict["z"] if opportunities else 0.0
     return {
         "sample_id": index,
         "new_tokens": config.max_length,
         "trace": trace_path(group, index),
         "verdict": {
             "watermarked": verdict["p_value"] <= config.alpha,
-            "p_value": p_value,
+            "p_value": sign_sum_p(z),
+            "rank_p": _of_decoys(verdict["rank_p"], config.decoys) if opportunities else 1.0,
             "exact": True,
             "alpha": config.alpha,
             "decoys": config.decoys,
-            "normal_p": float(ndtr(-verdict["z"])),
+            "z": z,
+            "normal_p": float(ndtr(-z)),
+            "swaps": sum(site["swaps"] for site in sites),
             "hit_rate": _pooled_rate(sites, "hit_rate"),
             "chance_rate": _pooled_rate(sites, "chance_rate"),
             "opportunities": opportunities,
@@ -174,7 +178,7 @@ def _differences(expected: Any, found: Any, place: str) -> Iterator[tuple[str, A
             yield from _differences(one, other, f"{place}[{index}]")
     elif isinstance(expected, float) and isinstance(found, float):
         if not math.isclose(
-            expected, found, rel_tol=TOLERANCE, abs_tol=0.0 if place.endswith("normal_p") else SMALLEST
+            expected, found, rel_tol=TOLERANCE, abs_tol=0.0 if place.endswith(("_p", "p_value")) else SMALLEST
         ):
             yield place, found, expected
     elif expected != found:

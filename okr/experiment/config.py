@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
-from pydantic import model_validator as validator
 from pydantic.json_schema import WithJsonSchema
 
 from okr.errors import InvalidConfig
@@ -57,19 +56,11 @@ class RunConfig(Placement):
     prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
     prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")
     decoys: int = Field(default=999, ge=1, le=1_000_000, description="decoy keys of every verification")
-    alpha: float = Field(default=0.001, gt=0, lt=1, description="significance level of a verdict")
+    alpha: float = Field(default=0.001, ge=1e-300, lt=1, description="significance level of a verdict")
     temperature: float = Field(default=1.0, gt=0, le=100, description="temperature of sampling")
     quality_passages: int = Field(default=64, ge=2, le=200, description="shipped passages that the cost is measured on")
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; none: torch decides")
     output_dir: str = Field(min_length=1, description="folder of the results")
-
-    @validator(mode="after")
-    def _alpha_within_reach(self) -> Self:
-        if self.alpha < 1e-6:
-            raise ValueError(f"alpha {self.alpha:g} is out of reach: the smallest is 1e-06")
-        if (self.decoys + 1) * self.alpha < 1 - 1e-9:
-            raise ValueError(f"alpha {self.alpha:g} needs at least {math.ceil(1 / self.alpha - 1e-9) - 1} decoys")
-        return self
 
     def setting(self) -> "Setting":
         """The watermark's setting."""

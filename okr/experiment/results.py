@@ -39,6 +39,8 @@ class SiteShare(_Record):
     free_slots: Count
     hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without any")
     chance_rate: Rate | None
+    swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
+    z: float = Field(description="the evidence in this router's swaps in its standard deviations over random keys")
 
     @validator(mode="after")
     def _rates_where_slots_are(self) -> Self:
@@ -52,15 +54,17 @@ class SampleVerdict(_Record):
 
     key_id: KeyId
     watermarked: bool = Field(description="p_value <= alpha")
-    p_value: PValue = Field(description="exact; at least 1 / (decoys + 1)")
+    p_value: PValue = Field(description="valid for tokens of any dependence; 1 where nothing was swapped")
     exact: bool
     alpha: float
     decoys: Count
-    z: float = Field(description="distance from the decoys in their standard deviations; an approximation")
+    z: float = Field(description="the evidence in the swaps in its standard deviations over random keys")
     normal_p: float = Field(ge=0, le=1, description="normal tail beyond z; an approximation")
     hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without opportunities")
     chance_rate: Rate | None = Field(description="the decoys' mean hit rate")
     opportunities: Count = Field(description="(token, site) pairs where the key could decide")
+    swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
+    rank_p: PValue = Field(description="the rank of the matches among the decoys'; reported beside, decides nothing")
     free_slots: Count = Field(description="expert slots that the key decided on there")
     outside_zone: Count = Field(description="expert slots there that the setting does not allow")
     routed: Count = Field(description="(token, site) pairs with recorded routing")
@@ -96,7 +100,7 @@ class ControlSample(_Sample):
 
     text: str
     unrelated_p_value: PValue = Field(
-        description="the same test under a key unrelated to any sample, another one for each: independent of the others"
+        description="the rank_p of a key unrelated to any sample, another one for each: independent of the others"
     )
 
 

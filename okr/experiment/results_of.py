@@ -17,8 +17,8 @@ from okr.traces.load import expert_load
 from okr.version import SPEC_VERSION
 
 UNRELATED = (
-    "every control sample is tested here under an unrelated key of its own: under one shared key the p-values of "
-    "different texts depend on each other, since the texts meet the key in alike states; p-values are multiples of "
+    "an unrelated key of its own is ranked among decoys on every control sample: under one shared key the ranks of "
+    "different texts depend on each other, since the texts meet the key in alike states; ranks are multiples of "
     "1 / (decoys + 1) and ties only raise them, so many samples make this test slightly too strict"
 )
 

@@ -119,7 +119,7 @@ def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Tr
         "verdict": {name: value for name, value in verdict.as_dict().items() if name not in ("tokens", "dtypes")},
     }
     if unrelated:
-        described["unrelated_p_value"] = unrelated[0].p_value
+        described["unrelated_p_value"] = unrelated[0].rank_p
     return described
 
 

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from okr.detection import LEAST_P
 from okr.intervals import mean, share
 from okr.loaders import Loaded
 from okr.loaders.prediction import predict
 from okr.suites.cells import Cell, Ledger, Outcome, bound, cell
 from okr.suites.costs import cost_cell
 from okr.suites.figures import Figure
-from okr.suites.samples import METHODS, TRACE_DECOYS, Bench, Made, make_texts
+from okr.suites.samples import METHODS, SYNTHID_DECOYS, Bench, Made, make_texts
 from okr.suites.text_tests import p_values
 
 LEVELS = (0.01, 0.001)
@@ -56,7 +57,9 @@ def smallest_p(method: str, decoys: int) -> float:
     """The smallest p-value that a test can give."""
     if method.startswith("kgw"):
         return 0.0
-    return 1 / ((TRACE_DECOYS if method.startswith("synthid") or "trace" in method else decoys) + 1)
+    if "trace" in method:
+        return LEAST_P
+    return 1 / ((SYNTHID_DECOYS if method.startswith("synthid") else decoys) + 1)
 
 
 def found_figures(

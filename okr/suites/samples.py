@@ -22,7 +22,7 @@ from okr.suites.other_watermarks import SYNTHID_DEPTH, Kgw, SynthId
 from okr.traces import Trace
 from okr.traces.load import expert_load
 
-TRACE_DECOYS = 999
+SYNTHID_DECOYS = 999
 METHODS = ("none", "okr", "okr louder", "kgw", "kgw louder", "synthid", "synthid shallow")
 ATTACKED = ("okr louder", "kgw louder", "synthid")  # with enough power for an attack to take something away
 
@@ -149,8 +149,8 @@ def as_made(trace: Trace) -> Made:
 
 
 def trace_p(engine: Engine, trace: Trace, key: Key, setting: Setting, lengths: Sequence[int]) -> list[float]:
-    """okr.verify's p-value of the first ``lengths`` new tokens of a trace, prompts left out, ties to the decoys."""
-    p = prefix_p_values(engine, trace, key, setting, TRACE_DECOYS)
+    """okr.verify's p-value of the first ``lengths`` new tokens of a trace, prompts left out."""
+    p = prefix_p_values(engine, trace, key, setting)
     first = max(0, trace.prompt_length - 1)
     return [float(p[min(first + length, len(p)) - 1]) for length in lengths]
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from okr.detection import draw_decoys, likelihoods, statistic, text_seed
 from okr.engines import Engine, Text
 from okr.routing import Key, Setting
-from okr.suites.samples import Bench, Made
+from okr.suites.samples import SYNTHID_DECOYS, Bench, Made
 
 STAGES = (9, 19, 49, 99, 199, 499)
 ROWS = 50
@@ -88,7 +88,7 @@ def p_values(
     if method.startswith("kgw"):
         return np.array(kgw_p(bench, made, index, bias, lengths))
     if method.startswith("synthid"):
-        return np.array(synthid_p(bench, made, index, method, lengths, 999))
+        return np.array(synthid_p(bench, made, index, method, lengths, SYNTHID_DECOYS))
     key, setting, temperature = bench.key(index), bench.setting(method), bench.config.temperature
     return np.array(
         [

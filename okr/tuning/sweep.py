@@ -159,7 +159,7 @@ def measure(
     for number, key in enumerate(keys):
         made = _generate(loaded, engine, sweep, setting, key, _share(sweep, number), texts)
         for trace in made:
-            p = prefix_p_values(engine, trace, key, setting, round(1 / min(LEVELS)) - 1)
+            p = prefix_p_values(engine, trace, key, setting)
             trace_p.append(p[trace.prompt_length :].numpy())
         text_z += _z_scores(engine, sweep, setting, key, made)
         step(1)
