@@ -118,7 +118,7 @@ def _sample(group: str, index: int, sample: Mapping[str, Any], results: Results)
     """What follows for one sample from its group and place, its verdict's shares by site, and the configuration."""
     config, verdict, sites = results.config, sample["verdict"], sample["verdict"]["sites"]
     opportunities = sum(site["opportunities"] for site in sites)
-    z = verdict["z"] if opportunities else 0.0
+    z = verdict["z"] if verdict["swaps"] else 0.0
     return {
         "sample_id": index,
         "new_tokens": config.max_length,
@@ -178,7 +178,7 @@ def _differences(expected: Any, found: Any, place: str) -> Iterator[tuple[str, A
             yield from _differences(one, other, f"{place}[{index}]")
     elif isinstance(expected, float) and isinstance(found, float):
         if not math.isclose(
-            expected, found, rel_tol=TOLERANCE, abs_tol=0.0 if place.endswith(("_p", "p_value")) else SMALLEST
+            expected, found, rel_tol=TOLERANCE, abs_tol=0.0 if place.endswith(("_p", "p_value", ".z")) else SMALLEST
         ):
             yield place, found, expected
     elif expected != found:

@@ -219,7 +219,7 @@ class Timings(_Record):
 class Results(_Record):
     """The outcome of one experiment."""
 
-    schema_version: Literal["1.1"] = "1.1"
+    schema_version: Literal["1.2"] = "1.2"
     spec_version: str
     experiment_name: str
     key_id: KeyId

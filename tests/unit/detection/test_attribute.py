@@ -2,16 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, false_discovery_control
+from scipy.stats import false_discovery_control
 
 import okr
 from okr import InvalidKey, InvalidSetting, Key
-from okr.detection.attribution import ENOUGH, holm
+from okr.detection.verdict import holm
 
 SETTING = {"epsilon": 1.0, "zone": "boundary"}
 
@@ -28,7 +27,7 @@ def generated(model, key, tokens=16):
 
 
 def test_the_right_key_among_others_and_none_without_it(moe, key):
-    trace = generated(moe, key, 120)
+    trace = generated(moe, key, 240)
     strangers = [numbered(i) for i in range(20)]
     found = okr.attribute(moe, trace, [*strangers[:13], key, *strangers[13:]])
     assert found.key_id == key.id
@@ -41,20 +40,19 @@ def test_the_right_key_among_others_and_none_without_it(moe, key):
     assert none == okr.attribute(moe, trace, strangers)
 
 
-def test_each_p_value_is_valid(deepseek):
-    """300 unrelated keys on one trace: P(p <= x) <= x. More than 36 at 0.05, or 192 at 0.5, happen with probability
-    below 1e-6; sequential sampling keeps to the rule (p is ENOUGH / drawn or its floor)."""
-    trace = generated(deepseek, numbered(10**6))
-    found = okr.attribute(deepseek, trace, [numbered(i) for i in range(300)], alpha=0.5)
-    p = np.array([candidate.p_value for candidate in found.candidates])
-    assert binom.sf(36, 300, 0.05) < 1e-6
-    assert binom.sf(192, 300, 0.5) < 1e-6
-    assert (p <= 0.05).sum() <= 36
-    assert (p <= 0.5).sum() <= 192
-    assert (p > 0.5).sum() > 60
-    for candidate in found.candidates:
-        drawn = candidate.images
-        assert candidate.p_value == ENOUGH / drawn or (drawn == 599 and candidate.p_value < ENOUGH / 599 + 1 / 600)
+def test_each_p_value_is_that_of_verification(moe, key):
+    trace = generated(moe, key, 30)
+    keys = [*(numbered(i) for i in range(5)), key]
+    found = okr.attribute(moe, trace, keys)
+    for candidate, claimed in zip(found.candidates, keys, strict=True):
+        verdict = okr.verify(moe, trace, claimed, decoys=1)
+        assert (candidate.z, candidate.p_value) == (verdict.z, verdict.p_value)
+
+
+def test_a_key_is_found_among_thousands_at_a_small_level(deepseek, key):
+    """No number of decoys could reach this level."""
+    found = okr.attribute(deepseek, generated(deepseek, key, 120), [*map(numbered, range(3000)), key], alpha=1e-9)
+    assert found.key_id == key.id
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
@@ -89,27 +87,7 @@ def test_bad_input_is_refused(deepseek, key):
             okr.attribute(deepseek, trace, [key], alpha=alpha)
 
 
-def test_progress_within_a_key_adds_up_to_one_for_each(deepseek, key):
-    """Keys that are given up early, and one that is followed through several blocks of images."""
-    told, keys = [], [numbered(0), key, numbered(1)]
-    found = okr.attribute(deepseek, generated(deepseek, key, 40), keys, alpha=0.001, advance=told.append)
-    assert found.candidates[1].images == 2999
-    assert len(told) > len(keys)
-    assert all(0 <= share <= 1 for share in told)
-    assert sum(told) == pytest.approx(3)
-
-
-@pytest.mark.parametrize(("alpha", "least"), [(1e-9, "3e-06"), (2.9e-6, "3e-06"), (5e-324, "3e-06")])
-def test_more_images_than_a_million_are_refused(deepseek, key, alpha, least):
-    trace = generated(deepseek, key)
-    with pytest.raises(InvalidSetting, match=f"smallest alpha that 3 keys can reach is {least}"):
-        okr.attribute(deepseek, trace, [numbered(i) for i in range(3)], alpha=alpha)
-
-
-@given(st.integers(1, 10**6 - 1))
-def test_the_smallest_alpha_that_is_named_is_accepted(keys):
-    from okr.detection.attribution import images_needed
-
-    with pytest.raises(InvalidSetting) as caught:
-        images_needed(keys, keys / 2e6)
-    assert images_needed(keys, float(str(caught.value).rpartition(" ")[2])) <= 10**6
+def test_progress_counts_the_keys(deepseek, key):
+    told = []
+    okr.attribute(deepseek, generated(deepseek, key), [numbered(0), key, numbered(1)], advance=told.append)
+    assert told == [1, 1, 1]

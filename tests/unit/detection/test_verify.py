@@ -93,8 +93,8 @@ def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):
 def test_the_verdict_repeats_and_pools(moe, key, other_key):
     traces = generated(moe, key, epsilon=2.0)
     assert okr.verify(moe, traces[0], key) == okr.verify(moe, traces[0], key)
-    single = [okr.verify(moe, trace, key, decoys=19, alpha=0.05) for trace in traces]
-    pooled = okr.verify(moe, traces, key)
+    single = [okr.verify(moe, trace, key, decoys=19) for trace in traces]
+    pooled = okr.verify(moe, traces, key, alpha=0.01)
     assert pooled.free_slots == sum(verdict.free_slots for verdict in single)
     assert pooled.watermarked
     assert "watermarked under key " + key.id in str(pooled)
@@ -124,7 +124,7 @@ def test_no_opportunity_cannot_tell(deepseek, key):
     assert "cannot tell" in str(verdict)
 
 
-@pytest.mark.parametrize("arguments", [{"decoys": 0}, {"decoys": 98, "alpha": 0.01}, {"alpha": 0.0}, {"alpha": 1.5}])
+@pytest.mark.parametrize("arguments", [{"decoys": 0}, {"alpha": 0.0}, {"alpha": 1.5}])
 def test_tests_that_cannot_decide_are_refused(deepseek, key, arguments):
     trace = generated(deepseek, key, epsilon=1.0)[0]
     with pytest.raises(InvalidSetting, match=r"decoys|alpha"):
@@ -231,7 +231,7 @@ def test_a_trace_is_replayed_in_the_other_dtype(key, made):
         trace = wm.generate(input_ids=torch.randint(3, 4096, (1, 6)), max_new_tokens=32, do_sample=True).traces[0]
     replayed = okr.load("tiny-deepseek-moe", dtype=other).model
     verdict = okr.verify(replayed, trace, key)
-    assert verdict.p_value == 0.001
+    assert verdict.p_value < 1e-12
     assert verdict.hit_rate > 0.97
     assert verdict.dtypes == ((str(made).removeprefix("torch."),), str(other).removeprefix("torch."))
     stranger = okr.verify(replayed, trace, Key(bytes([9]) * 32))

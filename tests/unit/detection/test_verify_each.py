@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 import okr
 from okr.detection import verdict
-from okr.detection.tally import TokenTally
 from okr.engines.transformers import TransformersEngine, engine, proof
 
 SETTING = {"epsilon": 2.0, "zone": "max", "strength": math.inf}
@@ -62,17 +60,14 @@ def test_a_model_is_found_and_proven_once_and_every_trace_replayed_once(moe, key
 def test_one_marked_trace_among_many_moves_the_pooled_test_and_itself_alone(deepseek, key):
     """What the pooled test rejects is that none was marked; it never says that all were."""
     traces = [*made(deepseek, None, 11), *made(deepseek, key, 1, tokens=120)]
-    found = okr.verify_each(deepseek, traces, key, **SETTING, decoys=1199, alpha=0.01)
+    found = okr.verify_each(deepseek, traces, key, **SETTING, alpha=0.01)
     assert found.pooled.watermarked
     assert not found.every
     assert found.each[-1].watermarked
-    assert found.each[-1].p_value == 1 / 1200
     assert [p <= 0.01 for p in found.adjusted_p] == [False] * 11 + [True]
     lines = str(found).splitlines()
     assert lines[0].endswith("1 after Holm's correction for 12 tests")
     assert lines[1].startswith(f"pooled test of all 12: at least one of them was made under key {key.id}: p = ")
-    few = okr.verify_each(deepseek, traces, key, **SETTING, decoys=99, alpha=0.01)
-    assert "99 decoys are too few: 1199 are enough" in str(few)
 
 
 @given(p=st.lists(st.integers(1, 20).map(lambda rank: rank / 20), min_size=1, max_size=6))
@@ -82,26 +77,6 @@ def test_adjusted_p_values_are_those_of_the_closed_test(p):
     for index, adjusted in enumerate(verdict.holm(p)):
         holding = [[p[i] for i in range(len(p)) if number >> i & 1] for number in sets if number >> index & 1]
         assert adjusted == pytest.approx(max(min(1.0, len(part) * min(part)) for part in holding))
-
-
-def test_counts_by_token_are_kept_of_the_claimed_key_alone():
-    """However many traces: what decoys matched where is held for the one that is open."""
-    generator = np.random.default_rng(0)
-    tally, everything = TokenTally(50), []
-
-    class Site:
-        tokens, free = torch.arange(7), torch.ones(7, dtype=torch.int64)
-
-    for _ in range(30):
-        hits = torch.from_numpy(generator.integers(0, 3, (7, 50)).astype(np.int16))
-        tally.open_trace(7)
-        tally.add(Site, hits)
-        everything.append(hits)
-    sums = torch.cat(everything).cumsum(0, dtype=torch.int64)
-    expected = (1 + (sums[:, 1:] >= sums[:, :1]).sum(1)).double() / 50
-    assert torch.equal(tally.p_values(), expected)
-    held = [part for trace in tally.traces for part in trace] + [tally.matched, tally.before, *tally.ranks]
-    assert sum(part.untyped_storage().nbytes() for part in held) < 30 * 7 * 50
 
 
 @pytest.mark.parametrize("traces", [[], ["trace"]])

@@ -91,7 +91,7 @@ def test_a_configuration_survives_json() -> None:
         ({"seed": -1}, "--seed: "),
         ({"device": "gpu"}, "--device: expected auto, cpu, cuda or cuda:N.*, got 'gpu'"),
         ({"max_memory": "lots"}, "--max-memory: expected .*70GiB, got 'lots'"),
-        ({"decoys": 10}, "alpha 0.001 needs at least 999 decoys"),
+        ({"decoys": 0}, "--decoys: must be greater"),
         ({"colour": 1}, "unknown setting 'colour': the settings are model, device"),
     ],
 )

@@ -58,7 +58,7 @@ def set_at(*path: str | int, value: object) -> Callable[[dict], None]:
         (set_at("summary", "control_samples", value=7), "counts are not those of the samples"),
         (set_at("detailed_results", 1, "p_value", value=0.5), "sample 1: its figures are not those of its verdict"),
         (set_at("control_results", 2, "verdict", "watermarked", value=True), "counts are not those"),
-        (set_at("summary", "detection_threshold", value=0.001), "does not follow from p and the threshold"),
+        (set_at("summary", "detection_threshold", value=1e-200), "does not follow from p and the threshold"),
         (set_at("key_id", value="0" * 16), "another key"),
         (set_at("key_id", value="secret"), "key_id: String should match"),
         (set_at("surplus", value=1), "surplus: Extra inputs"),
