@@ -4,6 +4,7 @@ The parts of the tests are public too: evidence, decoys, likelihoods and the sta
 """
 
 from okr.detection.attribution import Attribution, Candidate, attribute
+from okr.detection.combination import combined_p, site_ranks_p
 from okr.detection.decoys import Decoys, draw_decoys
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.likelihood import Likelihoods, Sharing, likelihoods
@@ -29,6 +30,7 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "attribute",
+    "combined_p",
     "detect",
     "distance",
     "draw_decoys",
@@ -36,6 +38,7 @@ __all__ = [
     "likelihoods",
     "prefix_p_values",
     "sign_sum_p",
+    "site_ranks_p",
     "statistic",
     "swap_weights",
     "text_seed",

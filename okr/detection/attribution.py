@@ -1,9 +1,9 @@
 """Finds which of several keys, if any, made the evidence.
 
-The null hypothesis of key i is that the evidence was made without knowledge of key i. Each key's p-value is that of the
-swaps (:mod:`okr.detection.swaps`), which takes one inner product a site and no decoys. So the smallest p-values stay
-significant after Holm's correction over any number of keys, and that correction is valid however the p-values depend on
-each other.
+The null hypothesis of key i is that the evidence was made without knowledge of key i. A key's p-value is that of
+:func:`okr.verify` for the ``FINALISTS`` keys with the most evidence in the swaps, which takes one inner product a site.
+The others' ranks are not asked for and count as 1, which can only raise their p-values. So the p-values are valid and
+have no floor, and Holm's correction over all keys is valid however they depend on each other.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from okr.detection.evidence import all_evidence
+from okr.detection.combination import combined_p
+from okr.detection.evidence import SiteEvidence, all_evidence
 from okr.detection.swaps import SwapTally, distance, sign_sum_p
 from okr.detection.verdict import Bounded, holm
-from okr.detection.verification import as_traces, check_alpha
+from okr.detection.verification import as_traces, check_alpha, verdict_of
 from okr.discovery import RouterSite
 from okr.engines import Engine, prepare
 from okr.engines.choice import Projector
@@ -24,6 +25,9 @@ from okr.routing import Key
 from okr.routing.keys import check_key
 from okr.routing.settings import ZoneName
 from okr.traces import Trace
+
+FINALISTS = 4
+DECOYS = 9_999  # of each finalist
 
 
 @dataclass(frozen=True)
@@ -95,18 +99,18 @@ def attribute(
     if not keys or len({key.id for key in keys}) < len(keys):
         raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
     check_alpha(alpha)
-    found = all_evidence(prepare(model), items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
-    sites: dict[str, tuple[RouterSite, SwapTally]] = {}
-    opportunities = 0
-    for evidence in (site for trace in found for site in trace):
-        site = evidence.site
-        opportunities += len(evidence.choice)
-        sites.setdefault(site.path, (site, SwapTally(site.hidden_size, site.num_experts)))[1].add(evidence)
+    engine = prepare(model)
+    found = list(all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt))
+    sites = _swaps(found)
     distances = []
-    for key in keys:
-        distances.append(_distance(sites.values(), key))
+    for number, key in enumerate(keys):
+        distances.append(_distance(sites, key))
+        if number >= FINALISTS:
+            advance(1)
+    p_values = [combined_p(sign_sum_p(z), 1.0) for z in distances]
+    for place in sorted(range(len(keys)), key=lambda number: -distances[number])[:FINALISTS]:
+        p_values[place] = verdict_of(engine, items, found, keys[place], DECOYS, alpha).p_value
         advance(1)
-    p_values = [sign_sum_p(z) for z in distances]
     candidates = tuple(
         Candidate(key.id, z, p, corrected)
         for key, z, p, corrected in zip(keys, distances, p_values, holm(p_values), strict=True)
@@ -115,9 +119,18 @@ def attribute(
     return Attribution(
         key_id=best.key_id if best.adjusted_p <= alpha else None,
         alpha=alpha,
-        opportunities=opportunities,
+        opportunities=sum(len(evidence.choice) for trace in found for evidence in trace),
         candidates=candidates,
     )
+
+
+def _swaps(found: Sequence[Sequence[SiteEvidence]]) -> list[tuple[RouterSite, SwapTally]]:
+    """The swap evidence of all traces at each site."""
+    sites: dict[str, tuple[RouterSite, SwapTally]] = {}
+    for evidence in (site for trace in found for site in trace):
+        site = evidence.site
+        sites.setdefault(site.path, (site, SwapTally(site.hidden_size, site.num_experts)))[1].add(evidence)
+    return list(sites.values())
 
 
 def _distance(sites: Iterable[tuple[RouterSite, SwapTally]], key: Key) -> float:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtr
 from torch import Tensor
 
+from okr.detection.counting import matches
 from okr.detection.evidence import SiteEvidence
 from okr.routing import find_zone
 from okr.routing.scores import TINY
@@ -37,12 +38,20 @@ LEAST_NORM = 1e-12
 LEAST_P = 1e-300
 """The least p-value that is reported. Smaller ones, which floating point cannot tell from 0, are raised to it."""
 
-_BLOCK = 512  # tokens whose weights are compared with each other at once
+_BLOCK = 512  # tokens that are worked on at once
+_DRAWS = 16
 
 
 def sign_sum_p(z: float) -> float:
     """The p-value of a sum of random signs that lies ``z`` times its Euclidean norm above 0 (OKR-EVIDENCE-004)."""
     return min(1.0, max(LEAST_P, CONSTANT * float(ndtr(-z))))
+
+
+def sign_sum_p_values(sums: Float[Tensor, " tests"], squared_norms: Float[Tensor, " tests"]) -> Float[Tensor, " tests"]:
+    """The p-values of sums S of random signs with squared norms ||W||^2; 1 where nothing was swapped."""
+    z = torch.where(squared_norms > LEAST_NORM, sums / squared_norms.clamp_min(LEAST_NORM).sqrt(), 0.0)
+    p_values: Tensor = (CONSTANT * torch.special.ndtr(-z)).clamp(LEAST_P, 1.0)
+    return p_values
 
 
 def swap_weights(evidence: SiteEvidence) -> Float[Tensor, "tokens experts"]:
@@ -59,6 +68,25 @@ def swap_weights(evidence: SiteEvidence) -> Float[Tensor, "tokens experts"]:
     near = find_zone(choice, top_k=top_k, epsilon=REACH * evidence.strength, zone="boundary").pool & evidence.pool
     far = (swaps.abs() * ~near).sum(-1, keepdim=True)
     return swaps * near / (1 + far)
+
+
+def swaps_of_random_keys(evidence: SiteEvidence) -> Float[Tensor, " tokens"]:
+    """How many swaps random keys would make on average at every opportunity, float64 [T] on the CPU.
+
+    It is the mean over ``_DRAWS`` draws of key scores from the standard normal law, which follow from the shape of the
+    evidence alone and know of no key.
+    """
+    choice, top_k = evidence.choice, evidence.experts.shape[-1]
+    native = choice.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    generator, means = torch.Generator().manual_seed(0), []
+    for first in range(0, len(choice), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        scores = torch.randn(len(choice[part]), _DRAWS, choice.shape[1], generator=generator).to(choice)
+        kept, _ = matches(
+            choice[part], scores, native[part], evidence.pool[part], evidence.locked[part], evidence.strength
+        )
+        means.append(evidence.free[part].cpu() - kept.double().mean(1).cpu())
+    return torch.cat(means) if means else torch.zeros(0, dtype=torch.float64)
 
 
 class SwapTally:

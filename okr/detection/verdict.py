@@ -99,7 +99,7 @@ class Verdict(Bounded):
 @dataclass(frozen=True)
 class SiteScore:
     """One router site's part of a verdict. The rates are the share of free slots at opportunities that match, or None
-    if there is no free slot. ``swaps`` and ``z`` are those of :class:`TraceVerdict` at this site alone."""
+    if there is no free slot. ``swaps``, ``z`` and ``rank_p`` are those of :class:`TraceVerdict` at this site alone."""
 
     path: str
     opportunities: int
@@ -108,6 +108,7 @@ class SiteScore:
     chance_rate: float | None
     swaps: int
     z: float
+    rank_p: float
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,16 @@ class TokenScore:
 class TraceVerdict(Verdict):
     """The verdict of :func:`okr.verify`. It also has the attributes of :class:`Verdict`.
 
-    Its p-value is that of the swaps (:mod:`okr.detection.swaps`). It is 1 where nothing was swapped, and has no floor.
-    Its z is the evidence in the swaps divided by its standard deviation over random keys.
+    Its p-value combines ``swaps_p`` and ``sites_p`` (:mod:`okr.detection.combination`). It is 1 where nothing was
+    swapped, and has no floor. Its z is the evidence in the swaps divided by its standard deviation over random keys.
 
     Attributes:
         swaps: how many experts ran instead of ones that the model itself would have run, and count as evidence.
-        rank_p: (1 + decoys that match at least as well) / (decoys + 1). It is a valid p-value of its own, reported
-            beside; it never decides ``watermarked``.
+        expected_swaps: how many swaps random keys would make on these states.
+        swaps_p: the p-value of the swaps alone (:mod:`okr.detection.swaps`).
+        sites_p: the combined p-value of the ranks among decoys at the sites; 1 where the trace has too few swaps.
+        rank_p: the rank among decoys by the matches at all sites: (1 + decoys that match at least as well) / (decoys +
+            1). It is a valid p-value of its own, reported beside; it never decides ``watermarked``.
         free_slots: how many expert slots at opportunities the key decides.
         outside_zone: how many expert slots at opportunities hold an expert that the setting does not allow. More than
             about 0.01 of free_slots means that the trace was made with another setting or dtype.
@@ -145,6 +149,9 @@ class TraceVerdict(Verdict):
     """
 
     swaps: int
+    expected_swaps: float
+    swaps_p: float
+    sites_p: float
     rank_p: float
     free_slots: int
     outside_zone: int

@@ -1,27 +1,29 @@
-"""Verifies traces by forced replay: the p-value of the swaps, and the hit rate beside that of decoys (spec chapters
-VERIFY and EVIDENCE).
+"""Verifies traces by forced replay (spec chapters VERIFY and EVIDENCE).
 
 The null hypothesis is that the trace was made without knowledge of the claimed key. Given the trace, the key's
-projections are then uniform +1/-1 matrices. :mod:`okr.detection.swaps` bounds the probability of as much evidence under
-it, however tokens depend on each other.
+projections are then uniform +1/-1 matrices, independent of each other. :mod:`okr.detection.swaps` bounds the
+probability of as much evidence under it, however tokens depend on each other.
 
 The decoys are images of the key under permutations of columns and changes of signs. Under the null hypothesis their
-matches and those of the claimed key are exchangeable, so the key's rank among them is uniform (a randomisation test,
-Hemerik and Goeman 2018, Theorem 2). It is reported beside, and decides nothing.
+matches and those of the claimed key are exchangeable, so the key's rank among them is uniform at every site (a
+randomisation test, Hemerik and Goeman 2018, Theorem 2). :mod:`okr.detection.combination` makes one p-value of both.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from jaxtyping import Float
 from scipy.special import ndtr
 from torch import Tensor, nn
 
+from okr.detection.by_token import TokenTally
+from okr.detection.combination import combined_p
 from okr.detection.decoys import Decoys, site_seed
 from okr.detection.evidence import SiteEvidence, all_evidence, gather_evidence
-from okr.detection.swaps import distance, sign_sum_p
-from okr.detection.tally import SiteTally, TokenTally, at_least_as_good, pooled
+from okr.detection.swaps import sign_sum_p
+from okr.detection.tally import SiteTally, pooled_rank, sites_p_value, swap_distance
 from okr.detection.verdict import TraceVerdict, Verdicts
 from okr.engines import Engine, prepare
 from okr.errors import InvalidSetting, InvalidTrace
@@ -55,7 +57,7 @@ def verify(
         model: the model that made the traces, or its engine (:func:`okr.prepare`).
         traces: one trace, or several.
         key: the claimed key.
-        decoys: how many decoys the chance rate and ``rank_p`` come from. The p-value needs none.
+        decoys: how many decoys the key is ranked among at each site. More of them let a short trace show more.
         epsilon: the epsilon to test for, in the unit of each site; by default the one in each trace's header.
         zone: the zone to test for; by default the one in each header.
         strength: the strength to test for; by default the one in each header.
@@ -125,8 +127,19 @@ def verify_keys(
     check_decoys(decoys, alpha)
     engine = prepare(model)
     found = list(all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt))
-    dtypes = _dtypes(engine, items)
-    return [_verdict(*count(items, found, check_key(key), decoys), key, alpha, dtypes) for key in keys]
+    return [verdict_of(engine, items, found, check_key(key), decoys, alpha) for key in keys]
+
+
+def verdict_of(
+    engine: Engine,
+    traces: Sequence[Trace],
+    found: Sequence[Sequence[SiteEvidence]],
+    key: Key,
+    decoys: int,
+    alpha: float,
+) -> TraceVerdict:
+    """The verdict of :func:`verify` from the evidence ``found`` in each of ``traces``."""
+    return _verdict(*count(traces, found, key, decoys), key, alpha, _dtypes(engine, traces))
 
 
 def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting) -> Float[Tensor, " tokens"]:
@@ -170,7 +183,7 @@ class _Count:
             if site.path not in self.tallies:
                 images = Decoys.draw(self.decoys, site.num_experts, site_seed(self.seed, site.path))
                 self.tallies[site.path] = SiteTally(self.key, images, evidence)
-            self.by_token.add(self.tallies[site.path].add(evidence))
+            self.by_token.add(site.path, self.tallies[site.path].add(evidence))
 
     def parts(self) -> tuple[list[SiteTally], TokenTally]:
         return list(self.tallies.values()), self.by_token
@@ -224,27 +237,29 @@ def _verdict(
     dtypes: tuple[tuple[str, ...], str],
 ) -> TraceVerdict:
     """The verdict on the counts of one test."""
-    matched, support = pooled(tallies)
-    opportunities = sum(tally.opportunities for tally in tallies)
     free = sum(tally.free_slots for tally in tallies)
-    claimed, others = float(matched[0]), matched[1:]
-    better = int(at_least_as_good(others, support[1:], (claimed, float(support[0]))).sum())
-    z = distance([tally.sum() for tally in tallies], [tally.swaps.squared_norm() for tally in tallies])
-    p_value = sign_sum_p(z)
+    matched = torch.stack([tally.matched for tally in tallies]).sum(0)
+    opportunities = sum(tally.opportunities for tally in tallies)
+    z = swap_distance(tallies)
+    swaps_p, sites_p = sign_sum_p(z), sites_p_value(tallies)
+    p_value = combined_p(swaps_p, sites_p)
     return TraceVerdict(
         key_id=key.id,
         p_value=p_value,
         exact=True,
         watermarked=p_value <= alpha,
         alpha=alpha,
-        decoys=len(others),
+        decoys=len(matched) - 1,
         z=z,
         normal_p=float(ndtr(-z)),
-        hit_rate=claimed / free if free else None,
-        chance_rate=float(others.mean()) / free if free else None,
+        hit_rate=float(matched[0]) / free if free else None,
+        chance_rate=float(matched[1:].mean()) / free if free else None,
         opportunities=opportunities,
         swaps=sum(tally.swaps.swaps for tally in tallies),
-        rank_p=(1 + better) / len(matched) if opportunities else 1.0,
+        expected_swaps=math.fsum(tally.expected for tally in tallies),
+        swaps_p=swaps_p,
+        sites_p=sites_p,
+        rank_p=pooled_rank(tallies) if opportunities else 1.0,
         free_slots=free,
         outside_zone=sum(tally.outside for tally in tallies),
         routed=sum(tally.routed for tally in tallies),

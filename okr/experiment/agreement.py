@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from scipy.special import ndtr
 
-from okr.detection import sign_sum_p
+from okr.detection import combined_p, sign_sum_p, site_ranks_p
 from okr.errors import InvalidConfig, InvalidTrace
 from okr.experiment import results_of
 from okr.experiment.config import RunConfig
@@ -125,7 +126,9 @@ def _sample(group: str, index: int, sample: Mapping[str, Any], results: Results)
         "trace": trace_path(group, index),
         "verdict": {
             "watermarked": verdict["p_value"] <= config.alpha,
-            "p_value": sign_sum_p(z),
+            "p_value": combined_p(verdict["swaps_p"], verdict["sites_p"]),
+            "swaps_p": sign_sum_p(z),
+            "sites_p": _sites_p(verdict),
             "rank_p": _of_decoys(verdict["rank_p"], config.decoys) if opportunities else 1.0,
             "exact": True,
             "alpha": config.alpha,
@@ -153,6 +156,13 @@ def _share(site: Mapping[str, Any]) -> dict[str, Any]:
 def _pooled_rate(sites: Sequence[Mapping[str, Any]], rate: str) -> float | None:
     free = sum(site["free_slots"] for site in sites)
     return math.fsum(site[rate] * site["free_slots"] for site in sites if site["free_slots"]) / free if free else None
+
+
+def _sites_p(verdict: Mapping[str, Any]) -> float:
+    """The combined p-value of the ranks at the routers."""
+    ranks = [site["rank_p"] for site in verdict["sites"] if site["opportunities"]]
+    parts = (-math.fsum(map(math.log, ranks)), len(ranks), verdict["swaps"], verdict["expected_swaps"])
+    return float(site_ranks_p(*(torch.tensor(part, dtype=torch.float64) for part in parts)))
 
 
 def _of_decoys(p_value: float, decoys: int) -> float:

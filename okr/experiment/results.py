@@ -41,6 +41,7 @@ class SiteShare(_Record):
     chance_rate: Rate | None
     swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
     z: float = Field(description="the evidence in this router's swaps in its standard deviations over random keys")
+    rank_p: PValue = Field(description="the rank of the matches at this router among the decoys'")
 
     @validator(mode="after")
     def _rates_where_slots_are(self) -> Self:
@@ -54,7 +55,7 @@ class SampleVerdict(_Record):
 
     key_id: KeyId
     watermarked: bool = Field(description="p_value <= alpha")
-    p_value: PValue = Field(description="valid for tokens of any dependence; 1 where nothing was swapped")
+    p_value: PValue = Field(description="twice the smaller of swaps_p and sites_p, at most 1")
     exact: bool
     alpha: float
     decoys: Count
@@ -64,7 +65,10 @@ class SampleVerdict(_Record):
     chance_rate: Rate | None = Field(description="the decoys' mean hit rate")
     opportunities: Count = Field(description="(token, site) pairs where the key could decide")
     swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
-    rank_p: PValue = Field(description="the rank of the matches among the decoys'; reported beside, decides nothing")
+    expected_swaps: float = Field(ge=0, description="swaps that random keys would make on the same states")
+    swaps_p: PValue = Field(description="the p-value of the swaps alone, without a floor")
+    sites_p: PValue = Field(description="Fisher's combination of the routers' ranks; 1 where too little was swapped")
+    rank_p: PValue = Field(description="the rank of all matches among the decoys'; reported beside, decides nothing")
     free_slots: Count = Field(description="expert slots that the key decided on there")
     outside_zone: Count = Field(description="expert slots there that the setting does not allow")
     routed: Count = Field(description="(token, site) pairs with recorded routing")

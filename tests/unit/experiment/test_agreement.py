@@ -20,7 +20,7 @@ Steps = tuple[str | int, ...]
 # What nothing else in the file says: docs/results.md names all of it.
 TAKEN_AS_IT_IS = re.compile(
     r"spec_version|config\.(?!preset|samples|max_length|batch_size|decoys|alpha|seed|quality_passages)|config_sources\.|"
-    r"detailed_results\.\d+\.watermarked_text|.*\.verdict\.(outside_zone|routed|tokens_needed)|.*\.verdict\.sites\.\d+\.z|"
+    r"detailed_results\.\d+\.watermarked_text|.*\.verdict\.(outside_zone|routed|tokens_needed|expected_swaps)|.*\.verdict\.sites\.\d+\.z|"
     r".*\.trace_digest|quality\.(tokens|unit)|"
     r"router_sites\.\d+\.(stack|layer|router_class|top_k|hidden_size|unit|reason|(control_)?load)|"
     r"model\.|environment\.|notes|timings\.(started|finished|load_seconds|verify_seconds|quality_seconds)"
