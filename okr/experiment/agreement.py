@@ -141,16 +141,18 @@ def _sample(group: str, index: int, sample: Mapping[str, Any], results: Results)
             "opportunities": opportunities,
             "free_slots": sum(site["free_slots"] for site in sites),
             "routed": max(verdict["routed"], opportunities),
-            "sites": [_share(site) for site in sites],
+            "sites": [_share(site, config.decoys) for site in sites],
         }
         | ({} if opportunities else {"tokens_needed": None}),
     }
 
 
-def _share(site: Mapping[str, Any]) -> dict[str, Any]:
-    """A router's hit rate is a whole number of its free slots."""
+def _share(site: Mapping[str, Any], decoys: int) -> dict[str, Any]:
+    """A router's hit rate is a whole number of its free slots. Without opportunities it shows nothing."""
     free = site["free_slots"]
-    return {"hit_rate": round(site["hit_rate"] * free) / free} if free else {}
+    if not free:
+        return {"swaps": 0, "z": 0.0, "rank_p": 1.0}
+    return {"hit_rate": round(site["hit_rate"] * free) / free, "rank_p": _of_decoys(site["rank_p"], decoys)}
 
 
 def _pooled_rate(sites: Sequence[Mapping[str, Any]], rate: str) -> float | None:
