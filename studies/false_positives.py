@@ -5,17 +5,17 @@
 
 Null hypothesis in every test: the evidence was made without knowledge of the claimed key. Every test has a fresh key,
 so that, given the evidence, the p-values of a text class are independent and a Clopper-Pearson interval is right.
-Traces are tested as okr.attribute tests each key: sequentially with at most 999 images, which equals okr.verify with
-999 decoys wherever p <= 0.01. Texts are tested by okr.detect with 99 decoys. ``studies/false_positives_page.py`` makes
+Traces are made in bfloat16 and judged in float32, where rounding swaps experts even in native routing; made in float32
+they would have no swap, and p = 1. Those under other keys are made in float32. Traces are tested as okr.verify does,
+with 99 decoys; texts by okr.detect with 99 decoys. ``studies/false_positives_page.py`` makes
 the page. Seeds are fixed; on one machine a run repeats exactly.
 """
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +24,31 @@ from common import Figures, worked
 from scipy.stats import norm
 
 import okr
-from okr.detection import Decoys, SiteEvidence, gather_evidence
-from okr.detection.attribution import sequential_p_value
-from okr.detection.tally import SiteTally
+from okr.detection import (
+    Decoys,
+    SiteEvidence,
+    SwapTally,
+    combined_p,
+    distance,
+    gather_evidence,
+    sign_sum_p,
+    verify_keys,
+)
+from okr.detection.combination import SHARE
+from okr.detection.counting import count
+from okr.detection.swaps import swaps_of_random_keys
+from okr.engines.choice import Projector
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.routing import Setting
 
 MODEL = "tiny-deepseek-moe"
 SETTINGS = {
-    "soft keying, strength 1": Setting(math.inf, "boundary", 1.0),
+    "quiet": Setting(math.inf, "boundary", 0.15),
     "max, epsilon 2": Setting(2.0, "max", math.inf),
 }
 TOKENS = 32  # of every text, 8 of very short ones
-DECOYS = {"trace": 999, "text": 99}
+DECOYS = 99
 
 
 def key(*parts: object) -> okr.Key:
@@ -90,19 +101,23 @@ CLASSES: dict[str, Callable[[Loaded, int], list[int]]] = {
 }
 
 
-def evidence(loaded: Loaded, tokens: list[int], setting: Setting, made_under: okr.Key | None) -> list[SiteEvidence]:
-    """What the routing of a text shows: recorded natively or under a key."""
+@cache
+def lowered() -> Loaded:
+    """The model in bfloat16."""
+    return okr.load(MODEL, dtype=torch.bfloat16)
+
+
+def recorded(loaded: Loaded, tokens: list[int], setting: Setting, made_under: okr.Key | None) -> okr.Trace:
+    """The routing of a text, recorded natively in bfloat16 or under a key."""
     ids = torch.tensor([tokens])
     arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": 1, "do_sample": False}
     if made_under is None:
-        with okr.record(loaded.model) as recorder:
-            trace = recorder.generate(**arguments).traces[0]
-    else:
-        with okr.watermark(
-            loaded.model, made_under, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
-        ) as watermark:
-            trace = watermark.generate(**arguments).traces[0]
-    return gather_evidence(okr.prepare(loaded.model), trace, setting, skip_prompt=False)
+        with okr.record(lowered().model) as recorder:
+            return recorder.generate(**arguments).traces[0]
+    with okr.watermark(
+        loaded.model, made_under, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
+    ) as watermark:
+        return watermark.generate(**arguments).traces[0]
 
 
 def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
@@ -110,27 +125,43 @@ def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
     matched = expected = variance = 0.0
     for site in sites:
         nothing = Decoys.draw(0, site.site.num_experts, b"unused--")
-        matched += float(SiteTally(claimed, nothing, site).add(site).sum())
+        matched += float(count(nothing, site, Projector(site.site, claimed)(site.hidden))[0].sum())
         chance = site.free / site.pool.sum(-1)
         expected += float((site.free * chance).sum())
         variance += float((site.free * chance * (1 - chance)).sum())
     return float(norm.sf((matched - expected) / math.sqrt(variance))) if variance else 1.0
 
 
+def unranked(sites: list[SiteEvidence], keys: list[okr.Key]) -> list[float] | None:
+    """okr.verify's p-values of a trace with so few swaps that no ranks count, or None for other traces."""
+    tallies = [SwapTally(site.site.hidden_size, site.site.num_experts) for site in sites]
+    for tally, site in zip(tallies, sites, strict=True):
+        tally.add(site)
+    expected = sum(float(swaps_of_random_keys(site).sum()) for site in sites)
+    if sum(tally.swaps for tally in tallies) >= SHARE * expected > 0:
+        return None
+    norms = [tally.squared_norm() for tally in tallies]
+    found = []
+    for claimed in keys:
+        sums = [tally.sum(Projector(site.site, claimed).signs) for tally, site in zip(tallies, sites, strict=True)]
+        found.append(combined_p(sign_sum_p(distance(sums, norms)), 1.0))
+    return found
+
+
 @torch.no_grad()
 def trace_tests(loaded: Loaded, name: str, number: int, keys: range) -> dict[str, list[float]]:
     """p-values of ``keys`` tests of one text of a class, and those of a naive test where keys choose freely."""
-    p_values, naive = [], []
     setting = list(SETTINGS.values())[number % 2]
     made_under = key("other", number) if name == "output under other keys" else None
-    sites = evidence(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
+    trace = recorded(loaded, CLASSES[name](loaded, number)[:TOKENS], setting, made_under)
+    engine, claimed = okr.prepare(loaded.model), [key(name, number, test) for test in keys]
+    sites = gather_evidence(engine, trace, setting, skip_prompt=False)
     sites = [site for site in sites if len(site.choice)]
-    for test in keys:
-        claimed = key(name, number, test)
-        seed = hashlib.sha256(f"{name} {number} {test}".encode()).digest()
-        p_values.append(sequential_p_value(sites, claimed, seed, DECOYS["trace"])[0])
-        if setting.strength == math.inf and test < 60:
-            naive.append(naive_p(sites, claimed))
+    naive = [naive_p(sites, one) for one in claimed[:60]] if setting.strength == math.inf else []
+    p_values = unranked(sites, claimed)
+    if p_values is None:
+        given = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength, "decoys": DECOYS}
+        p_values = [verdict.p_value for verdict in verify_keys(engine, trace, claimed, **given)]
     return {"p": p_values, "naive": naive}
 
 
@@ -145,7 +176,7 @@ def text_test(loaded: Loaded, name: str, number: int) -> dict[str, list[float]]:
         epsilon=setting.epsilon,
         zone=setting.zone,
         strength=setting.strength,
-        decoys=DECOYS["text"],
+        decoys=DECOYS,
         alpha=0.01,
         rows=25,
     )
@@ -167,7 +198,7 @@ def main() -> None:
     parser.add_argument("kind", choices=["trace", "text"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--texts", type=int, help="texts in each class (42 for trace, 340 for text)")
-    parser.add_argument("--keys", type=int, default=400, help="fresh keys for each text's trace")
+    parser.add_argument("--keys", type=int, default=2400, help="fresh keys for each text's trace")
     parser.add_argument("--first-key", type=int, default=0, help="number of the first key: other keys, other tests")
     parser.add_argument("--only", choices=CLASSES, action="append", help="this class alone (repeat it); none: all")
     arguments = parser.parse_args()
@@ -178,7 +209,7 @@ def main() -> None:
     loaded = okr.load(MODEL)
     test = partial(trace_tests, keys=keys) if arguments.kind == "trace" else text_test
     tasks = {f"{name}/{number}": partial(test, loaded, name, number) for name in names for number in range(texts)}
-    head = {"kind": arguments.kind, "model": MODEL, "tokens": TOKENS, "decoys": DECOYS[arguments.kind]}
+    head = {"kind": arguments.kind, "model": MODEL, "tokens": TOKENS, "decoys": DECOYS}
     done = worked(arguments.out, head | {"keys": len(keys), "first key": arguments.first_key}, tasks)
     if done is None:
         return

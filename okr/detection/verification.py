@@ -142,11 +142,14 @@ def verdict_of(
     return _verdict(*count(traces, found, key, decoys), key, alpha, _dtypes(engine, traces))
 
 
-def prefix_p_values(engine: Engine, trace: Trace, key: Key, setting: Setting) -> Float[Tensor, " tokens"]:
+def prefix_p_values(
+    engine: Engine, trace: Trace, key: Key, setting: Setting, decoys: int = 999
+) -> Float[Tensor, " tokens"]:
     """The p-value of every prefix of ``trace``, without the tokens that were given: one after each decoder token,
-    float64 [tokens]. It is that of :func:`verify` with ``skip_prompt``."""
+    float64 [tokens]. It is that of :func:`verify` with ``skip_prompt``, except that at each site a decoy with as many
+    matches as the key ranks above it."""
     evidence = gather_evidence(engine, trace, setting, skip_prompt=True)
-    return count([trace], [evidence], key, 1)[1].p_values()
+    return count([trace], [evidence], key, decoys)[1].p_values()
 
 
 def _dtypes(engine: Engine, traces: Sequence[Trace]) -> tuple[tuple[str, ...], str]:
