@@ -1,14 +1,16 @@
-"""Which of 1,000 keys: how often the right one is named, and how often one is named that had no part.
+"""Which of 100,000 keys: how often the right one is named, and how often one is named that had no part.
 
     python studies/attribution.py --out docs/data/attribution.json
 
-Traces of 24 new tokens from tiny-deepseek-moe (soft keying of strength 1), each made under one of the 1,000 keys,
-under a key that is not among them, or natively; okr.attribute at alpha = 0.01. Intervals are Clopper-Pearson, 95%.
+Traces of 24 new tokens from tiny-deepseek-moe under the quiet setting, each made under one of the 100,000 keys, under a
+key that is not among them, or natively; okr.attribute at alpha = 0.01. Intervals are Clopper-Pearson, 95%.
 """
 
 import argparse
 import json
 import math
+import statistics
+import time
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +23,8 @@ from okr.jobs.folders import write_atomically
 from okr.loaders import passages
 
 MODEL = "tiny-deepseek-moe"
-SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
-KEYS, TOKENS, ALPHA = 1_000, 24, 0.01
+SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 0.15}
+KEYS, TOKENS, ALPHA = 100_000, 24, 0.01
 ORIGINS = ("one of the keys", "another key", "no key")
 
 
@@ -44,12 +46,18 @@ def trace(loaded: okr.Loaded, number: int, made_under: okr.Key | None) -> okr.Tr
         return watermark.generate(**arguments).traces[0]
 
 
-def attributed(loaded: okr.Loaded, keys: list[okr.Key], origin: str, number: int) -> dict[str, bool]:
-    """Whether one trace had its key named; of a trace under none of the keys, whether any was."""
+def attributed(loaded: okr.Loaded, keys: list[okr.Key], origin: str, number: int) -> dict[str, float]:
+    """Whether one trace had its key named, or, made under none of the keys, any key; and the seconds it took."""
     owner = keys[(137 * number) % KEYS]
     made_under = dict(zip(ORIGINS, (owner, key(f"stranger {number}"), None), strict=True))[origin]
-    answer = okr.attribute(loaded.model, trace(loaded, number, made_under), keys, alpha=ALPHA, **SETTING)
-    return {"named": answer.key_id == owner.id if made_under is owner else answer.key_id is not None}
+    made = trace(loaded, number, made_under)
+    start = time.perf_counter()
+    answer = okr.attribute(loaded.model, made, keys, alpha=ALPHA, **SETTING)
+    seconds = round(time.perf_counter() - start, 2)
+    return {
+        "named": answer.key_id == owner.id if made_under is owner else answer.key_id is not None,
+        "seconds": seconds,
+    }
 
 
 def found(done: Worked, origin: str) -> dict[str, float]:
@@ -77,6 +85,7 @@ def main() -> None:
     done = worked(arguments.out, {"model": MODEL} | head, tasks)
     if done is not None:
         figures = head | {"date": done.machine["date"]}
+        figures["median seconds"] = statistics.median(result["seconds"] for result in done.results.values())
         figures |= {origin: found(done, origin) for origin, traces in wanted.items() if traces}
         write_atomically(arguments.out, json.dumps(figures, indent=2) + "\n")
 

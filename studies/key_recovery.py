@@ -3,8 +3,8 @@
     python studies/key_recovery.py recovery   # the key's choice, learnt from traces by least squares
     python studies/key_recovery.py changes    # traces replayed on a model that was changed since
 
-Each prints a Markdown table; ``--out FILE`` writes it too. On the embedded tiny-deepseek-moe, soft keying of strength 1
-(epsilon infinite, boundary). Seeds are fixed.
+Each prints a Markdown table; ``--out FILE`` writes it too. On the embedded tiny-deepseek-moe, under the settings quiet
+and loud. Seeds are fixed.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import tell_table, worked
@@ -25,8 +26,7 @@ from okr.loaders import Loaded, passages
 from okr.routing import Setting, key_scores, select
 
 MODEL = "tiny-deepseek-moe"
-SETTING = Setting(math.inf, "boundary", 1.0)
-OPTIONS = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
+SETTINGS = {"quiet": Setting(math.inf, "boundary", 0.15), "loud": Setting(math.inf, "boundary", 1.0)}
 TOKENS = (250, 1_000, 4_000, 16_000, 32_000)
 RIDGE = 1e-2
 
@@ -36,20 +36,25 @@ def key(name: str) -> okr.Key:
     return okr.Key.public(f"threats {name}")
 
 
-def keyed_evidence(loaded: Loaded, texts: list[str], made_under: okr.Key) -> list[list[SiteEvidence]]:
+def options_of(setting: Setting) -> dict[str, Any]:
+    """The setting as okr.watermark takes it."""
+    return {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength}
+
+
+def keyed_evidence(loaded: Loaded, texts: list[str], made_under: okr.Key, setting: Setting) -> list[list[SiteEvidence]]:
     """What the traces of these texts show, site by site: [text][site]."""
     found = []
     for text in texts:
         ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
-        with okr.watermark(loaded.model, made_under, **OPTIONS) as watermark:
+        with okr.watermark(loaded.model, made_under, **options_of(setting)) as watermark:
             trace = watermark.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False
             ).traces[0]
-        found.append(gather_evidence(okr.prepare(loaded.model), trace, SETTING, skip_prompt=False))
+        found.append(gather_evidence(okr.prepare(loaded.model), trace, setting, skip_prompt=False))
     return found
 
 
-def learn(choice: Tensor, hidden: Tensor, experts: Tensor) -> Tensor:
+def learn(choice: Tensor, hidden: Tensor, experts: Tensor, strength: float) -> Tensor:
     """The attacker's projection [d, E]: ridge regression of what the key changed on the normalised state.
 
     What the key changed: whether an expert ran, less the probability with which it runs under a random key, taken as a
@@ -57,20 +62,19 @@ def learn(choice: Tensor, hidden: Tensor, experts: Tensor) -> Tensor:
     """
     ran = torch.zeros_like(choice).scatter_(1, experts, 1.0)
     cut = choice.topk(experts.shape[1] + 1, dim=1).values[:, -2:].mean(1, keepdim=True)
-    target = ran - torch.sigmoid(1.7 * (choice - cut) / (SETTING.strength * math.sqrt(2)))
+    target = ran - torch.sigmoid(1.7 * (choice - cut) / (strength * math.sqrt(2)))
     unit = hidden / hidden.norm(dim=1, keepdim=True)
     gram = unit.T @ unit + RIDGE * torch.eye(unit.shape[1])
     return torch.linalg.solve(gram, unit.T @ target)
 
 
-def hit_rate(test: list[list[SiteEvidence]], projections: list[Tensor]) -> float:
+def hit_rate(test: list[list[SiteEvidence]], projections: list[Tensor], setting: Setting) -> float:
     """Hits over free slots under these projections, scaled as a key's are (entries of mean square 1)."""
     hits = free = 0.0
     for text in test:
         for site, projection in zip(text, projections, strict=True):
             scores = key_scores(site.hidden, projection / projection.square().mean().sqrt())
-            options = {"epsilon": SETTING.epsilon, "zone": SETTING.zone, "strength": SETTING.strength}
-            found = select(site.choice, scores, top_k=site.site.top_k, **options)
+            found = select(site.choice, scores, top_k=site.site.top_k, **options_of(setting))
             hits += float((site.experts[:, :, None] == found.indices[:, None]).any(-1).sum())
             free += float(site.free.sum())
     return hits / free
@@ -79,11 +83,12 @@ def hit_rate(test: list[list[SiteEvidence]], projections: list[Tensor]) -> float
 class Recovery:
     """Traces under one key, of the owner to test with and of the attacker to learn from."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, setting: Setting) -> None:
+        self.setting = setting
         texts = [passage.text for passage in passages(200)]
         owner = key("owner")
-        self.test = keyed_evidence(loaded, texts[180:], owner)
-        train = keyed_evidence(loaded, texts[:180], owner)
+        self.test = keyed_evidence(loaded, texts[180:], owner, setting)
+        train = keyed_evidence(loaded, texts[:180], owner, setting)
         self.own = self.real(owner)
         self.pooled = [
             [torch.cat([getattr(text[index], part) for text in train]) for part in ("choice", "hidden", "experts")]
@@ -102,23 +107,23 @@ class Recovery:
 
     def known(self, label: str, of: okr.Key, bits: str) -> str:
         """The line of a key that nobody had to learn."""
-        return f"| {label} | {hit_rate(self.test, self.real(of)):.3f} | | {bits} |"
+        return f"| {label} | {hit_rate(self.test, self.real(of), self.setting):.3f} | | {bits} |"
 
     def learnt(self, most: int | None) -> str:
         """The line of the projection that ``most`` tokens teach, or all tokens there are."""
         available = min(len(parts[0]) for parts in self.pooled)
         tokens = available if most is None else min(most, available)
-        learnt = [learn(*(part[:tokens] for part in parts)) for parts in self.pooled]
+        learnt = [learn(*(part[:tokens] for part in parts), self.setting.strength) for parts in self.pooled]
         signs = [torch.where(projection >= 0, 1.0, -1.0) for projection in learnt]
         right = torch.cat([(sign == true).float().flatten() for sign, true in zip(signs, self.own, strict=True)]).mean()
-        rates = f"{hit_rate(self.test, learnt):.3f} | {hit_rate(self.test, signs):.3f}"
+        rates = " | ".join(f"{hit_rate(self.test, found, self.setting):.3f}" for found in (learnt, signs))
         return f"| {tokens:,} | {rates} | {float(right):.1%} |"
 
 
-def recovery(loaded: Loaded) -> dict[str, Callable[[], str]]:
+def recovery(loaded: Loaded, setting: Setting) -> dict[str, Callable[[], str]]:
     """What makes each line: hit rates of the learnt projection on traces it has not seen, by tokens seen, as it is and
     rounded to +1/-1; the share of the key's bits that rounding gets right; another key and the key itself beside it."""
-    traces = cache(partial(Recovery, loaded))
+    traces = cache(partial(Recovery, loaded, setting))
     return {
         "stranger": lambda: traces().known("none: another key", key("stranger"), "50.0%"),
         **{f"{tokens} tokens": lambda tokens=tokens: traces().learnt(tokens) for tokens in TOKENS},
@@ -127,13 +132,13 @@ def recovery(loaded: Loaded) -> dict[str, Callable[[], str]]:
     }
 
 
-def made(loaded: Loaded) -> list[okr.Trace]:
+def made(loaded: Loaded, setting: Setting) -> list[okr.Trace]:
     """12 traces of 64 new tokens, without the weights' digest: with it, verification would refuse a changed model."""
     prompts = [loaded.tokenizer(p.text)["input_ids"][:16] for p in passages(12)]
     inputs = torch.tensor(prompts)
     torch.manual_seed(0)
     sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": 64, "min_new_tokens": 64}
-    with okr.watermark(loaded.model, key("owner"), **OPTIONS) as watermark:
+    with okr.watermark(loaded.model, key("owner"), **options_of(setting)) as watermark:
         traces = watermark.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), **sampling).traces
     return [
         dataclasses.replace(
@@ -146,9 +151,9 @@ def made(loaded: Loaded) -> list[okr.Trace]:
     ]
 
 
-def changes(loaded: Loaded) -> dict[str, Callable[[], str]]:
+def changes(loaded: Loaded, setting: Setting) -> dict[str, Callable[[], str]]:
     """What makes each line: hit rate and p-values of traces, replayed on a changed copy of the model of the traces."""
-    traces = cache(partial(made, loaded))
+    traces = cache(partial(made, loaded, setting))
 
     def line(name: str) -> str:
         model = copy.deepcopy(loaded.model)
@@ -220,13 +225,14 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=PARTS)
+    parser.add_argument("--setting", choices=SETTINGS, default="quiet")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     part, head = PARTS[arguments.what]
-    lines = part(okr.load(MODEL))
+    lines = part(okr.load(MODEL), SETTINGS[arguments.setting])
     tasks = {f"{arguments.what}/{name}": lambda line=line: {"line": line()} for name, line in lines.items()}
-    done = worked(arguments.out, {"model": MODEL, "what": arguments.what}, tasks)
+    done = worked(arguments.out, {"model": MODEL, "what": arguments.what, "setting": arguments.setting}, tasks)
     if done is None:
         return
     distinct = dict.fromkeys(result["line"] for result in done.results.values())  # no more tokens than there are
