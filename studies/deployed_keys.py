@@ -21,13 +21,9 @@ import numpy as np
 import torch
 from common import worked
 from false_positives import code, templated
-from torch import Tensor
 
 import okr
-from okr.detection import SwapTally, combined_p, distance, gather_evidence, sign_sum_p, verify_keys
-from okr.detection.combination import SHARE
-from okr.detection.swaps import swaps_of_random_keys
-from okr.engines.choice import Projector
+from okr.detection import Swaps, gather_evidence, p_values, verify_keys
 from okr.intervals import share
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
@@ -83,16 +79,6 @@ def native(loaded: Loaded, name: str, numbers: range) -> list[okr.Trace]:
 
 
 @cache
-def projections(keys: int) -> dict[str, Tensor]:
-    """The keys' projections, flattened [keys, d x E], by site."""
-    found = {}
-    for site in okr.prepare(model("float32").model).sites:
-        signs = [Projector(site, key(number)).signs.double().flatten() for number in range(keys)]
-        found[site.path] = torch.stack(signs)
-    return found
-
-
-@cache
 def model(dtype: str) -> Loaded:
     """The model in a dtype."""
     return okr.load(MODEL, dtype=DTYPES[dtype])
@@ -101,17 +87,12 @@ def model(dtype: str) -> Loaded:
 def judged(name: str, dtype: str, setting: str, numbers: range, keys: int) -> dict[str, Any]:
     """How many of these traces each key is found in, by level; and how many have no swap, or enough for the ranks."""
     hits, still, open_ = np.zeros((len(LEVELS), keys), int), 0, 0
+    engine, claimed = okr.prepare(model("float32").model), [key(number) for number in range(keys)]
     for trace in native(model(dtype), name, numbers):
-        sums, norms, swapped, expected = np.zeros(keys), 0.0, 0, 0.0
-        for site in gather_evidence(okr.prepare(model("float32").model), trace, SETTINGS[setting], skip_prompt=False):
-            tally = SwapTally(site.site.hidden_size, site.site.num_experts)
-            tally.add(site)
-            sums += (projections(keys)[site.site.path] @ tally.total.flatten()).numpy()
-            norms, swapped = norms + tally.squared_norm(), swapped + tally.swaps
-            expected += float(swaps_of_random_keys(site).sum())
-        p = np.array([combined_p(sign_sum_p(distance([total], [norms])), 1.0) for total in sums])
+        swaps = Swaps([gather_evidence(engine, trace, SETTINGS[setting], skip_prompt=False)])
+        p = p_values(engine, trace, claimed, SETTINGS[setting], decoys=199)
         hits += np.stack([p <= level for level in LEVELS])
-        still, open_ = still + (swapped == 0), open_ + (swapped >= SHARE * expected)
+        still, open_ = still + (swaps.swaps == 0), open_ + swaps.ranks_count
     return {"hits": hits.tolist(), "traces": len(numbers), "without swaps": still, "ranks count": open_}
 
 

@@ -24,19 +24,8 @@ from common import Figures, worked
 from scipy.stats import norm
 
 import okr
-from okr.detection import (
-    Decoys,
-    SiteEvidence,
-    SwapTally,
-    combined_p,
-    distance,
-    gather_evidence,
-    sign_sum_p,
-    verify_keys,
-)
-from okr.detection.combination import SHARE
+from okr.detection import Decoys, SiteEvidence, gather_evidence, p_values
 from okr.detection.counting import count
-from okr.detection.swaps import swaps_of_random_keys
 from okr.engines.choice import Projector
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
@@ -132,22 +121,6 @@ def naive_p(sites: list[SiteEvidence], claimed: okr.Key) -> float:
     return float(norm.sf((matched - expected) / math.sqrt(variance))) if variance else 1.0
 
 
-def unranked(sites: list[SiteEvidence], keys: list[okr.Key]) -> list[float] | None:
-    """okr.verify's p-values of a trace with so few swaps that no ranks count, or None for other traces."""
-    tallies = [SwapTally(site.site.hidden_size, site.site.num_experts) for site in sites]
-    for tally, site in zip(tallies, sites, strict=True):
-        tally.add(site)
-    expected = sum(float(swaps_of_random_keys(site).sum()) for site in sites)
-    if sum(tally.swaps for tally in tallies) >= SHARE * expected > 0:
-        return None
-    norms = [tally.squared_norm() for tally in tallies]
-    found = []
-    for claimed in keys:
-        sums = [tally.sum(Projector(site.site, claimed).signs) for tally, site in zip(tallies, sites, strict=True)]
-        found.append(combined_p(sign_sum_p(distance(sums, norms)), 1.0))
-    return found
-
-
 @torch.no_grad()
 def trace_tests(loaded: Loaded, name: str, number: int, keys: range) -> dict[str, list[float]]:
     """p-values of ``keys`` tests of one text of a class, and those of a naive test where keys choose freely."""
@@ -158,11 +131,7 @@ def trace_tests(loaded: Loaded, name: str, number: int, keys: range) -> dict[str
     sites = gather_evidence(engine, trace, setting, skip_prompt=False)
     sites = [site for site in sites if len(site.choice)]
     naive = [naive_p(sites, one) for one in claimed[:60]] if setting.strength == math.inf else []
-    p_values = unranked(sites, claimed)
-    if p_values is None:
-        given = {"epsilon": setting.epsilon, "zone": setting.zone, "strength": setting.strength, "decoys": DECOYS}
-        p_values = [verdict.p_value for verdict in verify_keys(engine, trace, claimed, **given)]
-    return {"p": p_values, "naive": naive}
+    return {"p": p_values(engine, trace, claimed, setting, decoys=DECOYS).tolist(), "naive": naive}
 
 
 @torch.no_grad()

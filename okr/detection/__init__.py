@@ -8,6 +8,7 @@ from okr.detection.combination import combined_p, site_ranks_p
 from okr.detection.decoys import Decoys, draw_decoys
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.likelihood import Likelihoods, Sharing, likelihoods
+from okr.detection.many_keys import Swaps, p_values
 from okr.detection.swaps import LEAST_P, SwapTally, distance, sign_sum_p, swap_weights
 from okr.detection.text import detect, statistic, text_seed
 from okr.detection.verdict import LEAST_TOKENS, SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict, Verdicts
@@ -24,6 +25,7 @@ __all__ = [
     "SiteEvidence",
     "SiteScore",
     "SwapTally",
+    "Swaps",
     "TextVerdict",
     "TokenScore",
     "TraceVerdict",
@@ -36,6 +38,7 @@ __all__ = [
     "draw_decoys",
     "gather_evidence",
     "likelihoods",
+    "p_values",
     "prefix_p_values",
     "sign_sum_p",
     "site_ranks_p",

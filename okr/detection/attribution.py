@@ -13,13 +13,12 @@ from typing import Any
 from torch import nn
 
 from okr.detection.combination import combined_p
-from okr.detection.evidence import SiteEvidence, all_evidence
-from okr.detection.swaps import SwapTally, distance, sign_sum_p
+from okr.detection.evidence import all_evidence
+from okr.detection.many_keys import Swaps
+from okr.detection.swaps import sign_sum_p
 from okr.detection.verdict import Bounded, holm
 from okr.detection.verification import as_traces, check_alpha, verdict_of
-from okr.discovery import RouterSite
 from okr.engines import Engine, prepare
-from okr.engines.choice import Projector
 from okr.errors import InvalidKey
 from okr.routing import Key
 from okr.routing.keys import check_key
@@ -101,10 +100,9 @@ def attribute(
     check_alpha(alpha)
     engine = prepare(model)
     found = list(all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt))
-    sites = _swaps(found)
-    distances = []
+    swaps, distances = Swaps(found), []
     for number, key in enumerate(keys):
-        distances.append(_distance(sites, key))
+        distances.append(swaps.distance(key))
         if number >= FINALISTS:
             advance(1)
     p_values = [combined_p(sign_sum_p(z), 1.0) for z in distances]
@@ -122,21 +120,3 @@ def attribute(
         opportunities=sum(len(evidence.choice) for trace in found for evidence in trace),
         candidates=candidates,
     )
-
-
-def _swaps(found: Sequence[Sequence[SiteEvidence]]) -> list[tuple[RouterSite, SwapTally]]:
-    """The swap evidence of all traces at each site."""
-    sites: dict[str, tuple[RouterSite, SwapTally]] = {}
-    for evidence in (site for trace in found for site in trace):
-        site = evidence.site
-        sites.setdefault(site.path, (site, SwapTally(site.hidden_size, site.num_experts)))[1].add(evidence)
-    return list(sites.values())
-
-
-def _distance(sites: Iterable[tuple[RouterSite, SwapTally]], key: Key) -> float:
-    """The z of ``key`` over all sites."""
-    sums, norms = [], []
-    for site, swaps in sites:
-        sums.append(swaps.sum(Projector(site, key).signs))
-        norms.append(swaps.squared_norm())
-    return distance(sums, norms)

@@ -1,5 +1,6 @@
 """The combined p-value: valid under the null hypothesis, blind to native routing, and the same by token and in all."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,16 @@ from scipy.stats import binom, combine_pvalues
 
 import okr
 from okr import Key
-from okr.detection import LEAST_P, combined_p, gather_evidence, prefix_p_values, sign_sum_p, site_ranks_p
+from okr.detection import (
+    LEAST_P,
+    Swaps,
+    combined_p,
+    gather_evidence,
+    p_values,
+    prefix_p_values,
+    sign_sum_p,
+    site_ranks_p,
+)
 from okr.detection.combination import SHARE
 from okr.detection.swaps import swaps_of_random_keys
 from okr.routing import Setting, select
@@ -89,3 +99,21 @@ def test_the_combined_p_value_is_valid_on_a_trace_of_another_key(deepseek):
         for p in ("p_value", "sites_p", "swaps_p"):
             assert sum(getattr(verdict, p) <= level for verdict in found) <= most
     assert np.median([verdict.sites_p for verdict in found]) < 1
+
+
+def test_many_keys_get_the_p_values_of_verification(deepseek, key):
+    """Of a trace whose swaps let ranks count, and of a native one made in bfloat16, whose swaps are few."""
+    engine, keys = okr.prepare(deepseek), [key, *(Key((i + 1).to_bytes(16, "big")) for i in range(3))]
+    ids, setting = torch.tensor([[5, 6, 7]]), Setting(1.0, "boundary")
+    with okr.watermark(deepseek, key, epsilon=1.0, zone="boundary") as session:
+        marked = session.generate(ids, max_new_tokens=30, do_sample=True).traces[0]
+    with okr.record(deepseek) as recorder:
+        native = recorder.generate(ids, max_new_tokens=60, do_sample=True).traces[0]
+    changed = native.experts.copy()
+    changed[:3] = changed[3:6]
+    rounded = dataclasses.replace(native, experts=changed)
+    for trace, count in ((marked, True), (native, False), (rounded, False)):
+        assert Swaps([gather_evidence(engine, trace, setting, skip_prompt=False)]).ranks_count == count
+        given = {"epsilon": 1.0, "zone": "boundary", "strength": math.inf, "decoys": 99}
+        expected = [okr.verify(engine, trace, claimed, **given).p_value for claimed in keys]
+        assert p_values(engine, trace, keys, setting, decoys=99).tolist() == pytest.approx(expected)

@@ -1,0 +1,61 @@
+"""Tests one trace under many keys."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from okr.detection.combination import SHARE, combined_p
+from okr.detection.evidence import SiteEvidence, gather_evidence
+from okr.detection.swaps import SwapTally, distance, sign_sum_p, swaps_of_random_keys
+from okr.detection.verification import verdict_of
+from okr.discovery import RouterSite
+from okr.engines import Engine
+from okr.engines.choice import Projector
+from okr.routing import Key, Setting
+from okr.traces import Trace
+
+
+class Swaps:
+    """The evidence in the swaps of one trace or of several, for any number of keys.
+
+    ``found`` holds the evidence of each trace, site by site.
+    """
+
+    def __init__(self, found: Sequence[Sequence[SiteEvidence]]) -> None:
+        self.expected = 0.0
+        sites: dict[str, tuple[RouterSite, SwapTally]] = {}
+        for evidence in (site for trace in found for site in trace):
+            site = evidence.site
+            sites.setdefault(site.path, (site, SwapTally(site.hidden_size, site.num_experts)))[1].add(evidence)
+            self.expected += float(swaps_of_random_keys(evidence).sum())
+        self.sites = list(sites.values())
+        self.swaps = sum(tally.swaps for _, tally in self.sites)
+        self.norms = [tally.squared_norm() for _, tally in self.sites]
+
+    @property
+    def ranks_count(self) -> bool:
+        """Whether enough was swapped for the ranks among decoys to count (OKR-EVIDENCE-007)."""
+        return self.swaps >= SHARE * self.expected > 0
+
+    def distance(self, key: Key) -> float:
+        """The z of ``key`` over all sites."""
+        return distance([tally.sum(Projector(site, key).signs) for site, tally in self.sites], self.norms)
+
+    def p_value(self, key: Key) -> float:
+        """The p-value of ``key`` if no ranks count."""
+        return combined_p(sign_sum_p(self.distance(key)), 1.0)
+
+
+def p_values(
+    engine: Engine, trace: Trace, keys: Sequence[Key], setting: Setting, *, decoys: int = 999
+) -> Float[np.ndarray, " keys"]:
+    """The p-values of :func:`okr.verify` for one trace and many keys, from one replay.
+
+    Where the trace has too few swaps for ranks to count, as native traces do, each key takes one inner product a site.
+    """
+    found = [gather_evidence(engine, trace, setting, skip_prompt=False)]
+    swaps = Swaps(found)
+    if swaps.ranks_count:
+        return np.array([verdict_of(engine, [trace], found, key, decoys, 0.5).p_value for key in keys])
+    return np.array([swaps.p_value(key) for key in keys])
