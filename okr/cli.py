@@ -14,7 +14,7 @@ from okr.commands.conform import conform_command
 from okr.commands.detection import attribute_command, detect_command, verify_command
 from okr.commands.discover import discover_command
 from okr.commands.generate import generate_command
-from okr.commands.keygen import keygen_command
+from okr.commands.keygen import inspect_key_command, keygen_command
 from okr.commands.report import report_command
 from okr.commands.run import run_command
 from okr.commands.validate import validate_command
@@ -54,6 +54,7 @@ def _whatever_the_command(
 
 
 app.command("keygen")(keygen_command)
+app.command("inspect-key")(inspect_key_command)
 app.command("discover")(discover_command)
 app.command("run")(run_command)
 app.command("generate")(generate_command)

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,13 +123,15 @@ class Key:
         """
         return cls(read(Path(path), _parse))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, native_rate: Mapping[str, Any] | None = None) -> None:
         """Write a key file that only its owner may read. It never overwrites a file, and a failure leaves no file
-        behind.
+        behind. ``native_rate`` is what ``okr keygen --for`` saw; it is written beside the secret.
 
         Raises InvalidKey if the file exists or cannot be written.
         """
-        document = {"format": _FILE_FORMAT, "key_id": self.id, "secret": base64.b64encode(self.__secret).decode()}
+        document: dict[str, Any] = {"format": _FILE_FORMAT, "key_id": self.id}
+        document |= {"native_rate": dict(native_rate)} if native_rate is not None else {}
+        document["secret"] = base64.b64encode(self.__secret).decode()
         write_new(Path(path), json.dumps(document).encode() + b"\n")
 
     def projection(
