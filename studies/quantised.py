@@ -18,11 +18,12 @@ from common import tell_table, worked
 
 import okr
 from okr.detection import TraceVerdict
+from okr.experiment.presets import named_for
 from okr.loaders import passages
 from okr.loaders.prediction import passage_loss
 
 KEY = okr.Key.from_passphrase("a quantised model's key")
-SOFT = {"tiny-deepseek-moe": 1.0, "tiny-switch": 4.0}  # the presets' strengths
+SOFT = {name: named_for(name)["loud"].strength for name in ("tiny-deepseek-moe", "tiny-switch")}
 
 
 def verdicts(loaded: okr.Loaded, setting: dict) -> list[TraceVerdict]:

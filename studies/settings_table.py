@@ -20,27 +20,37 @@ from common import tell_table, worked
 import okr
 from okr.experiment import held_out_loss
 from okr.experiment.config import resolve
+from okr.experiment.presets import named_for
 from okr.experiment.sampling import Subject
 from okr.intervals import mean
 from okr.loaders import passages
 
 INF = math.inf
+
+
+def named(model: str) -> list[tuple[str, float, float]]:
+    """The zone, epsilon and strength of the model's named settings, from the weakest."""
+    found = {(setting.zone, setting.epsilon, setting.strength) for setting in named_for(model).values()}
+    return sorted(found, key=lambda values: values[2])
+
+
 SETTINGS = {
     "tiny-deepseek-moe": [
         ("max", 1.0, INF),
         ("max", 2.0, INF),
         ("boundary", 0.5, INF),
         ("boundary", 1.0, INF),
+        ("boundary", INF, 0.05),
         ("boundary", INF, 0.5),
-        ("boundary", INF, 1.0),
         ("boundary", INF, 1.5),
+        *named("tiny-deepseek-moe"),
     ],
     "tiny-switch": [
         ("max", 1.0, INF),
         ("max", 2.0, INF),
         ("boundary", INF, 2.0),
-        ("boundary", INF, 4.0),
         ("boundary", INF, 8.0),
+        *named("tiny-switch"),
     ],
 }
 PASSAGES, KEYS = 40, 3
@@ -91,7 +101,7 @@ def main() -> None:
     keys = [okr.Key.from_passphrase(f"measuring settings {i}") for i in range(KEYS)]
     tasks = {
         f"settings/{zone} {epsilon:g} {strength:g}": partial(row, loaded, keys, zone, epsilon, strength)
-        for zone, epsilon, strength in SETTINGS[name]
+        for zone, epsilon, strength in sorted(SETTINGS[name], key=lambda values: values[2] if values[1] == INF else 0.0)
     }
     done = worked(arguments.out, {"model": name, "passages": PASSAGES, "keys": KEYS}, tasks)
     if done is None:

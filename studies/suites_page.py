@@ -1,6 +1,6 @@
 """Make docs/evidence.md and its plots from what suites and studies/edit_robustness.py measured.
 
-okr run tiny --suite all --output-dir FOLDER            # and the same for tiny-switch
+okr run tiny --setting loud --suite all --output-dir FOLDER  # and the same for tiny-switch
 python studies/suites_page.py FOLDER ...              # takes the figures of these runs into docs/data
 python studies/suites_page.py                         # the page alone
 """

@@ -13,7 +13,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # end_to_end/test_both_models.py, porting.md's commands by documents/test_porting.py.
 EXAMPLES = {
     ("README.md", "okr run deepseek-moe"): "--samples 2 --max-length 8 --decoys 999",
-    ("docs/detection.md", "okr calibrate tiny-deepseek-moe --evidence text --tokens 400 --fpr 0.01"): (
+    ("docs/detection.md", "okr calibrate tiny-deepseek-moe --trace-tokens 16 --tokens 400 --fpr 0.01"): (
         "--setting boundary:inf:1 --samples 2 --keys 2 --length 24 --passages 2"
     ),
 }

@@ -15,7 +15,8 @@ from okr.suites.options import SuiteOptions
 from okr.suites.samples import Bench
 
 # a seed whose keys cost something on this model
-RUN = {"samples": 2, "max_length": 8, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2, "seed": 14}
+RUN = {"samples": 2, "max_length": 8, "batch_size": 2, "decoys": 99, "alpha": 0.01, "quality_passages": 2, "seed": 14,
+       "setting": "loud"}  # fmt: skip
 SMALL = SuiteOptions(
     quick=True, samples=4, tokens=12, decoys=19, attacked=2, attacked_decoys=19, batch=2, passages=2, cost_keys=1,
     prompt_words=4,

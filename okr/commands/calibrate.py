@@ -1,4 +1,4 @@
-"""``okr calibrate``: measure settings on a model and recommend one."""
+"""``okr calibrate``: measure settings on a model, and find its quiet and its loud one."""
 
 import math
 from collections.abc import Sequence
@@ -7,24 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from okr.commands.options import AsJson, Device, Dtype, MaxMemory, Quantization, Remote, placement_of, say
+from okr.commands.options import AsJson, Device, MaxMemory, Quantization, Remote, placement_of, say
 from okr.errors import InvalidConfig, InvalidText
+from okr.experiment.presets import named_for
+from okr.routing.settings import ZONES, Setting
 
 if TYPE_CHECKING:
     from okr.jobs.placement import Placement
-    from okr.tuning.sweep import Calibration, Sweep
+    from okr.tuning.sweep import Calibration, Found, Measured, Sweep
 
 NO_SETTING = 1
-SETTINGS = (
-    "max:1",
-    "max:2",
-    "boundary:0.5",
-    "boundary:1",
-    "boundary:inf:0.5",
-    "boundary:inf:1",
-    "boundary:inf:1.5",
-    "boundary:inf:2",
-)
+SETTINGS = tuple(f"boundary:inf:{strength}" for strength in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 1.5, 2, 4))
 
 
 def calibrate_command(
@@ -34,55 +27,71 @@ def calibrate_command(
         "okr-calibration"
     ),
     setting: Annotated[
-        list[str] | None, typer.Option(help="ZONE:EPSILON[:STRENGTH]; repeat it. None: eight common ones.")
+        list[str] | None,
+        typer.Option(help="quiet, loud or ZONE:EPSILON[:STRENGTH]; repeat it. None: strengths from 0.05 to 4."),
     ] = None,
-    evidence: Annotated[str, typer.Option(help="What the key must be found in: trace or text.")] = "text",
-    tokens: Annotated[int, typer.Option(help="In how many new tokens it must be found.")] = 400,
-    fpr: Annotated[float, typer.Option(help="At which false-positive rate: 0.01 or 0.001.")] = 0.01,
-    samples: Annotated[int, typer.Option(help="Texts generated under each setting.")] = 16,
-    keys: Annotated[int, typer.Option(help="Keys they are made under.")] = 4,
+    trace_tokens: Annotated[int, typer.Option(min=1, help="In how many new tokens a trace must prove quiet.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="In how many new tokens text alone must show loud.")] = 400,
+    fpr: Annotated[float, typer.Option(help="At which false-positive rate it must: 0.01 or 0.001.")] = 0.01,
+    samples: Annotated[int, typer.Option(help="Texts generated under each setting.")] = 24,
+    keys: Annotated[int, typer.Option(help="Keys they are made under.")] = 3,
     length: Annotated[int, typer.Option(help="New tokens of each.")] = 160,
     passages: Annotated[int, typer.Option(help="Held-out passages that the cost is measured on.")] = 24,
     temperature: Annotated[float, typer.Option(help="Temperature of sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep in the output folder.")] = False,
     device: Device = None,
-    dtype: Dtype = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="auto, float32, bfloat16 or float16; repeat it: traces must prove quiet in each."),
+    ] = None,
     quantization: Quantization = None,
     max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what settings cost and prove, and recommend the cheapest that meets a target. Exit code 1: none does."""
-    if evidence not in ("trace", "text") or fpr not in (0.01, 0.001) or tokens < 1:
-        raise InvalidConfig("--evidence is trace or text, --fpr 0.01 or 0.001, --tokens at least 1")
-    settings = [_setting(word) for word in setting or SETTINGS]
-    held_out = _passages(text, passages)
+    """Measure what settings cost and prove, and find quiet and loud for a model. Exit code 1: neither is found.
+
+    quiet is the weakest setting that 95% of traces prove at p <= 0.001 within --trace-tokens, in every --dtype; traces
+    are made in batches of 8 and judged one by one. loud is the cheapest setting that text alone shows within --tokens.
+    Cost and text are measured in the first --dtype.
+    """
+    if fpr not in (0.01, 0.001):
+        raise InvalidConfig("--fpr must be 0.01 or 0.001")
+    if length < trace_tokens:
+        raise InvalidConfig(f"--length {length} is less than --trace-tokens {trace_tokens}")
+    settings = [_setting(word, model) for word in setting or SETTINGS]
+    held_out = held_out_texts(text, passages)
     from okr.commands.running import resumable, shown
     from okr.jobs.processes import joined
     from okr.jobs.store import PLAN
     from okr.tuning.runner import TASKS, calibrate
+    from okr.tuning.sweep import Target
 
-    placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
-    sweep = _sweep(placement, settings, held_out, samples, keys, length, temperature, seed)
+    placements = [
+        placement_of(model, device, each, quantization, max_memory, trust_remote_code)
+        for each in dict.fromkeys(dtype or ["auto"])
+    ]
+    sweep = _sweep(placements, settings, held_out, samples, keys, length, temperature, seed)
+    target = Target(trace_tokens=trace_tokens, text_tokens=tokens, fpr=fpr)
     with (
         joined() as processes,
         resumable(output_dir / TASKS / PLAN, "calibrate"),
         shown(processes.main) as progress,
     ):
-        done = calibrate(sweep, placement, held_out, output_dir, resume=resume, progress=progress, processes=processes)
+        done = calibrate(
+            sweep, target, placements, held_out, output_dir, resume=resume, progress=progress, processes=processes
+        )
     if done is None:
         return
-    best = done.cheapest(evidence, tokens, fpr)
-    document = done.model_dump(mode="json") | {"recommended": best.model_dump(mode="json") if best else None}
-    say(document, as_json, _summary(done, evidence, tokens, fpr, output_dir))
-    if best is None:
+    say(done.model_dump(mode="json"), as_json, _summary(done, output_dir))
+    if done.quiet is None and done.loud is None:
         raise typer.Exit(NO_SETTING)
 
 
 def _sweep(
-    placement: "Placement",
-    settings: Sequence[tuple[str, float, float]],
+    placements: "Sequence[Placement]",
+    settings: Sequence[Setting],
     held_out: Sequence[str],
     samples: int,
     keys: int,
@@ -97,10 +106,10 @@ def _sweep(
 
     try:
         return Sweep(
-            model=placement.model,
-            dtype=placement.dtype,
-            quantization=placement.quantization,
-            settings=tuple(settings),  # type: ignore[arg-type]
+            model=placements[0].model,
+            dtypes=tuple(placement.dtype for placement in placements),
+            quantization=placements[0].quantization,
+            settings=tuple((setting.zone, setting.epsilon, setting.strength) for setting in settings),
             passages=len(held_out),
             text_digest=digest(held_out),
             samples=samples,
@@ -115,18 +124,24 @@ def _sweep(
         raise InvalidConfig(f"--{problem.field.replace('tokens', 'length')}: {problem.message}") from None
 
 
-def _setting(word: str) -> tuple[str, float, float]:
+def _setting(word: str, model: str) -> Setting:
+    """The setting that ``word`` names or spells. Raises InvalidConfig."""
+    for name, named in named_for(model).items():
+        if word == name:
+            return named
     zone, *numbers = word.split(":")
     try:
         epsilon, strength = (*map(float, numbers), math.inf)[:2]
-        if len(numbers) not in (1, 2) or zone not in ("max", "boundary") or not (epsilon >= 0 and strength > 0):
+        if len(numbers) not in (1, 2) or zone not in ZONES or not (epsilon >= 0 and strength > 0):
             raise ValueError
     except ValueError:
-        raise InvalidConfig(f"--setting {word!r} is not ZONE:EPSILON[:STRENGTH], such as boundary:inf:1.5") from None
-    return zone, epsilon, strength
+        raise InvalidConfig(
+            f"--setting {word!r} is neither quiet nor loud nor ZONE:EPSILON[:STRENGTH], such as boundary:inf:1.5"
+        ) from None
+    return Setting(epsilon, zone, strength)  # type: ignore[arg-type]  # checked above
 
 
-def _passages(text: Path | None, count: int) -> list[str]:
+def held_out_texts(text: Path | None, count: int) -> list[str]:
     if text is None:
         from okr.loaders import passages
 
@@ -141,26 +156,39 @@ def _passages(text: Path | None, count: int) -> list[str]:
     return found
 
 
-def _summary(done: "Calibration", evidence: str, tokens: int, fpr: float, folder: Path) -> str:
-    lines = [
-        f"{'zone':<9}{'epsilon':>8}{'strength':>9}{'opportunities':>14}{'cost, nats/token':>25}"
-        f"{'tokens by trace':>16}{'tokens by text':>24}"
-    ]
-    for line in done.measured:
-        need = next(need for need in line.needed if need.fpr == fpr)
-        span = f"{need.text or '-'} ({need.text_low or '-'} to {need.text_high or 'no bound'})"
-        cost = f"{line.cost:.4f} ({line.cost_low:.4f} to {line.cost_high:.4f})"
-        lines.append(
-            f"{line.zone:<9}{line.epsilon:>8g}{line.strength:>9g}{line.opportunity_rate:>14.0%}  {cost:>24}"
-            f"{need.trace or '-':>16}{span:>24}"
-        )
-    lines.append(f"tokens: for a true-positive rate of 0.95 at a false-positive rate of {fpr:g}; text: extrapolated")
-    best = done.cheapest(evidence, tokens, fpr)
-    if best is None:
-        lines.append(f"no setting is found by {evidence} within {tokens} tokens: allow more tokens, or a higher cost")
-    else:
-        lines.append(
-            f"recommended: --zone {best.zone} --epsilon {best.epsilon:g} --strength {best.strength:g} "
-            f"({best.cost:.4f} nats per token)"
-        )
+def _summary(done: "Calibration", folder: Path) -> str:
+    """The table of what was measured, and the two settings."""
+    target, dtypes = done.target, [proof.dtype for proof in done.measured[0].traces]
+    head = f"{'zone':<9}{'epsilon':>8}{'strength':>9}{'opportunities':>14}{'cost, nats/token':>30}"
+    head += "".join(f"{f'trace, {dtype}':>17}{'hit rate':>10}" for dtype in dtypes)
+    lines = [f"{head}{'text':>26}", *(_line(line, target.fpr) for line in done.measured)]
+    lines.append(
+        "trace: new tokens until 95% of the traces have p <= 0.001; text: until 95% of the texts are found at a "
+        f"false-positive rate of {target.fpr:g}, extrapolated"
+    )
+    quiet = f"no setting is proven by traces within {target.trace_tokens} tokens: try more strength, or more tokens"
+    loud = f"no setting is found by text within {target.text_tokens} tokens: try more strength, or more tokens"
+    lines += [f"quiet: {_found(done.quiet) or quiet}", f"loud:  {_found(done.loud) or loud}"]
     return "\n".join([*lines, f"written to {folder}"])
+
+
+def _line(line: "Measured", fpr: float) -> str:
+    """The row of one setting."""
+    need = line.text_at(fpr)
+    cost = f"{line.cost:.4f} ({line.cost_low:.4f} to {line.cost_high:.4f})"
+    traces = "".join(
+        f"{proof.tokens or '-':>17}{'-' if proof.hit_rate is None else f'{proof.hit_rate:.4f}':>10}"
+        for proof in line.traces
+    )
+    span = f"{need.tokens or '-'} ({need.low or '-'} to {need.high or 'no bound'})"
+    return (
+        f"{line.zone:<9}{line.epsilon:>8g}{line.strength:>9g}{line.opportunity_rate:>14.0%}{cost:>30}{traces}{span:>26}"
+    )
+
+
+def _found(found: "Found | None") -> str:
+    """A setting as options, what it costs and how many tokens it needs; nothing where none was found."""
+    if found is None:
+        return ""
+    cost = f"{found.cost:.4f} nats per token, 95%: {found.cost_low:.4f} to {found.cost_high:.4f}"
+    return f"{found.options} ({cost}; {found.tokens} tokens)"

@@ -1,5 +1,6 @@
 """The commands that say whether, and which, key was there: verify, detect, attribute."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from okr.commands.findings import NOT_FOUND, Findings, Refusals, sift
 from okr.commands.options import (
     Alpha,
     AsJson,
+    AskedSetting,
     Decoys,
     Device,
     Dtype,
@@ -17,9 +19,9 @@ from okr.commands.options import (
     MaxMemory,
     Quantization,
     Remote,
+    SettingOption,
     Strength,
     Zone,
-    check_setting,
     placement_of,
     say,
 )
@@ -40,6 +42,7 @@ def verify_command(
     model: Model,
     traces: Annotated[list[Path], typer.Argument(help="Trace files; each is judged by itself.")],
     key: KeyFile,
+    setting: SettingOption = None,
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
@@ -60,7 +63,7 @@ def verify_command(
     Of several files each is a test of its own; a pooled test of all follows, which a single marked file can decide. A
     file that cannot be judged is named and costs only itself; the exit code is then 2.
     """
-    check_setting(epsilon, zone, strength)
+    numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
     from okr.commands.display import counting
     from okr.detection import verify, verify_each
     from okr.detection.evidence import trace_setting
@@ -77,14 +80,13 @@ def verify_command(
     read = sift([(str(path), path) for path in traces], Trace.load, refused, names_it=True)
     for name, trace in read:
         try:
-            trace_setting(trace, epsilon, zone, strength)  # type: ignore[arg-type]  # checked above
+            trace_setting(trace, **numbers)
         except InvalidSetting as error:
             raise InvalidSetting(f"{name}: {error}") from None
     engine = prepare(load_placed(placement).model)
     fit = sift(read, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
     names, items = [name for name, _ in fit], [trace for _, trace in fit]
-    options: dict[str, Any] = {"epsilon": epsilon, "zone": zone, "strength": strength, "skip_prompt": skip_prompt}
-    options |= {"decoys": decoys, "alpha": alpha}
+    options: dict[str, Any] = numbers | {"skip_prompt": skip_prompt, "decoys": decoys, "alpha": alpha}
     if pooled:
         findings = Findings(names, (), verify(engine, items, secret, **options), refused)
     else:
@@ -109,9 +111,10 @@ def detect_command(
         typer.Argument(help="Text files (- for standard input), a text each (see --separator), or .jsonl files."),
     ],
     key: KeyFile,
-    epsilon: Annotated[float, typer.Option(help="The watermark's epsilon; inf is allowed.")],
-    zone: Annotated[str, typer.Option(help="The watermark's zone: max or boundary.")] = "max",
-    strength: Annotated[float, typer.Option(help="The watermark's strength; inf is allowed.")] = float("inf"),
+    setting: SettingOption = None,
+    epsilon: Epsilon = None,
+    zone: Zone = None,
+    strength: Strength = None,
     source: Annotated[
         list[Path] | None, typer.Option(help="For encoder-decoders: the file the encoder read, one for each text.")
     ] = None,
@@ -143,7 +146,7 @@ def detect_command(
     """
     from okr.commands.text_files import check_separator, joint, tokenise
 
-    check_setting(epsilon, zone, strength)
+    under = AskedSetting.checked(setting, epsilon, zone, strength).for_text(model)
     check_separator(separator)
     refused = Refusals()
     written = _written(texts, source or [], prompt or [], separator, refused)
@@ -158,7 +161,7 @@ def detect_command(
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     check_rank_test(decoys, alpha)
     secret = Key.load(key)
-    options: dict[str, Any] = {"epsilon": epsilon, "zone": zone, "strength": strength, "temperature": temperature}
+    options: dict[str, Any] = asdict(under) | {"temperature": temperature}
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
     with joined() as processes:
         loaded = load_placed(placement, processes)
@@ -199,6 +202,7 @@ def attribute_command(
     key: Annotated[
         list[Path], typer.Option("--key", help="Key file, env:NAME or fd:N; repeat it, or name a folder of key files.")
     ],
+    setting: SettingOption = None,
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
@@ -215,7 +219,7 @@ def attribute_command(
 
     Several traces are one test: the key that is named had a part in at least one of them.
     """
-    check_setting(epsilon, zone, strength)
+    numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
     from okr.commands.display import counting
     from okr.detection import attribute
     from okr.detection.verification import check_alpha
@@ -234,9 +238,7 @@ def attribute_command(
             loaded.model,
             items,
             keys,
-            epsilon=epsilon,
-            zone=zone,  # type: ignore[arg-type]  # checked above
-            strength=strength,
+            **numbers,
             alpha=alpha,
             skip_prompt=skip_prompt,
             advance=advance,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +11,16 @@ import typer
 
 from okr.commands.options import (
     AsJson,
+    AskedSetting,
     Device,
     Dtype,
     Epsilon,
     MaxMemory,
     Quantization,
     Remote,
+    SettingOption,
     Strength,
     Zone,
-    check_setting,
     placement_of,
     say,
 )
@@ -40,6 +42,7 @@ def generate_command(
     key: Annotated[
         Path | None, typer.Option(help="Key file, env:NAME or fd:N. None: no key, traces of the native routing.")
     ] = None,
+    setting: SettingOption = None,
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
@@ -57,11 +60,11 @@ def generate_command(
 ) -> None:
     """Generate text under a key and print it; --traces keeps what `okr verify` needs to prove the key.
 
-    Several texts are parted by lines of ---. The presets know their setting; for another model say --epsilon (and
-    --zone, --strength), as `okr calibrate` recommends.
+    Several texts are parted by lines of ---. Without a setting it is the preset's own, and quiet for a model without
+    preset; `okr calibrate` measures what a model needs.
     """
-    check_setting(epsilon, zone, strength)
-    setting = _setting(model, epsilon, zone, strength) if key is not None else None
+    asked = AskedSetting.checked(setting, epsilon, zone, strength)
+    under = None if key is None else asdict(asked.for_generation(model))
     from okr.experiment.prompts import prompts_in
     from okr.routing import Key
 
@@ -81,7 +84,7 @@ def generate_command(
     from okr.jobs.loading import load_placed
 
     loaded = load_placed(placement)
-    session: Any = record(loaded.model) if secret is None else watermark(loaded.model, secret, **(setting or {}))
+    session: Any = record(loaded.model) if secret is None else watermark(loaded.model, secret, **(under or {}))
     done: list[tuple[str, Trace]] = []
     torch.manual_seed(seed)
     folder = nullcontext() if traces is None else writable_folder(traces)
@@ -97,22 +100,8 @@ def generate_command(
         {"prompt": asked, "text": text, "new_tokens": trace.new_tokens, "trace": str(path) if path else None}
         for asked, (text, trace), path in zip(given, done, paths, strict=True)
     ]
-    document = {"key_id": None if secret is None else secret.id, "setting": setting, "texts": written}
+    document = {"key_id": None if secret is None else secret.id, "setting": under, "texts": written}
     say(document, as_json, f"\n{SEPARATOR}\n".join(text for text, _ in done))
-
-
-def _setting(model: str, epsilon: float | None, zone: str | None, strength: float | None) -> dict[str, Any]:
-    """The setting that was asked for; where a preset knows this model, its own in place of what was not said."""
-    from okr.experiment.presets import PRESETS
-
-    known = {name: preset.values for name, preset in PRESETS.items()}
-    known["tiny-deepseek-moe"] = known["tiny"]
-    base = {name: known.get(model, {}).get(name) for name in ("epsilon", "zone", "strength")}
-    said = {"epsilon": epsilon, "zone": zone, "strength": strength}
-    setting = {name: base[name] if value is None else value for name, value in said.items()}
-    if setting["epsilon"] is None:
-        raise InvalidConfig(f"say --epsilon for {model}, which is no preset: `okr calibrate` finds a setting")
-    return {name: value for name, value in setting.items() if value is not None}
 
 
 def _trace_paths(folder: Path | None, count: int) -> Sequence[Path | None]:

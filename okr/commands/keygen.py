@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -58,11 +58,17 @@ def keygen_command(
     rates = _judged(keys, placement, text)
     tried = next((number for number, rate in enumerate(rates, 1) if rate.passes()), None)
     if tried is None:
-        raise InvalidConfig(f"none of {DRAWN} keys passes: {rates[0]}; judge in the dtype and engine that serve the model")
+        raise InvalidConfig(
+            f"none of {DRAWN} keys passes: {rates[0]}; judge in the dtype and engine that serve the model"
+        )
     key, rate = keys[tried - 1], rates[tried - 1]
     key.save(path, native_rate=rate.model_dump(mode="json") | {"tried": tried})
     words = f"key {key.id} saved in {path}, the {_ordinal(tried)} that was tried; {rate}"
-    say({"key_id": key.id, "path": str(path), "tried": tried, "native_rate": rate.model_dump(mode="json")}, as_json, words)
+    say(
+        {"key_id": key.id, "path": str(path), "tried": tried, "native_rate": rate.model_dump(mode="json")},
+        as_json,
+        words,
+    )
 
 
 def inspect_key_command(
@@ -96,13 +102,13 @@ def inspect_key_command(
 
 def _judged(keys: "Sequence[Key]", placement: "Placement", text: Path | None) -> "list[NativeRate]":
     """The rates of ``keys`` on native traces of the model."""
-    from okr.commands.calibrate import held_out
+    from okr.commands.calibrate import held_out_texts
     from okr.commands.display import counting
     from okr.experiment.presets import named_for
     from okr.jobs.loading import load_placed
     from okr.tuning.native_rates import native_rates
 
-    texts = held_out(text, TRACES)
+    texts = held_out_texts(text, TRACES)
     loaded = load_placed(placement)
     with counting("native traces", len(texts)) as advance:
         return native_rates(loaded, keys, named_for(placement.model)["quiet"], texts, advance=advance)

@@ -2,18 +2,25 @@
 
 import json
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from okr.errors import InvalidConfig
+from okr.experiment.presets import named_for, preset_of
+from okr.routing.named import SETTINGS, SettingName, asked_setting, replaced
+from okr.routing.settings import ZONES, Setting, ZoneName
 
 if TYPE_CHECKING:
     from okr.jobs.placement import Placement
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 KeyFile = Annotated[Path, typer.Option("--key", help="Key file (see okr keygen), env:NAME or fd:N.")]
+SettingOption = Annotated[
+    str | None, typer.Option("--setting", help="quiet (for traces) or loud (for text too); numbers replace its values.")
+]
 Epsilon = Annotated[float | None, typer.Option(help="Width of the zone, in the unit of each site; inf is allowed.")]
 Zone = Annotated[str | None, typer.Option(help="Which experts may change places: max or boundary.")]
 Strength = Annotated[float | None, typer.Option(help="Weight of the key score; inf: the key alone decides.")]
@@ -28,14 +35,56 @@ Decoys = Annotated[int, typer.Option(help="Decoy keys.")]
 Alpha = Annotated[float, typer.Option(help="Significance level.")]
 
 
-def check_setting(epsilon: float | None, zone: str | None, strength: float | None) -> None:
-    """Refuse a bad setting before anything is loaded."""
-    if epsilon is not None and not epsilon >= 0:
-        raise InvalidConfig(f"--epsilon must be a number >= 0 (inf is allowed), got {epsilon}")
-    if strength is not None and not strength > 0:
-        raise InvalidConfig(f"--strength must be a number > 0 (inf is allowed), got {strength}")
-    if zone not in (None, "max", "boundary"):
-        raise InvalidConfig(f"--zone must be max or boundary, got {zone!r}")
+@dataclass(frozen=True)
+class AskedSetting:
+    """The setting that a command was given: a name, numbers, or both. None: not given."""
+
+    name: SettingName | None
+    epsilon: float | None
+    zone: ZoneName | None
+    strength: float | None
+
+    @classmethod
+    def checked(cls, name: str | None, epsilon: float | None, zone: str | None, strength: float | None) -> Self:
+        """What was given. Raises InvalidConfig with one line before anything is loaded."""
+        if name is not None and name not in SETTINGS:
+            raise InvalidConfig(f"--setting must be {' or '.join(SETTINGS)}, got {name!r}")
+        if epsilon is not None and not epsilon >= 0:
+            raise InvalidConfig(f"--epsilon must be a number >= 0 (inf is allowed), got {epsilon}")
+        if strength is not None and not strength > 0:
+            raise InvalidConfig(f"--strength must be a number > 0 (inf is allowed), got {strength}")
+        if zone is not None and zone not in ZONES:
+            raise InvalidConfig(f"--zone must be {' or '.join(ZONES)}, got {zone!r}")
+        return cls(name, epsilon, zone, strength)  # type: ignore[arg-type]  # checked above
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that were given, None for the others."""
+        return {"epsilon": self.epsilon, "zone": self.zone, "strength": self.strength}
+
+    def for_text(self, model: str) -> Setting:
+        """The setting that texts of ``model`` were written under. Raises InvalidConfig where neither a name nor an
+        epsilon was given."""
+        if self.name is None and self.epsilon is None:
+            raise InvalidConfig(
+                "say which setting the text was written under: --setting loud (or quiet), or --epsilon with --zone and "
+                "--strength"
+            )
+        return asked_setting(self.name, **self.numbers, named=named_for(model))
+
+    def for_traces(self, model: str) -> dict[str, Any]:
+        """Epsilon, zone and strength in place of those in the headers of traces of ``model``; None: the header's."""
+        if self.name is None:
+            return self.numbers
+        return asdict(asked_setting(self.name, **self.numbers, named=named_for(model)))
+
+    def for_generation(self, model: str) -> Setting:
+        """The setting to generate under: where there is a preset for ``model`` and no name, the preset's own, with the
+        numbers that were given in place of its values."""
+        preset = preset_of(model)
+        if self.name is None and preset is not None:
+            return replaced(preset.setting, **self.numbers)
+        return asked_setting(self.name, **self.numbers, named=named_for(model))
 
 
 def placement_of(

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from okr.commands.options import AsJson, Device, Dtype, Epsilon, MaxMemory, Quantization, Remote, Strength, Zone
+from okr.commands.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Epsilon,
+    MaxMemory,
+    Quantization,
+    Remote,
+    SettingOption,
+    Strength,
+    Zone,
+)
 from okr.commands.suite_options import (
     SUITE_OPTIONS,
     Choices,
@@ -27,6 +38,7 @@ def run_command(
     samples: Annotated[int | None, typer.Option(help="Watermarked samples; as many controls are made.")] = None,
     max_length: Annotated[int | None, typer.Option(help="New tokens per sample.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples generated at once.")] = None,
+    setting: SettingOption = None,
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
@@ -57,7 +69,7 @@ def run_command(
     """Watermark a model, prove it against a control group, and write results.json and report.html.
 
     A flag goes before the configuration file, the file before the environment (OKR_SAMPLES, ..., QUICK_TEST), the
-    environment before the preset.
+    environment before the preset. The name of a setting stands for its zone, epsilon and strength.
     """
     given = dict(locals())
     preset, file, again, machine = (given.pop(name) for name in ("preset", "config", "resume", "as_json"))

@@ -1,14 +1,14 @@
 """Prepares a model once, and runs it in two ways: under a key, or natively with its routing recorded."""
 
-import math
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, overload
 
 from torch import nn
 
 from okr.engines.protocol import Engine, Session
-from okr.routing import Key, Setting
+from okr.routing import Key
 from okr.routing.keys import check_key
+from okr.routing.named import SettingName, asked_setting
 from okr.routing.settings import ZoneName
 
 if TYPE_CHECKING:
@@ -38,16 +38,29 @@ def watermark(
     model: "nn.Module | TransformersEngine",
     key: Key,
     *,
-    epsilon: float,
-    zone: ZoneName = "max",
-    strength: float = math.inf,
+    setting: SettingName | None = None,
+    epsilon: float | None = None,
+    zone: ZoneName | None = None,
+    strength: float | None = None,
 ) -> "AbstractContextManager[Watermark]": ...
 @overload
 def watermark(
-    model: Engine, key: Key, *, epsilon: float, zone: ZoneName = "max", strength: float = math.inf
+    model: Engine,
+    key: Key,
+    *,
+    setting: SettingName | None = None,
+    epsilon: float | None = None,
+    zone: ZoneName | None = None,
+    strength: float | None = None,
 ) -> AbstractContextManager[Session]: ...
 def watermark(
-    model: Any, key: Key, *, epsilon: float, zone: ZoneName = "max", strength: float = math.inf
+    model: Any,
+    key: Key,
+    *,
+    setting: SettingName | None = None,
+    epsilon: float | None = None,
+    zone: ZoneName | None = None,
+    strength: float | None = None,
 ) -> AbstractContextManager[Any]:
     """Key every keyable router of ``model`` within a ``with`` block.
 
@@ -57,17 +70,24 @@ def watermark(
     Arguments:
         model: a model, or its engine (:func:`prepare`).
         key: the key that decides.
+        setting: ``quiet``, for proof from traces, or ``loud``, for proof from text as well. Each is a zone, an epsilon
+            and a strength. Their values suit models whose routers rank experts by logits; ``okr calibrate`` measures
+            what a model needs.
         epsilon: how much choice score a selection may give up, from 0 to inf, in the unit of each site (logits or
             scores).
         zone: ``max`` or ``boundary``.
         strength: how much a key score weighs against a choice score, above 0. With inf the key alone decides.
 
+    ``epsilon``, ``zone`` and ``strength`` take the place of the setting's own values. With ``epsilon`` and no
+    ``setting``, the zone is ``max`` and the strength inf unless they are given. With neither, the setting is ``quiet``.
+
     Raises InvalidKey, InvalidSetting or RouterNotFound at the call, and UnsupportedRouter or AlreadyAttached where the
     block begins.
     """
     check_key(key)
+    chosen = asked_setting(setting, epsilon=epsilon, zone=zone, strength=strength)
     engine: Engine = prepare(model)
-    return engine.keyed(key, Setting.checked(epsilon, zone, strength))
+    return engine.keyed(key, chosen)
 
 
 @overload

@@ -5,10 +5,10 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic.json_schema import WithJsonSchema
@@ -16,9 +16,8 @@ from pydantic.json_schema import WithJsonSchema
 from okr.errors import InvalidConfig
 from okr.experiment.presets import PRESETS, Preset
 from okr.jobs.placement import ENVIRONMENT_PREFIX, Origin, Placement, complaint
-
-if TYPE_CHECKING:
-    from okr.routing import Setting
+from okr.routing.named import SettingName
+from okr.routing.settings import Setting, ZoneName
 
 
 def _read_infinity(value: Any) -> Any:
@@ -48,8 +47,11 @@ class RunConfig(Placement):
     samples: int = Field(default=24, ge=1, le=100_000, description="watermarked samples; as many controls are made")
     max_length: int = Field(default=80, ge=2, le=100_000, description="new tokens per sample")
     batch_size: int = Field(default=8, ge=1, le=4096, description="samples generated at once")
+    setting: SettingName | None = Field(
+        default=None, description="name of the setting whose values zone, epsilon and strength are; none: others"
+    )
     epsilon: Extended = Field(ge=0, description="width of the zone, in the unit of each site")
-    zone: Literal["max", "boundary"] = Field(description="which experts may change places")
+    zone: ZoneName = Field(description="which experts may change places")
     strength: Extended = Field(default=math.inf, gt=0, description="weight of the key score; inf: it alone decides")
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the run; every batch derives its own from it")
     key: str | None = Field(default=None, description="key file; none: a fresh key is made")
@@ -62,10 +64,8 @@ class RunConfig(Placement):
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; none: torch decides")
     output_dir: str = Field(min_length=1, description="folder of the results")
 
-    def setting(self) -> "Setting":
-        """The watermark's setting."""
-        from okr.routing import Setting  # with torch, which takes seconds
-
+    def chosen(self) -> Setting:
+        """The watermark's setting: zone, epsilon and strength."""
         return Setting(self.epsilon, self.zone, self.strength)
 
 
@@ -86,7 +86,11 @@ def resolve(
     file: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """Flag > configuration file > environment > preset > default. Raises InvalidConfig with one line."""
+    """Flag > configuration file > environment > preset > default. Raises InvalidConfig with one line.
+
+    The name of a setting stands for its zone, epsilon and strength where it is given: numbers given there too, or with
+    precedence over it, replace its own. The configuration then has no name, and a note says what was replaced.
+    """
     from_file = _read_file(Path(file)) if file is not None else {}
     name = preset if preset is not None else from_file.get("preset", "tiny")
     if not isinstance(name, str) or name not in PRESETS:
@@ -103,7 +107,8 @@ def resolve(
     ]
     values: dict[str, Any] = {}
     sources: dict[str, Origin] = dict.fromkeys(RunConfig.model_fields, "default")
-    for origin, layer in layers:
+    for origin, given in layers:
+        layer = _with_values(given, chosen)
         values |= layer
         sources |= dict.fromkeys(layer, origin)
     if preset is None:
@@ -116,7 +121,25 @@ def resolve(
         config = RunConfig(**values)
     except ValidationError as error:
         raise InvalidConfig(complaint(error, sources, RunConfig)) from None
+    if config.setting is not None and (others := _others(config, chosen.named[config.setting])):
+        parts = [f"{part} {value} ({sources[part]}) in place of {own}" for part, (value, own) in others.items()]
+        notes += (f"the setting is {config.setting} with {', '.join(parts)}",)
+        sources["setting"] = sources[next(iter(others))]
+        config = config.model_copy(update={"setting": None})
     return Resolved(config, sources, chosen, notes)
+
+
+def _with_values(layer: Mapping[str, Any], preset: Preset) -> Mapping[str, Any]:
+    """``layer`` with the values of the setting that it names, where it does not give its own. A name that is none is
+    left to the check of the whole configuration."""
+    name = layer.get("setting")
+    return {**asdict(preset.named[name]), **layer} if name in tuple(preset.named) else layer
+
+
+def _others(config: RunConfig, named: Setting) -> dict[str, tuple[str, str]]:
+    """The values of ``config`` that are not those of the setting ``named``, each with the one it is in place of."""
+    pairs = {part: (getattr(config, part), own) for part, own in asdict(named).items()}
+    return {part: (f"{value}", f"{own}") for part, (value, own) in pairs.items() if value != own}
 
 
 def _from_environment(preset: Preset, variables: Mapping[str, str]) -> dict[str, Any]:

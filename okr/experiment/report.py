@@ -62,12 +62,13 @@ def headline(results: Results) -> str:
 def reproduce(results: Results) -> str:
     """The command that repeats the run under the same key."""
     config, variables, changed = results.config, [], []
+    left_out = {"preset", "output_dir", "key"} | (set() if config.setting is None else {"epsilon", "zone", "strength"})
     for name, source in results.config_sources.items():
         value = getattr(config, name)
         chosen = source in ("flag", "environment", "file") and value is not None and value is not False
         if chosen and name in _NO_FLAG:
             variables.append(f"{ENVIRONMENT_PREFIX}{name.upper()}={value}")
-        elif chosen and name not in ("preset", "output_dir", "key"):
+        elif chosen and name not in left_out:
             flag = f"--{name.replace('_', '-')}"
             changed += [flag] if value is True else [flag, str(value)]
     return shlex.join([*variables, "okr", "run", config.preset, *changed, "--key", "key.json", "--output-dir", "again"])

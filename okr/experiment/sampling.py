@@ -65,7 +65,7 @@ def trace_path(group: str, sample: int) -> str:
 def session(subject: Subject, group: Group) -> Any:
     """The model under the key, or recorded natively: a context manager."""
     if group == "watermarked":
-        return subject.engine.keyed(subject.key, subject.config.setting())
+        return subject.engine.keyed(subject.key, subject.config.chosen())
     return subject.engine.recorded()
 
 
@@ -125,7 +125,7 @@ def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Tr
 
 def _verify(subject: Subject, trace: Trace, keys: Sequence[Key]) -> list[TraceVerdict]:
     config = subject.config
-    setting = asdict(config.setting())
+    setting = asdict(config.chosen())
     return verify_keys(subject.engine, trace, keys, decoys=config.decoys, alpha=config.alpha, **setting)
 
 

@@ -59,7 +59,7 @@ class Bench:
 
     def setting(self, method: str) -> Setting:
         """The watermark's setting: the run's own, or (louder) one that costs more."""
-        own = self.config.setting()
+        own = self.config.chosen()
         if method != "okr louder":
             return own
         if np.isfinite(own.strength):

@@ -42,7 +42,8 @@ class NativeRate(BaseModel):
 
     def __str__(self) -> str:
         shares = ", ".join(f"{count} at p <= {level}" for level, count in self.found.items())
-        return f"of {self.traces} native traces of {self.model} in {self.dtype}: {shares}; smallest p {self.smallest_p:.3g}"
+        origin = f"{self.traces} native traces of {self.model} in {self.dtype}"
+        return f"of {origin}: {shares}; smallest p {self.smallest_p:.3g}"
 
     def passes(self) -> bool:
         """Whether no level is exceeded beyond chance: no 99% interval of a rate lies above its level."""

@@ -88,7 +88,7 @@ def test_costs_and_one_batch_of_evidence_come_out_again(evidence, model, tmp_pat
     its texts would be found less than once in a million runs, the true share lying in the page's interval."""
     report, documents = evidence
     suites = report.suites_of(documents[model])
-    config = resolve(PRESETS[model], {"output_dir": "unused", "threads": 1}, environment={}).config
+    config = resolve(PRESETS[model], {"setting": "loud", "output_dir": "unused", "threads": 1}, environment={}).config
     prompts = read_prompts(config.model_copy(update={"samples": suites.options.samples}))
     bench = Bench(okr.load(model), config, suites.options, tuple(shortened(prompts, suites.options.prompt_words)))
     ledger = Ledger(tmp_path, Outcome)

@@ -97,10 +97,12 @@ def test_two_processes_measure_the_settings_that_one_measures(
         "8",
         "--passages",
         "2",
-        "--evidence",
-        "trace",
-        "--tokens",
+        "--trace-tokens",
         "8",
+        "--dtype",
+        "float32",
+        "--dtype",
+        "bfloat16",
     ]
     words = ["calibrate", str(deepseek_folder), "--setting", "boundary:1", "--setting", "max:2:1.5", *words]
     done = launched(warm / "python", 2, "okr.cli", *words, "--output-dir", str(tmp_path / "two"))
@@ -109,5 +111,6 @@ def test_two_processes_measure_the_settings_that_one_measures(
     assert done.stdout.replace("/two\n", "/one\n") == capfd.readouterr().out
     written = [(tmp_path / name / "calibration.json").read_text() for name in ("one", "two")]
     assert written[0] == written[1]
-    records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "tasks").glob("0*.json")]
-    assert {record["process"] for record in records} == {0, 1}
+    for tasks in (tmp_path / "two" / "tasks", tmp_path / "two" / "tasks" / "bfloat16"):
+        records = [json.loads(path.read_text()) for path in tasks.glob("0*.json")]
+        assert {record["process"] for record in records} == {0, 1}

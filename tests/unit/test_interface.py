@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import math
 import re
 import typing
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ import torch
 import okr
 from okr.detection import Attribution
 from okr.detection.attribution import Candidate
+from okr.routing import NAMED, Setting
 from okr.routing.settings import ZONES, ZoneName
 
 SOFT = {"epsilon": float("inf"), "zone": "boundary", "strength": 1.0}
@@ -63,6 +65,8 @@ def test_a_repr_is_short_and_names_what_matters(deepseek, made, key):
         (okr.InvalidSetting, lambda model, key: okr.watermark(model, key, epsilon=-1.0)),
         (okr.InvalidSetting, lambda model, key: okr.watermark(model, key, epsilon=1.0, zone="all")),
         (okr.InvalidSetting, lambda model, key: okr.watermark(model, key, epsilon=1.0, strength=0)),
+        (okr.InvalidSetting, lambda model, key: okr.watermark(model, key, setting="silent")),
+        (okr.InvalidSetting, lambda model, key: okr.watermark(model, key, setting="quiet", strength=0)),
         (okr.InvalidSetting, lambda model, key: okr.watermark(None, key, epsilon=1.0)),
         (okr.RouterNotFound, lambda model, key: okr.watermark(torch.nn.Linear(2, 2), key, epsilon=1.0)),
         (okr.InvalidSetting, lambda model, key: okr.record(None)),
@@ -82,6 +86,22 @@ def test_nothing_is_attached_before_the_block(deepseek, key):
         assert type(recorder) is okr.Recorder
     with keyed as session:
         assert session.key_id == key.id
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({}, NAMED["quiet"]),
+        ({"setting": "loud"}, NAMED["loud"]),
+        ({"setting": "loud", "strength": 3}, Setting(math.inf, "boundary", 3.0)),
+        ({"epsilon": 2}, Setting(2.0, "max", math.inf)),
+    ],
+)
+def test_a_setting_may_be_named(deepseek, key, options, setting):
+    with okr.watermark(deepseek, key, **options) as session:
+        made = session.generate(input_ids=torch.arange(3, 9)[None], max_new_tokens=2, do_sample=False)
+    header = made.traces[0].header
+    assert Setting(header.epsilon, header.zone, header.strength) == setting
 
 
 @pytest.mark.parametrize("call", [okr.watermark, okr.verify, okr.detect, okr.attribute])

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from math import inf
 
 import pytest
 from small_models import random_deepseek
 
+import okr
 from okr import Key
 from okr.cli import execute
+from okr.experiment.presets import GUIDE_SETTING, SWITCH_SETTINGS
+from okr.routing import NAMED, Setting
+from okr.routing.named import QUIET_STRENGTH
 
 SHORT = ["--max-new-tokens", "12"]
 
@@ -40,7 +45,7 @@ def test_a_seed_repeats_and_the_batch_does_not_matter_where_it_is_greedy(tmp_pat
     first = texts()
     assert texts() == first
     assert texts("--seed", "1") != first
-    assert first["setting"] == {"epsilon": "inf", "zone": "boundary", "strength": 1.0}
+    assert first["setting"] == {"epsilon": "inf", "zone": "boundary", "strength": QUIET_STRENGTH}
     assert texts("--temperature", "0", "--batch-size", "1") == texts("--temperature", "0", "--batch-size", "2")
 
 
@@ -48,8 +53,11 @@ def test_without_a_key_the_native_routing_is_recorded(tmp_path, key_file, capsys
     assert execute(["generate", "tiny", "It was", "--traces", str(tmp_path), "--json", *SHORT]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["key_id"] is None
-    asked = ["--epsilon", "inf", "--zone", "boundary", "--strength", "1"]
-    assert execute(["verify", "tiny", document["texts"][0]["trace"], "--key", key_file, *asked]) == 1
+    words = ["verify", "tiny", document["texts"][0]["trace"], "--key", key_file]
+    assert execute([*words, "--setting", "loud"]) == 1
+    capsys.readouterr()
+    assert execute(words) == 2
+    assert "recorded without a key" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,7 @@ def test_without_a_key_the_native_routing_is_recorded(tmp_path, key_file, capsys
         (["a", "--max-new-tokens", "100000"], "leaves no room"),
         (["a", "--key", "missing.json"], "cannot read key file"),
         (["a", "--epsilon", "-1"], "epsilon"),
+        (["a", "--setting", "silent"], "--setting must be quiet or loud, got 'silent'"),
     ],
 )
 def test_bad_input_is_one_line(words, message, capsys):
@@ -73,9 +82,32 @@ def test_bad_input_is_one_line(words, message, capsys):
     assert line.count("\n") == 1
 
 
-def test_a_model_that_is_no_preset_needs_a_setting(key_file, capsys):
-    assert execute(["generate", "some/model", "a", "--key", key_file]) == 2
-    assert "say --epsilon" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("model", "words", "setting"),
+    [
+        ("tiny", [], NAMED["quiet"]),
+        ("tiny", ["--setting", "loud", "--strength", "2"], Setting(inf, "boundary", 2.0)),
+        ("tiny-deepseek-moe", ["--zone", "max"], Setting(inf, "max", QUIET_STRENGTH)),
+        ("tiny-switch", ["--setting", "loud"], SWITCH_SETTINGS["loud"]),
+        ("deepseek-moe", [], GUIDE_SETTING),
+        ("deepseek-moe", ["--epsilon", "1"], Setting(1.0, "max", inf)),
+        ("deepseek-moe", ["--setting", "quiet"], NAMED["quiet"]),
+        ("some/model", [], NAMED["quiet"]),
+        ("some/model", ["--epsilon", "1"], Setting(1.0, "max", inf)),
+        ("some/model", ["--setting", "quiet", "--epsilon", "1"], Setting(1.0, "boundary", QUIET_STRENGTH)),
+    ],
+)
+def test_the_setting_is_the_one_asked_for_or_the_presets(model, words, setting, key_file, monkeypatch):
+    asked = []
+
+    def watermark(model, key, **values):
+        asked.append(Setting(**values))
+        raise okr.InvalidSetting("asked")
+
+    monkeypatch.setattr("okr.jobs.loading.load_placed", lambda placement: okr.Loaded(None, None, "", None))
+    monkeypatch.setattr("okr.engines.watermark", watermark)
+    assert execute(["generate", model, "a", "--key", key_file, *words]) == 2
+    assert asked == [setting]
 
 
 @pytest.mark.parametrize("kept", ["config.json", "weights"])

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig, resolve
-from okr.experiment.presets import PRESETS
+from okr.experiment.presets import PRESETS, named_for, preset_of
+from okr.routing import NAMED, SETTINGS
+from okr.routing.named import replaced
 
 ORDER = ("flag", "file", "environment", "preset")
 
@@ -28,6 +30,59 @@ def test_the_first_of_flag_file_environment_preset_default_wins(
     assert resolved.sources["samples"] == winner
     assert resolved.sources["seed"] == "default"
     assert set(resolved.sources) == set(RunConfig.model_fields)
+
+
+@given(
+    asked=st.dictionaries(
+        st.sampled_from(("flag", "file", "environment")),
+        st.dictionaries(st.sampled_from(("setting", "strength")), st.integers(1, 3), min_size=1),
+    ),
+    preset=st.sampled_from(("tiny", "tiny-switch", "switch")),
+)
+def test_a_name_stands_for_its_numbers_where_it_is_given(
+    asked: dict[str, dict[str, int]], preset: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Layer by layer, the numbers of a name first, then those that stand beside it."""
+    layers = {
+        origin: {part: SETTINGS[value % 2] if part == "setting" else float(value) for part, value in layer.items()}
+        for origin, layer in asked.items()
+    }
+    file = tmp_path_factory.mktemp("config") / "run.json"
+    file.write_text(json.dumps(layers.get("file", {})))
+    environment = {f"OKR_{part.upper()}": str(value) for part, value in layers.get("environment", {}).items()}
+    resolved = resolve(preset, layers.get("flag", {}), file=str(file), environment=environment)
+    expected, origin, name = PRESETS[preset].setting, "preset", PRESETS[preset].values.get("setting")
+    for layer in ("environment", "file", "flag"):
+        given_here = layers.get(layer, {})
+        if "setting" in given_here:
+            name, origin = given_here["setting"], layer
+            expected = PRESETS[preset].named[name]
+        if "strength" in given_here:
+            expected, origin = replaced(expected, strength=given_here["strength"]), layer
+    assert resolved.config.chosen() == expected
+    assert resolved.sources["strength"] == origin
+    if name is not None and expected == PRESETS[preset].named[name]:
+        assert resolved.config.setting == name
+        assert resolved.notes == ()
+    else:
+        assert resolved.config.setting is None
+        assert (name is None) == (resolved.notes == ())
+        assert all(f"strength {expected.strength} ({origin}) in place of" in note for note in resolved.notes)
+
+
+def test_a_configuration_that_was_written_can_be_given_again(tmp_path: Path) -> None:
+    for flags in ({}, {"setting": "loud"}, {"setting": "loud", "zone": "max"}, {"epsilon": 1.0}):
+        config = resolve("tiny", flags | {"output_dir": "out"}, environment={}).config
+        (tmp_path / "again.json").write_text(config.model_dump_json())
+        assert resolve(None, {}, file=str(tmp_path / "again.json"), environment={}).config == config
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-deepseek-moe", "tiny-switch", "some/model"])
+def test_the_named_settings_of_a_model_are_its_presets(model: str) -> None:
+    preset = preset_of(model)
+    assert named_for(model) == (NAMED if preset is None else preset.named)
+    if preset is not None:
+        assert preset.setting == named_for(model)["quiet"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,6 +140,8 @@ def test_a_configuration_survives_json() -> None:
         ({"epsilon": math.nan}, "--epsilon: .*nan"),
         ({"strength": 0.0}, "--strength: must be greater than 0"),
         ({"strength": math.nan}, "--strength: .*nan"),
+        ({"setting": "silent"}, "--setting: must be 'quiet' or 'loud', got 'silent'"),
+        ({"setting": ["quiet"]}, "--setting: must be"),
         ({"zone": "middle"}, "--zone: must be 'max' or 'boundary', got 'middle'"),
         ({"samples": 0}, "--samples: must be greater"),
         ({"max_length": 1}, "--max-length: "),

@@ -167,7 +167,7 @@ def test_a_calibration_on_a_full_disk_names_the_command_that_goes_on(
     deepseek_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["calibrate", str(deepseek_folder), "--output-dir", str(tmp_path / "cal"), "--setting", "max:1"]
-    words += ["--samples", "2", "--keys", "1", "--length", "8", "--passages", "2"]
+    words += ["--samples", "2", "--keys", "1", "--length", "8", "--trace-tokens", "8", "--passages", "2"]
     monkeypatch.setattr("sys.argv", ["okr", *words])
     replace: Callable[[Path, bytes], None] = files.replace
 

@@ -88,4 +88,5 @@ def test_the_command_to_repeat_a_run_names_what_was_chosen(finished: Path) -> No
     assert command.startswith("OKR_ALPHA=0.01 OKR_QUALITY_PASSAGES=3 okr run tiny --")
     assert "--samples 5" in command
     assert "--key key.json" in command
-    assert "--strength" not in command  # the preset's
+    assert "--setting loud" in command
+    assert "--strength" not in command  # the setting's

@@ -47,7 +47,7 @@ def test_each_verdict_is_what_verify_says_of_the_saved_trace(
     finished: Path, deepseek_folder: Path, key_file: Path
 ) -> None:
     results, model = Results.load(finished / "results.json"), load(deepseek_folder).model
-    options = {"decoys": SMALL["decoys"], "alpha": SMALL["alpha"], **asdict(results.config.setting())}
+    options = {"decoys": SMALL["decoys"], "alpha": SMALL["alpha"], **asdict(results.config.chosen())}
     for sample in (results.detailed_results[3], results.control_results[4]):
         trace = Trace.load(finished / sample.trace)
         verdict = verify(model, trace, Key.load(key_file), **options).as_dict()
@@ -199,7 +199,7 @@ def test_the_memory_cap_leaves_the_host_and_other_cards_as_they_are(
 
 def test_site_rates_are_those_of_all_samples_pooled(finished: Path, deepseek_folder: Path, key_file: Path) -> None:
     results, model = Results.load(finished / "results.json"), load(deepseek_folder).model
-    key, setting = Key.load(key_file), asdict(results.config.setting())
+    key, setting = Key.load(key_file), asdict(results.config.chosen())
     for group, rate in (("watermarked", "hit_rate"), ("control", "control_hit_rate")):
         traces = [Trace.load(path) for path in sorted((finished / "traces").glob(f"{group}-*"))]
         pooled = verify(model, traces, key, decoys=1, alpha=0.5, **setting)
