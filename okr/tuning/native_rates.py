@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from okr.detection import p_values
 from okr.engines import Engine, prepare
+from okr.experiment.config import Extended
 from okr.intervals import share
 from okr.loaders import Loaded, generation_defaults
 from okr.loaders.prediction import MAX_TOKENS
@@ -33,9 +34,9 @@ class NativeRate(BaseModel):
 
     model: str
     dtype: str
-    epsilon: float
+    epsilon: Extended
     zone: str
-    strength: float
+    strength: Extended
     traces: int = Field(ge=1)
     found: dict[str, int] = Field(description="traces with a p-value of at most each level")
     smallest_p: float = Field(gt=0, le=1)
@@ -96,4 +97,5 @@ def _native(loaded: Loaded, engine: Engine, texts: Sequence[str], new_tokens: in
             options = generation_defaults(loaded.model) | {"do_sample": False, "max_new_tokens": 1, "max_length": None}
         torch.manual_seed(seed_of(f"native {seed} {first}"))
         with engine.recorded() as recorder:
-            yield from recorder.generate(**padded(loaded, batch, MAX_TOKENS), **options).traces
+            made = recorder.generate(**padded(loaded, batch, MAX_TOKENS), **options)
+        yield from made.traces
