@@ -8,9 +8,9 @@ key that is not among them, or natively; okr.attribute at alpha = 0.01. Interval
 
 import argparse
 import json
-import math
 import statistics
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +21,10 @@ import okr
 from okr.intervals import share
 from okr.jobs.folders import write_atomically
 from okr.loaders import passages
+from okr.routing import NAMED
 
 MODEL = "tiny-deepseek-moe"
-SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 0.15}
+SETTING = asdict(NAMED["quiet"])
 KEYS, TOKENS, ALPHA = 100_000, 24, 0.01
 ORIGINS = ("one of the keys", "another key", "no key")
 

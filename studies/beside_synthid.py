@@ -9,7 +9,7 @@ ranked among 999 keys of its own kind. Eight texts share a key and a batch. Inte
 
 import argparse
 import json
-import math
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from okr.intervals import mean, share
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
 from okr.pages.markdown import rows_table
+from okr.routing import NAMED
 from okr.suites.other_watermarks import SYNTHID_DEPTH, SynthId
 
 MODEL = "tiny-deepseek-moe"
-SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 0.15}
+SETTING = asdict(NAMED["quiet"])
 ARMS = {"both": (True, True), "quiet key": (True, False), "SynthID": (False, True), "neither": (False, False)}
 NEW_TOKENS, BATCH, DECOYS = 80, 8, 999
 

@@ -11,7 +11,6 @@ for fewer keys and traces. Intervals are Clopper-Pearson's (99%, corrected for t
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -27,10 +26,9 @@ from okr.detection import Swaps, gather_evidence, p_values, verify_keys
 from okr.intervals import share
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
-from okr.routing import Setting
+from okr.routing import NAMED
 
 MODEL = "tiny-deepseek-moe"
-SETTINGS = {"quiet": Setting(math.inf, "boundary", 0.15), "loud": Setting(math.inf, "boundary", 1.0)}
 DTYPES = {"float32": torch.float32, "bfloat16, batches of 8": torch.bfloat16}
 TOKENS, BATCH, BLOCK = 64, 8, 80
 LEVELS = (0.05, 0.01)
@@ -89,8 +87,8 @@ def judged(name: str, dtype: str, setting: str, numbers: range, keys: int) -> di
     hits, still, open_ = np.zeros((len(LEVELS), keys), int), 0, 0
     engine, claimed = okr.prepare(model("float32").model), [key(number) for number in range(keys)]
     for trace in native(model(dtype), name, numbers):
-        swaps = Swaps([gather_evidence(engine, trace, SETTINGS[setting], skip_prompt=False)])
-        p = p_values(engine, trace, claimed, SETTINGS[setting], decoys=199)
+        swaps = Swaps([gather_evidence(engine, trace, NAMED[setting], skip_prompt=False)])
+        p = p_values(engine, trace, claimed, NAMED[setting], decoys=199)
         hits += np.stack([p <= level for level in LEVELS])
         still, open_ = still + (swaps.swaps == 0), open_ + swaps.ranks_count
     return {"hits": hits.tolist(), "traces": len(numbers), "without swaps": still, "ranks count": open_}
@@ -98,7 +96,7 @@ def judged(name: str, dtype: str, setting: str, numbers: range, keys: int) -> di
 
 def ranked(name: str, setting: str, numbers: range, keys: int) -> dict[str, Any]:
     """The same by ``rank_p`` alone, made and judged in float32."""
-    hits, chosen = np.zeros((len(LEVELS), keys), int), SETTINGS[setting]
+    hits, chosen = np.zeros((len(LEVELS), keys), int), NAMED[setting]
     engine = okr.prepare(model("float32").model)
     given = {"epsilon": chosen.epsilon, "zone": chosen.zone, "strength": chosen.strength, "decoys": 199}
     for trace in native(model("float32"), name, numbers):
@@ -128,7 +126,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tasks = {}
     for name in CLASSES:
-        for setting in SETTINGS:
+        for setting in NAMED:
             for dtype in DTYPES:
                 for first in range(0, arguments.traces, BLOCK):
                     part = range(first, min(first + BLOCK, arguments.traces))
@@ -141,7 +139,7 @@ def main() -> None:
     if done is None:
         return
     rows = []
-    for setting in SETTINGS:
+    for setting in NAMED:
         for made in (*DTYPES, "rank_p"):
             found = [part for title, part in done.results.items() if title.startswith(f"{setting}/{made}/")]
             head = {"setting": setting, "p-value": "rank_p" if made == "rank_p" else "p_value"}

@@ -29,11 +29,11 @@ from okr.detection.counting import count
 from okr.engines.choice import Projector
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
-from okr.routing import Setting
+from okr.routing import NAMED, Setting
 
 MODEL = "tiny-deepseek-moe"
 SETTINGS = {
-    "quiet": Setting(math.inf, "boundary", 0.15),
+    "quiet": NAMED["quiet"],
     "max, epsilon 2": Setting(2.0, "max", math.inf),
 }
 TOKENS = 32  # of every text, 8 of very short ones

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 import okr
 from okr.detection import SiteEvidence, gather_evidence
 from okr.loaders import Loaded, passages
-from okr.routing import Setting, key_scores, select
+from okr.routing import NAMED, Setting, key_scores, select
 
 MODEL = "tiny-deepseek-moe"
-SETTINGS = {"quiet": Setting(math.inf, "boundary", 0.15), "loud": Setting(math.inf, "boundary", 1.0)}
 TOKENS = (250, 1_000, 4_000, 16_000, 32_000)
 RIDGE = 1e-2
 
@@ -225,12 +224,12 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=PARTS)
-    parser.add_argument("--setting", choices=SETTINGS, default="quiet")
+    parser.add_argument("--setting", choices=NAMED, default="quiet")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     part, head = PARTS[arguments.what]
-    lines = part(okr.load(MODEL), SETTINGS[arguments.setting])
+    lines = part(okr.load(MODEL), NAMED[arguments.setting])
     tasks = {f"{arguments.what}/{name}": lambda line=line: {"line": line()} for name, line in lines.items()}
     done = worked(arguments.out, {"model": MODEL, "what": arguments.what, "setting": arguments.setting}, tasks)
     if done is None:

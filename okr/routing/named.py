@@ -14,8 +14,9 @@ from okr.routing.settings import Setting, ZoneName
 SettingName = Literal["quiet", "loud"]
 SETTINGS: tuple[SettingName, ...] = get_args(SettingName)
 
-QUIET_STRENGTH = 0.15
-"""The strength of ``quiet``: a trace of some ten tokens proves the key, at a cost that cannot be told from zero."""
+QUIET_STRENGTH = 0.1
+"""The strength of ``quiet``: the weakest that was tried at which 95% of traces prove the key within 16 new tokens, in
+float32 and in bfloat16 (docs/detection.md), at a cost that cannot be told from zero."""
 
 LOUD_STRENGTH = 1.0
 """The strength of ``loud``: the key is found in text alone as well, for some hundredths of a nat per token."""
