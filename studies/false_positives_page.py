@@ -11,35 +11,48 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from okr.intervals import share
+from okr.pages.markdown import rows_table
 
 ROOT = Path(__file__).parents[1]
 DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "calibration.md", ROOT / "docs" / "figures"
-LEVELS = {"trace": (5e-2, 1e-2, 1e-3), "text": (5e-2, 1e-2)}
+LEVELS = {"trace": (5e-2, 1e-2, 1e-3, 1e-4), "text": (5e-2, 1e-2)}
 HEAD = """# Are the p-values true?
 
-Written by `python studies/false_positives_page.py` from the figures of `python studies/false_positives.py`; do not
-edit.
+Written by `python studies/false_positives_page.py` from the figures of `python studies/false_positives.py` and
+`python studies/deployed_keys.py`; do not edit.
 
 The null hypothesis of every test is that the evidence was made without knowledge of the claimed key. Then a p-value of
-at most x must turn up with probability at most x, in any kind of text. Every test below has a fresh key, so that the
-p-values of a row are independent given its texts and Clopper-Pearson intervals (99%) are right. (Under one key the
-p-values of different texts depend on each other; see [results](results.md).) A row *holds* if its interval holds the
-nominal value. Of many intervals of 99%, one in a hundred misses by chance.
+at most x must turn up with probability at most x, in any kind of text. A row *holds* if its 99% Clopper-Pearson
+interval holds the nominal value or lies below it. Of many intervals of 99%, one in a hundred misses by chance.
 
-Model: {model}; texts of {tokens} tokens (8 where very short), half tested for soft keying of strength 1, half for
-the zone `max` with epsilon 2; {date}, torch {torch}, CPU, float32.
+Model: {model}; {date}, torch {torch}, CPU.
 """
 TRACE = """
-## Traces
+## Traces, over random keys
 
-{texts} texts in each class, {keys} fresh keys on each: {total:,} tests. Each key is tested as `okr.attribute` tests
-it, with one decoy after another up to {decoys}. If p <= 0.01, this is the p-value of `okr.verify` with {decoys} decoys.
+{texts} texts of {tokens} tokens (8 where very short) in each class, {keys:,} fresh keys on each: {total:,} tests by
+`okr.verify` with {decoys} decoys, half of them for the setting quiet, half for the zone `max` with epsilon 2. Every
+test has a fresh key, so that the p-values of a row are independent given its texts. Native traces are made in bfloat16
+and judged in float32, because rounding then swaps experts; made in float32 they have no swap, and p = 1 under every
+key. Rates lie below nominal for two reasons: the tail of a sum of signs is bounded, at 3.2 times that of the normal
+distribution, and the p-value is twice the smaller of two.
 
 """
-AGAIN = """
-One row missed, at 0.001. The same texts were tested again under other keys (`--only "{name}" --first-key 400`), which
-is an independent run; both are shown, and the first stays in the table above.
+DEPLOYED = """
+## One deployed key
 
+A p-value is exact over random keys; a deployment lives with one key. Here {keys} keys are judged one by one on the
+same native traces of {tokens} tokens: human prose, texts sampled at temperature 1, 0.5 and greedily, forms and
+repetition, and code. *Above* counts the keys whose rate exceeds the level beyond chance (Clopper-Pearson, 99%,
+corrected for the number of keys). The last rows of each setting are what `rank_p` would give, the rank of the matches
+among decoys that decided in earlier versions, for fewer keys and traces.
+
+{table}
+
+`rank_p` belongs to the key, not to the text: some keys happen to suit the model's habits and are found far too often in
+every text. The p-value looks only at swaps, of which native routing has none or, where rounding differs, few that know
+of no key. So a key need not be chosen with care. `okr keygen --for MODEL` still judges keys on native traces of a model
+before use, and writes into the key file what it saw; `okr inspect-key` does so for a key that exists.
 """
 NAIVE = """
 This is what a binomial test would say on the same traces (zone `max`, epsilon 2). It takes the hits of a key over all
@@ -79,7 +92,7 @@ def table(document: dict) -> str:
         for level in levels:
             hits, tests = counts(found["p"], level)
             low, high = interval(hits, tests)
-            cells += [f"{hits / tests:.5f} ({low:.5f} to {high:.5f})", "yes" if low <= level <= high else "**no**"]
+            cells += [f"{hits / tests:.5f} ({low:.5f} to {high:.5f})", "yes" if low <= level else "**no**"]
         lines.append(f"| {name} | {tests:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -102,7 +115,7 @@ def qq_plot(document: dict) -> None:
     with mpl.rc_context(style):
         figure = Figure(figsize=(6, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        floor = 1 / (document["decoys"] + 1)
+        floor = LEVELS[document["kind"]][-1]
         axes.plot([floor, 1], [floor, 1], color="black", linestyle=":", linewidth=1, label="nominal")
         for name, found in document["classes"].items():
             values, numbers = (np.asarray(part, float) for part in found["p"])
@@ -115,28 +128,34 @@ def qq_plot(document: dict) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def render(trace: dict, text: dict, again: dict) -> str:
-    """The page, without its plots' files; ``again`` is the second run of the class that missed."""
+def deployed_table(document: dict) -> str:
+    """A row a setting and way of making the traces."""
+    return rows_table(document["rows"])
+
+
+def render(trace: dict, text: dict, deployed: dict) -> str:
+    """The page, without its plots' files."""
     parts = [HEAD.format(**trace, torch=trace["versions"]["torch"])]
     for document, words in ((trace, TRACE), (text, TEXT)):
         total = sum(sum(found["p"][1]) for found in document["classes"].values())
         parts += [words.format(**document, total=total), table(document)]
         parts.append(f"\n![observed against nominal p-values](figures/calibration-{document['kind']}.svg)\n")
         if document["kind"] == "trace":
-            parts += [AGAIN.format(name=next(iter(again["classes"]))), table(again), NAIVE, naive_table(document)]
+            parts += [NAIVE, naive_table(document)]
+            parts.append(DEPLOYED.format(**deployed["plan"], table=deployed_table(deployed)))
     return "".join(parts)
 
 
-def load(kind: str) -> dict:
+def load(name: str) -> dict:
     """The figures of one run."""
-    return json.loads((DATA / f"calibration-{kind}.json").read_text(encoding="utf-8"))
+    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:
-    trace, text = load("trace"), load("text")
+    trace, text = load("calibration-trace"), load("calibration-text")
     for document in (trace, text):
         qq_plot(document)
-    PAGE.write_text(render(trace, text, load("trace-again")), encoding="utf-8")
+    PAGE.write_text(render(trace, text, load("deployed-keys")), encoding="utf-8")
 
 
 if __name__ == "__main__":

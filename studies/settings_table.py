@@ -80,7 +80,7 @@ def shown(loaded: okr.Loaded, key: okr.Key, setting: dict) -> tuple[str, str, st
         )
     verdicts = [okr.verify(loaded.model, trace, key) for trace in made.traces]
     rate = sum(v.opportunities for v in verdicts) / sum(v.routed for v in verdicts)
-    return f"{rate:.0%}", f"{max(v.p_value for v in verdicts):.3f}", f"{np.mean([v.z for v in verdicts]):.1f}"
+    return f"{rate:.0%}", f"{max(v.p_value for v in verdicts):.1g}", f"{np.mean([v.z for v in verdicts]):.1f}"
 
 
 def row(loaded: okr.Loaded, keys: list[okr.Key], zone: str, epsilon: float, strength: float) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_a_row_of_the_settings_comes_out_again(model, zone, epsilon, strength):
     )
     rate, p, _ = bench.shown(loaded, keys[0], setting)
     assert float(rate.rstrip("%")) == pytest.approx(float(opportunities.rstrip("%")), abs=10)
-    assert p == largest == "0.001"
+    assert max(float(p), float(largest)) <= 0.001
 
 
 def test_the_page_on_performance_has_the_figures_that_were_measured(monkeypatch):
@@ -54,6 +54,6 @@ def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
 
 
 def test_short_traces_are_proven_again(monkeypatch):
-    """Each was found with p = 0.001; so are three texts made again, whatever rounding does."""
-    for row in script("studies/short_traces").rows("tiny-switch", 3):
-        assert row["largest p"] == 0.001
+    """All were within 16 tokens at this strength; so are eight texts made again, whatever rounding does."""
+    for row in script("studies/short_traces").rows("tiny-deepseek-moe", 0.3, "float32", 8):
+        assert row["tokens for 95%"] <= 16

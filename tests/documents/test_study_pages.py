@@ -15,22 +15,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_page_says_what_the_figures_say():
     report = script("studies/false_positives_page")
-    runs = [report.load(kind) for kind in ("trace", "text", "trace-again")]
+    runs = [report.load(name) for name in ("calibration-trace", "calibration-text", "deployed-keys")]
     assert report.PAGE.read_text(encoding="utf-8") == report.render(*runs)
 
 
 def test_misses_are_as_rare_as_chance_makes_them():
-    """33 intervals of 99%: more than 6 misses happen with probability below 1e-6 if every test is exact."""
+    """36 intervals of 99%: more than 6 misses happen with probability below 1e-6 if every test is exact."""
     report = script("studies/false_positives_page")
     page = report.PAGE.read_text(encoding="utf-8")
-    assert binom.sf(6, 33, 0.01) < 1e-6
+    assert binom.sf(6, 36, 0.01) < 1e-6
     assert page.count("| **no**") <= 6
 
 
 def test_enough_was_run():
     report = script("studies/false_positives_page")
-    for kind, least in (("trace", 100_000), ("text", 2_000)):
-        classes = report.load(kind)["classes"]
+    for kind, least in (("trace", 600_000), ("text", 2_000)):
+        classes = report.load(f"calibration-{kind}")["classes"]
         assert sum(sum(found["p"][1]) for found in classes.values()) >= least
         assert len(classes) == 6
 
@@ -52,7 +52,7 @@ def test_intervals_are_clopper_and_pearson_s(hits, tests):
 @pytest.mark.parametrize("name", ["templated and repetitive", "very short"])
 def test_null_tests_of_the_hardest_classes_run_again(name):
     """240 fresh keys on two texts: more than 33 at p <= 0.05, or 158 at 0.5, happen with probability below 1e-6 (12
-    and 120 expected); fewer than 83 above 0.5 likewise."""
+    and 120 expected); fewer than 83 above 0.5 likewise (of a native trace they may be 1)."""
     study, loaded = script("studies/false_positives"), okr.load("tiny-deepseek-moe")
     p = np.concatenate([study.trace_tests(loaded, name, number, range(120))["p"] for number in range(2)])
     assert max(binom.sf(33, 240, 0.05), binom.sf(158, 240, 0.5), binom.cdf(82, 240, 0.5)) < 1e-6
