@@ -88,7 +88,9 @@ def close(a: Any, b: Any) -> bool:
 if __name__ == "__main__":
     vectors = json.loads((Path(sys.argv[1]) / "4-evidence.json").read_text())["vectors"]
     answers = {v["id"]: answer(v["input"]) for v in vectors}
-    wrong = [v for v in vectors if not all(close(answers[v["id"]][name], v["expected"][name]) for name in v["expected"])]
+    wrong = [
+        v for v in vectors if not all(close(answers[v["id"]][name], v["expected"][name]) for name in v["expected"])
+    ]
     for vector in wrong:
         print(f"{vector['id']}: hunts {vector['hunts']}")
     print(f"{len(vectors) - len(wrong)} of {len(vectors)} vectors answered right")

@@ -101,7 +101,8 @@ def _entries() -> Iterator[dict[str, Any]]:
 @cache
 def for_clause(clause: str) -> tuple[Vector | EvidenceVector, ...]:
     """The vectors that test a clause."""
-    return tuple(vector for vector in (*load(), *load_evidence()) if clause in vector.clauses)
+    everything: tuple[Vector | EvidenceVector, ...] = (*load(), *load_evidence())
+    return tuple(vector for vector in everything if clause in vector.clauses)
 
 
 @cache
