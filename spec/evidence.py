@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,14 @@ REACH = 4.0
 LEAST = 1e-12
 PRECISION = 1e-6
 """The relative error that z and a p-value may have."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The weights [T, E] of each part that replays show, and W [d, E] of each site."""
+
+    weights: tuple[Matrix, ...]
+    totals: dict[tuple[str, int], Matrix]
 
 
 def swap_weights(shown: Routed, setting: Setting) -> Matrix:
@@ -65,15 +73,25 @@ def p_value(z: float) -> float:
     return min(1.0, max(1e-300, math.erfc(z / math.sqrt(2)) / (4 * math.erfc(1))))
 
 
+def gathered(shown: Sequence[Routed], setting: Setting) -> Gathered:
+    """The weights and sums that follow from what replays show, whatever the key."""
+    weights = tuple(swap_weights(part, setting) for part in shown)
+    totals: dict[tuple[str, int], Matrix] = {}
+    for part, weight in zip(shown, weights, strict=True):
+        totals[part.place] = totals.get(part.place, 0) + summed(part.hidden, weight)
+    return Gathered(weights, totals)
+
+
+def under(secret: bytes, found: Gathered) -> Evidence:
+    """The evidence for the key of a secret."""
+    swaps = sum(int((weight > 0).sum()) for weight in found.weights)
+    z = distance((total, _signs(secret, place, total)) for place, total in found.totals.items())
+    return Evidence(found.weights, swaps, z, p_value(z))
+
+
 def answer(case: EvidenceCase) -> Evidence:
     """The evidence of a case."""
-    weights = tuple(swap_weights(shown, case.setting) for shown in case.shown)
-    totals: dict[tuple[str, int], Matrix] = {}
-    for shown, weight in zip(case.shown, weights, strict=True):
-        totals[shown.place] = totals.get(shown.place, 0) + summed(shown.hidden, weight)
-    sites = [(total, _signs(case.secret, place, total)) for place, total in totals.items()]
-    swaps, z = sum(int((weight > 0).sum()) for weight in weights), distance(sites)
-    return Evidence(weights, swaps, z, p_value(z))
+    return under(case.secret, gathered(case.shown, case.setting))
 
 
 def _signs(secret: bytes, place: tuple[str, int], total: Matrix) -> NDArray[np.int8]:
@@ -81,7 +99,12 @@ def _signs(secret: bytes, place: tuple[str, int], total: Matrix) -> NDArray[np.i
     return oracle.projection(secret, stack=place[0], layer=place[1], hidden_size=size, num_experts=experts)
 
 
-def require_close(what: str, expected: float, got: float) -> None:
-    """Raise Violation unless two numbers agree to ``PRECISION``."""
-    fine = math.isclose(expected, got, rel_tol=PRECISION, abs_tol=0.0 if abs(expected) > PRECISION else PRECISION**2)
+def require_close(what: str, expected: float, got: float, *, near: float = 0.0) -> None:
+    """Raise Violation unless two numbers agree to ``PRECISION``, or to within ``near``."""
+    fine = math.isclose(expected, got, rel_tol=PRECISION, abs_tol=near)
     require(fine, what, expected=expected, got=got)
+
+
+def require_same_z(what: str, expected: float, got: float) -> None:
+    """Raise Violation unless two z agree; sums of both signs that cancel leave rounding."""
+    require_close(f"{what}: z", expected, got, near=1e-9)

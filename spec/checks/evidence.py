@@ -32,7 +32,7 @@ def weights_end_at_the_reach(subject: Subject, case: EvidenceCase) -> None:
 
 @check("OKR-EVIDENCE-003", lambda: strategies.evidence((*_FINITE, math.inf)))
 def z_follows_from_the_sum(subject: Subject, case: EvidenceCase) -> None:
-    evidence.require_close("z", evidence.answer(case).z, subject.evidence(case).z)
+    evidence.require_same_z("drawn case", evidence.answer(case).z, subject.evidence(case).z)
 
 
 @check("OKR-EVIDENCE-004", lambda: strategies.evidence((*_FINITE, math.inf)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import evidence
-from ..cases import EvidenceCase, Routed, Setting
+from ..cases import Routed, Setting
 from ..subject import Subject
 from ..verdicts import require
 from . import check
@@ -17,10 +17,10 @@ from . import check
 
 @dataclass(frozen=True)
 class _Question:
-    """Traces of a model, and how they are tested."""
+    """Traces of a prepared model, and how they are tested."""
 
     name: str
-    model: Any
+    engine: Any
     traces: list[Any]
     epsilon: float
     zone: str = "boundary"
@@ -32,7 +32,7 @@ class _Question:
         from ..system import okr
 
         given = {"decoys": 1, "alpha": 0.01, "skip_prompt": self.skip_prompt, **self.setting, **options}
-        return okr.verify(self.model, self.traces, key, **given)
+        return okr.verify(self.engine, self.traces, key, **given)
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -40,10 +40,7 @@ class _Question:
 
     def shown(self) -> tuple[Routed, ...]:
         """What replays of the traces show, tokens that are left out excluded."""
-        from okr import prepare
-
         found: list[Routed] = []
-        engine = prepare(self.model)
         for trace in self.traces:
 
             def observe(site: Any, choice: Any, hidden: Any, experts: Any, trace: Any = trace) -> None:
@@ -52,15 +49,16 @@ class _Question:
                 parts = (part[first:].clone().numpy() for part in (choice, hidden, experts))
                 found.append(Routed(site.stack, site.layer, *parts))
 
-            engine.replay(trace, observe)
+            self.engine.replay(trace, observe)
         return tuple(found)
 
     def answers(self, secrets: list[bytes]) -> Iterator[tuple[bytes, Any]]:
         """Each secret with the oracle's answer."""
         shown = self.shown()
         setting = Setting(shown[0].experts.shape[1], self.epsilon, self.zone, self.strength)
+        found = evidence.gathered(shown, setting)
         for secret in secrets:
-            yield secret, evidence.answer(EvidenceCase(secret, setting, shown))
+            yield secret, evidence.under(secret, found)
 
 
 def _secrets(others: int = 2) -> list[bytes]:
@@ -78,16 +76,19 @@ def _agree(question: _Question) -> None:
         got = question.verdict(okr.Key(secret))
         require(expected.swaps > 5, f"{question.name}: too few swaps to tell", got=expected.swaps)
         require(got.swaps == expected.swaps, f"{question.name}: swaps", expected=expected.swaps, got=got.swaps)
-        evidence.require_close(f"{question.name}: z", expected.z, got.z)
+        evidence.require_same_z(question.name, expected.z, got.z)
 
 
 def _keyed(index: int, **options: Any) -> _Question:
     """Two traces of a model under the key of the tests."""
     from .. import system
+    from ..system import okr
 
     model = system.models()[index]
     name = f"model {index}" + "".join(f", {name} {value}" for name, value in options.items())
-    return _Question(name, model, list(system.traces(index, **options)), system.epsilon_of(model), **options)
+    return _Question(
+        name, okr.prepare(model), list(system.traces(index, **options)), system.epsilon_of(model), **options
+    )
 
 
 def _with_experts(question: _Question, edit: Any, name: str) -> _Question:
@@ -146,13 +147,14 @@ def tokens_traces_and_sites_are_summed_first(subject: Subject) -> None:
     """Tokens all alike; several traces, of which one is given twice and one native; one without its prompt; an encoder
     and a decoder."""
     from .. import system
+    from ..system import okr
 
-    model, capacity = system.softmax_model(), system.capacity_model()
-    epsilon, monotone = system.epsilon_of(model), system.monotone_trace()
+    engine, capacity = okr.prepare(system.softmax_model()), okr.prepare(system.capacity_model())
+    epsilon, monotone = system.epsilon_of(system.softmax_model()), system.monotone_trace()
     several = [monotone, *system.traces(0), *system.traces(0, keyed=False), monotone]
-    _agree(_Question("one token repeated", model, [monotone], epsilon))
-    _agree(_Question("several traces", model, several, epsilon))
-    _agree(_Question("without the prompt", model, list(system.traces(0)), epsilon, skip_prompt=True))
+    _agree(_Question("one token repeated", engine, [monotone], epsilon))
+    _agree(_Question("several traces", engine, several, epsilon))
+    _agree(_Question("without the prompt", engine, list(system.traces(0)), epsilon, skip_prompt=True))
     source = _Question("encoder and decoder", capacity, list(system.capacity_traces()), math.inf)
     for skip in (False, True):
         _agree(_with_experts(replace(source, skip_prompt=skip), _next, f"the next experts, skip_prompt {skip}"))
@@ -187,11 +189,12 @@ def p_values_need_no_decoys(subject: Subject) -> None:
 @check("OKR-EVIDENCE-005", sampled=True)
 def native_traces_show_nothing(subject: Subject, keys: int) -> None:
     from .. import system
+    from ..system import okr
 
     for index, model in enumerate(system.models()):
-        native, epsilon = list(system.traces(index, keyed=False)), system.epsilon_of(model)
+        native, epsilon, engine = list(system.traces(index, keyed=False)), system.epsilon_of(model), okr.prepare(model)
         for zone, strength in (("boundary", math.inf), ("max", math.inf), ("boundary", 0.5)):
-            question = _Question(f"model {index}, {zone}, {strength}", model, native, epsilon, zone, strength)
+            question = _Question(f"model {index}, {zone}, {strength}", engine, native, epsilon, zone, strength)
             for key in (system.key(), *system.other_keys(max(1, keys // 30))):
                 got = question.verdict(key, alpha=0.999)
                 require(got.opportunities > 20, f"{question.name}: too few opportunities", got=got.opportunities)
@@ -205,10 +208,11 @@ def attribution_is_corrected_verification(subject: Subject) -> None:
     from .. import system
 
     for index in (0, 1):
-        question = _keyed(index)
-        for keys in ([*system.other_keys(49), system.key()], system.other_keys(50)):
+        question, others = _keyed(index), system.other_keys(50)
+        alone = {key.id: question.verdict(key) for key in (*others, system.key())}
+        for keys in ([*others[1:], system.key()], others):
             found = _attributed(question, keys)
-            verdicts = [question.verdict(key) for key in keys]
+            verdicts = [alone[key.id] for key in keys]
             for verdict, candidate in zip(verdicts, found.candidates, strict=True):
                 same = (candidate.key_id, candidate.z, candidate.p_value) == (
                     verdict.key_id,
@@ -226,11 +230,9 @@ def attribution_is_corrected_verification(subject: Subject) -> None:
 
 def _attributed(question: _Question, keys: list[Any]) -> Any:
     """The attribution; Violation unless every trace was replayed once."""
-    from okr import prepare
-
     from ..system import okr
 
-    engine, replayed = prepare(question.model), []
+    engine, replayed = question.engine, []
     replay = engine.replay
 
     def counted(trace: Any, observe: Any) -> None:

@@ -82,7 +82,7 @@ def answer(given: dict[str, Any]) -> dict[str, Any]:
 def close(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(close, a, b))
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12 if abs(b) < 1e-12 else 0)
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=0 if b else 1e-9)
 
 
 if __name__ == "__main__":

@@ -185,10 +185,7 @@ def z_of_traces_added(change: Change) -> None:
     passes=(*MADE[:-1], "OKR-VERIFY-002", "OKR-EVIDENCE-001", "OKR-EVIDENCE-002", "OKR-EVIDENCE-003"),
 )
 def plain_normal_tail(change: Change) -> None:
-    def tail(z: float) -> float:
-        return max(swaps.LEAST_P, float(ndtr(-z)))
-
-    _in_tests(change, "sign_sum_p", tail)
+    _in_tests(change, "sign_sum_p", lambda z: max(swaps.LEAST_P, float(ndtr(-z))))
 
 
 @broken(
