@@ -48,7 +48,7 @@ def _with(verdict: TraceVerdict, z: float, p_value: float) -> TraceVerdict:
 @broken(
     "the experts that came in counted alone",
     fails=("OKR-EVIDENCE-001", "OKR-EVIDENCE-003"),
-    passes=(*MADE, "OKR-VERIFY-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-006"),
+    passes=(*MADE, "OKR-VERIFY-003", "OKR-EVIDENCE-006"),
 )
 def swapped_in_alone(change: Change) -> None:
     _weights(change, lambda weights, evidence: weights.clamp_min(0))
@@ -66,7 +66,7 @@ def signs_inverted(change: Change) -> None:
 @broken(
     "evidence against the mean routing instead of the native selection",
     fails=("OKR-EVIDENCE-001", "OKR-EVIDENCE-005"),
-    passes=(*MADE, "OKR-VERIFY-003", "OKR-EVIDENCE-006"),
+    passes=(*MADE, "OKR-EVIDENCE-006"),
 )
 def against_the_mean_routing(change: Change) -> None:
     def edit(weights: Tensor, evidence: SiteEvidence) -> Tensor:
@@ -85,8 +85,8 @@ def _swapped(evidence: SiteEvidence) -> Tensor:
 
 @broken(
     "far swaps at full weight",
-    fails=("OKR-EVIDENCE-002",),
-    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-006"),
+    fails=("OKR-EVIDENCE-002", "OKR-EVIDENCE-005"),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-003", "OKR-EVIDENCE-006"),
 )
 def far_at_full_weight(change: Change) -> None:
     _weights(change, lambda weights, evidence: _swapped(evidence))
