@@ -78,6 +78,47 @@ class ProjectionCase:
 
 
 @dataclass(frozen=True, eq=False)
+class Routed:
+    """What one site of one trace shows: choice scores float32 [T, E], states float32 [T, d], and the experts that ran,
+    integers [T, k], negative where none were recorded."""
+
+    stack: str
+    layer: int
+    choice: FloatArray
+    hidden: FloatArray
+    experts: IntArray
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Which site this is. Several traces show one site several times."""
+        return self.stack, self.layer
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name}={show(getattr(self, name))}" for name in ("choice", "hidden", "experts"))
+        return f"Routed({self.stack!r}, {self.layer}, {arrays})"
+
+
+@dataclass(frozen=True)
+class EvidenceCase:
+    """One question to a verifier (chapter EVIDENCE): the claimed secret, the settings, and what the traces show."""
+
+    secret: bytes
+    setting: Setting
+    shown: tuple[Routed, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The evidence in swaps: the weights float64 [T, E] of each part of the case, how many experts were swapped in and
+    count, z, and the p-value."""
+
+    weights: tuple[NDArray[np.float64], ...]
+    swaps: int
+    z: float
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
 class Selected:
     """A checked answer of ``select``: indices int64 [T, k]; the other three are None where not reported."""
 

@@ -24,7 +24,8 @@ _HEAD = """# What tests each clause
 - A **check** is a function in `spec/checks/`. It draws cases and says whether the clause holds on each of them.
 - A **zoo member** is a router or a system with one seeded bug, in `spec/zoo/` or `spec/zoo/systems/`. The clause must
   catch each member in its row.
-- A **vector** is a stored case with its legal answers, in `spec/vectors/`. Only routing clauses have vectors.
+- A **vector** is a stored case with its legal answers, in `spec/vectors/`. Routing clauses have vectors,
+  and the chapter on the evidence in swaps.
 
 The [glossary](glossary.md) explains the words. [How good the suite is](adequacy.md) says what was measured with it.
 """

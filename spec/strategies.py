@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from .cases import FloatArray, ProjectionCase, ScoreCase, SelectCase, Setting
+from .cases import EvidenceCase, FloatArray, ProjectionCase, Routed, ScoreCase, SelectCase, Setting
 
 EPSILONS = (0.0, math.inf, 0.5, 0.25, 1.0, 2.0, 0.1)  # 0.1 is no float32 number
 STRENGTHS = (math.inf, 1.0, 0.5, 2.0, 0.25, 3.0, 0.1, 1e-3, 1e3)
@@ -207,3 +207,41 @@ def walks() -> st.SearchStrategy[list[str]]:
     enter, leave = st.sampled_from(("watermark", "record")), st.sampled_from(("leave", "fail"))
     episode = st.tuples(enter, inside, leave, between).map(lambda parts: [parts[0], *parts[1], parts[2], *parts[3]])
     return st.lists(episode, min_size=1, max_size=3).map(lambda episodes: [step for part in episodes for step in part])
+
+
+@st.composite
+def evidence(draw: Draw, /, strengths: tuple[float, ...]) -> EvidenceCase:
+    """One to four parts of a trace, at up to three sites. Scores, epsilon and 4 * strength are multiples of 1/2: scores
+    tie and lie on edges, and no rounding decides."""
+    experts = draw(st.integers(2, 7), label="experts")
+    setting = Setting(
+        top_k=draw(st.integers(1, experts), label="top_k"),
+        epsilon=draw(st.sampled_from((0.5, 1.0, 2.0, math.inf, 0.0)), label="epsilon"),
+        zone=draw(st.sampled_from(ZONES), label="zone"),
+        strength=draw(st.sampled_from(strengths), label="strength"),
+    )
+    size, style = draw(st.integers(1, 3), label="size of a state"), grid()
+    if draw(st.booleans(), label="some barred"):
+        style = st.one_of(style, style, style, st.just(-math.inf))
+    part = _routed(experts, size, setting.top_k, style)
+    secret = draw(st.integers(0, 2**16), label="secret").to_bytes(16, "big")
+    return EvidenceCase(secret, setting, tuple(draw(st.lists(part, min_size=1, max_size=4), label="shown")))
+
+
+@st.composite
+def _routed(draw: Draw, /, experts: int, size: int, top_k: int, style: st.SearchStrategy[float]) -> Routed:
+    """One part: in most tokens as many experts ran as should, in some none were recorded or a number is not finite."""
+    stack, layer = draw(st.sampled_from((("decoder", 0), ("decoder", 1), ("encoder", 0))), label="site")
+    length = draw(st.integers(0, 4), label="tokens")
+    ran = [draw(st.permutations(range(experts)), label="ran")[:top_k] for _ in range(length)]
+    choice = draw(st.lists(style, min_size=length * experts, max_size=length * experts), label="choice")
+    whole = st.integers(-3, 3).map(float)
+    hidden = _rows(draw(st.lists(whole, min_size=length * size, max_size=length * size), label="hidden"), length, size)
+    scores = _rows(choice, length, experts)
+    for token in range(length):
+        spoilt = draw(st.sampled_from(("", "", "", "", "not recorded", "choice", "state")), label="spoilt")
+        if spoilt == "not recorded":
+            ran[token] = [-1] * top_k
+        elif spoilt:
+            (scores if spoilt == "choice" else hidden)[token, 0] = draw(st.sampled_from((math.nan, math.inf)))
+    return Routed(stack, layer, scores, hidden, np.array(ran, np.int64).reshape(length, top_k))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import Call, ProjectionCase, ScoreCase, SelectCase, Selected
+from .cases import Call, Evidence, EvidenceCase, ProjectionCase, ScoreCase, SelectCase, Selected
 from .verdicts import BadImplementation, Fault, Unsupported, words
 
 FUNCTIONS = ("projection", "key_scores", "select")
@@ -68,6 +68,13 @@ class Subject:
             for name, part in parts.items()
         }
         return Selected(indices.astype(np.int64), **checked)
+
+    def evidence(self, case: EvidenceCase) -> Evidence:
+        """The evidence in swaps. Only what verifies traces has this function."""
+        if not self.has("evidence"):
+            raise Unsupported(f"{self.name} has no function evidence")
+        found: Evidence = self.implementation.evidence(case)
+        return found
 
     def refuses(self, function: str, *arguments: Any, **options: Any) -> bool:
         """Whether the call raises. A call that never returns is a Fault here as well."""

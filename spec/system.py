@@ -54,9 +54,14 @@ def key() -> Any:
     return okr.Key(SECRET)
 
 
+def other_secrets(count: int) -> list[bytes]:
+    """As many secrets, none of them that of the tests."""
+    return [bytes([7]) * 14 + number.to_bytes(2, "big") for number in range(count)]
+
+
 def other_keys(count: int) -> list[Any]:
     """As many keys, none of them that of the tests."""
-    return [okr.Key(bytes([7]) * 14 + number.to_bytes(2, "big")) for number in range(count)]
+    return [okr.Key(secret) for secret in other_secrets(count)]
 
 
 def tokens(rows: int = 2, length: int = 8, seed: int = 0) -> Tensor:
@@ -166,11 +171,11 @@ def capacity_binds() -> bool:
 
 @made
 def monotone_trace() -> Any:
-    """A native trace of the softmax model over one token 30 times: every router sees the same state all along."""
-    with okr.record(softmax_model()) as session:
-        ids = tokens(1, 1, seed=3).repeat(1, 30)
-        made = session.generate(input_ids=ids, max_new_tokens=2, do_sample=False, pad_token_id=0, eos_token_id=None)
-    return made.traces[0]
+    """A trace of the softmax model under the key over one token 30 times: every router sees the same state all along,
+    and the key swaps the same experts at every token."""
+    model = softmax_model()
+    with okr.watermark(model, key(), epsilon=epsilon_of(model), zone="boundary") as session:
+        return session.generate(tokens(1, 1, seed=3).repeat(1, 30), max_new_tokens=2, **GREEDY).traces[0]
 
 
 @made

@@ -151,11 +151,12 @@ def _kind(config: Any) -> str:
 class TraceHeader(_Strict):
     """A trace's metadata.
 
-    ``dtype`` is that of the model's weights. ``autocast`` is the dtype of the autocast in which the trace was made, or
-    None. ``key_id``, ``zone``, ``epsilon`` and ``strength`` are None for native routing.
+    ``spec_version`` is the version of the specification under which the trace was made. Traces of every version named
+    here are read alike. ``dtype`` is that of the model's weights. ``autocast`` is the dtype of the autocast in which
+    the trace was made, or None. ``key_id``, ``zone``, ``epsilon`` and ``strength`` are None for native routing.
     """
 
-    spec_version: Literal["1.0"] = "1.0"
+    spec_version: Literal["1.0", "1.1"] = "1.1"
     model: ModelIdentity
     sites: Annotated[tuple[TraceSite, ...], Field(min_length=1, max_length=4096, strict=False, repr=False)]
     dtype: Name

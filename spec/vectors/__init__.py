@@ -13,8 +13,10 @@ import numpy as np
 from .. import oracle
 from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
 from ..codec import floats, signs, unfloat
-from ..subject import Subject
+from ..subject import FUNCTIONS, Subject
 from ..verdicts import Violation
+from . import evidence
+from .evidence import EvidenceVector
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.json"
@@ -81,14 +83,26 @@ def files() -> list[Path]:
 
 @cache
 def load() -> tuple[Vector, ...]:
-    """All stored vectors."""
-    return tuple(_read(entry) for path in files() for entry in json.loads(path.read_text("utf-8"))["vectors"])
+    """The stored vectors of the functions of a router."""
+    return tuple(_read(entry) for entry in _entries() if entry["function"] in FUNCTIONS)
 
 
 @cache
-def for_clause(clause: str) -> tuple[Vector, ...]:
+def load_evidence() -> tuple[EvidenceVector, ...]:
+    """The stored vectors of chapter EVIDENCE, which no router answers."""
+    return tuple(evidence.read(entry) for entry in _entries() if entry["function"] == evidence.FUNCTION)
+
+
+def _entries() -> Iterator[dict[str, Any]]:
+    for path in files():
+        yield from json.loads(path.read_text("utf-8"))["vectors"]
+
+
+@cache
+def for_clause(clause: str) -> tuple[Vector | EvidenceVector, ...]:
     """The vectors that test a clause."""
-    return tuple(vector for vector in load() if clause in vector.clauses)
+    everything: tuple[Vector | EvidenceVector, ...] = (*load(), *load_evidence())
+    return tuple(vector for vector in everything if clause in vector.clauses)
 
 
 @cache

@@ -12,7 +12,8 @@ from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
 from ..codec import floats, hexfloat, signs
 from ..registry import VERSION
 from ..strategies import bfloat16, step
-from . import HERE, expected
+from . import HERE, evidence_cases, expected
+from . import evidence as evidence_vectors
 
 Case = ProjectionCase | ScoreCase | SelectCase
 Entry = tuple[str, tuple[str, ...], str, Case]
@@ -271,7 +272,13 @@ def render() -> dict[str, str]:
     for file, entries in (("1-keys", key()), ("2-scores", score()), ("3-selections", selections)):
         document = {"spec_version": VERSION, "vectors": [entry(file[2:], item) for item in entries]}
         contents[f"{file}.json"] = json.dumps(document, indent=1) + "\n"
-    return contents
+    return contents | {"4-evidence.json": _evidence()}
+
+
+def _evidence() -> str:
+    """The content of the evidence's file, a vector a line."""
+    lines = [json.dumps(evidence_vectors.render(*item)) for item in evidence_cases.every()]
+    return f'{{\n "spec_version": "{VERSION}",\n "vectors": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
 
 if __name__ == "__main__":

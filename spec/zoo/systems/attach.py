@@ -21,7 +21,7 @@ attaching: Any = import_module("okr.engines.transformers.attaching")
 engine: Any = import_module("okr.engines.transformers.engine")
 swapping: Any = import_module("okr.engines.transformers.swapping")
 session: Any = import_module("okr.engines.transformers.session")
-RIGHT = ("OKR-WEIGHT-002", "OKR-WEIGHT-003", "OKR-TRACE-003", "OKR-TRACE-006", "OKR-VERIFY-005", "OKR-VERIFY-008")
+RIGHT = ("OKR-WEIGHT-002", "OKR-WEIGHT-003", "OKR-TRACE-003", "OKR-TRACE-006", "OKR-VERIFY-005")
 
 
 def _running(change: Change, wrapped: Callable[[nn.Module, Any], Any]) -> None:

@@ -218,3 +218,12 @@ def cuts_the_decoys(change: Change) -> None:
         return torch.cat([found[:1], found[1:].clamp(max=float(found.median()))])
 
     change(text, "statistic", cut)
+
+
+@broken(
+    "too few decoys accepted",
+    fails=("OKR-TEXT-010",),
+    passes=(*OTHER, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-009", "OKR-VERIFY-001"),
+)
+def accepts_few_decoys(change: Change) -> None:
+    change(text, "check_rank_test", lambda decoys, alpha: None)

@@ -10,7 +10,7 @@ import torch
 from scipy.special import ndtr
 
 import okr as package
-from okr.detection import Decoys, TraceVerdict, text, verification
+from okr.detection import Decoys, TraceVerdict, verification
 
 from . import Change, broken
 
@@ -26,50 +26,38 @@ def _judged(change: Change, edit: Callable[[TraceVerdict], TraceVerdict]) -> Non
     change(okr, "verify", lambda *arguments, **options: edit(verify(*arguments, **options)))
 
 
-def _with_p(verdict: TraceVerdict, p_value: float) -> TraceVerdict:
-    return replace(verdict, p_value=p_value, watermarked=p_value <= verdict.alpha)
+def _with_rank(change: Change, edit: Callable[[TraceVerdict], float]) -> None:
+    _judged(change, lambda verdict: replace(verdict, rank_p=edit(verdict)))
 
 
 @broken(
     "the added 1 left out",
     fails=("OKR-VERIFY-001",),
-    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-VERIFY-006"),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-VERIFY-006", "OKR-EVIDENCE"),
 )
 def no_added_one(change: Change) -> None:
-    def edit(verdict: TraceVerdict) -> TraceVerdict:
-        return _with_p(verdict, verdict.p_value - 1 / (verdict.decoys + 1))
-
-    _judged(change, edit)
+    _with_rank(change, lambda v: v.rank_p - 1 / (v.decoys + 1))
 
 
-@broken("divided by the decoys alone", fails=("OKR-VERIFY-001",), passes=(*MADE, "OKR-VERIFY-004"))
+@broken("divided by the decoys alone", fails=("OKR-VERIFY-001",), passes=(*MADE, "OKR-VERIFY-004", "OKR-EVIDENCE"))
 def divides_by_decoys(change: Change) -> None:
-    _judged(change, lambda v: _with_p(v, v.p_value * (v.decoys + 1) / v.decoys))
+    _with_rank(change, lambda v: v.rank_p * (v.decoys + 1) / v.decoys)
 
 
 @broken(
-    "a threshold on the hit rate",
-    fails=("OKR-VERIFY-001",),
-    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-VERIFY-007"),
-)
-def judges_by_hit_rate(change: Change) -> None:
-    _judged(change, lambda v: replace(v, watermarked=(v.hit_rate or 0) > 0.5))
-
-
-@broken(
-    "tokens taken for independent",
+    "matches of tokens taken for independent",
     fails=("OKR-VERIFY-001", "OKR-VERIFY-003"),
-    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004"),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-004", "OKR-EVIDENCE"),
 )
 def binomial(change: Change) -> None:
-    def edit(verdict: TraceVerdict) -> TraceVerdict:
+    def edit(verdict: TraceVerdict) -> float:
         if not verdict.opportunities:
-            return verdict
+            return verdict.rank_p
         hits, chance = verdict.hit_rate or 0.0, verdict.chance_rate or 0.5
         spread = (max(chance * (1 - chance), 1e-9) / verdict.free_slots) ** 0.5
-        return _with_p(verdict, float(ndtr((chance - hits) / spread)))
+        return float(ndtr((chance - hits) / spread))
 
-    _judged(change, edit)
+    _with_rank(change, edit)
 
 
 @broken(
@@ -156,7 +144,7 @@ def other_decoys_each_time(change: Change) -> None:
 )
 def evidence_from_nothing(change: Change) -> None:
     def edit(verdict: TraceVerdict) -> TraceVerdict:
-        return verdict if verdict.opportunities else _with_p(verdict, 1 / (verdict.decoys + 1))
+        return verdict if verdict.opportunities else replace(verdict, p_value=1e-300, watermarked=True)
 
     _judged(change, edit)
 
@@ -197,13 +185,3 @@ def best_of_several(change: Change) -> None:
 )
 def first_of_several(change: Change) -> None:
     _several(change, lambda found: found[0])
-
-
-@broken(
-    "too few decoys accepted",
-    fails=("OKR-VERIFY-008", "OKR-TEXT-010"),
-    passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002"),
-)
-def accepts_few_decoys(change: Change) -> None:
-    for place in (verification, text):
-        change(place, "check_decoys", lambda decoys, alpha: None)

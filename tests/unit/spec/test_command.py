@@ -172,6 +172,7 @@ def test_answers_worked_out_elsewhere_are_judged_like_live_ones(tmp_path):
         v["id"]: stdlib_vectors.answer(v["function"], dict(v["input"]))
         for document in documents
         for v in document["vectors"]
+        if v["function"] != "evidence"
     }
     path = tmp_path / "answers.json"
     path.write_text(json.dumps({"answers": answers}))

@@ -4,6 +4,7 @@ import pytest
 
 from okr.spec import registry, vectors
 from okr.spec.checks import all_checks
+from okr.version import SPEC_VERSION
 
 
 def test_the_registry_is_current():
@@ -23,8 +24,17 @@ def test_checks_stand_in_a_module_of_their_chapter():
 
 
 def test_vectors_name_clauses_that_exist():
-    named = {clause for vector in vectors.load() for clause in vector.clauses}
+    named = {clause for vector in (*vectors.load(), *vectors.load_evidence()) for clause in vector.clauses}
     assert named <= set(registry.load())
+
+
+def test_versions_agree():
+    assert registry.VERSION == SPEC_VERSION
+    assert f"version {registry.VERSION}. " in (registry.TEXT / "00-terms.md").read_text("utf-8")
+
+
+def test_withdrawn_clauses_do_not_come_back():
+    assert "OKR-VERIFY-008" not in registry.load()
 
 
 def test_clause_numbers_of_a_chapter_have_no_gaps():

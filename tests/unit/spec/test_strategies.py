@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from okr.spec import oracle, strategies
+from okr.spec import evidence, oracle, strategies
 from okr.spec.profiles import Profile
 
 CASES = 300
@@ -137,3 +137,40 @@ def test_bfloat16_rounds_to_the_nearest(value):
     assert bits % 2**16 == 0
     half = 2.0 ** (max(math.frexp(value)[1], -125) - 9)  # half a step of 8 significant bits
     assert abs(float(rounded[0]) - value) <= half
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """Cases of the evidence, each with its swap weights."""
+    drawn = sample(strategies.evidence((0.125, 0.25, 0.5, 1.0, math.inf)))
+    return [(case, evidence.answer(case)) for case in drawn]
+
+
+def counting(answer):
+    return [row[row != 0] for part in answer.weights for row in part if row.any()]
+
+
+EVIDENCE = {
+    "swaps that count": (lambda case, answer: answer.swaps, 0.3),
+    "far swaps beside them": (lambda case, answer: any((abs(row) < 1).any() for row in counting(answer)), 0.1),
+    "several tokens with swaps": (lambda case, answer: len(counting(answer)) > 1, 0.2),
+    "a site that several traces show": (lambda case, answer: len({s.place for s in case.shown}) < len(case.shown), 0.2),
+    "several sites": (lambda case, answer: len({s.place for s in case.shown}) > 1, 0.2),
+    "no token at a site": (lambda case, answer: any(not len(s.choice) for s in case.shown), 0.1),
+    "unrecorded experts": (lambda case, answer: any((s.experts < 0).any() for s in case.shown), 0.1),
+    "a state that is not finite": (lambda case, answer: not all(np.isfinite(s.hidden).all() for s in case.shown), 0.1),
+    "p below 1": (lambda case, answer: answer.p_value < 1, 0.1),
+}
+
+
+@pytest.mark.parametrize("label", EVIDENCE)
+def test_cases_of_the_evidence_hold_enough_of(traces, label):
+    holds, least = EVIDENCE[label]
+    assert share(traces, lambda pair: holds(*pair)) >= least
+
+
+def test_no_rounding_decides_in_cases_of_the_evidence(traces):
+    for case, _ in traces:
+        for shown in case.shown:
+            for row in shown.choice.tolist():
+                assert len(oracle.zones(row, [0.0] * len(row), case.setting)) == 1

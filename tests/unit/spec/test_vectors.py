@@ -3,17 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from okr.spec import vectors
+from okr.spec import evidence, vectors
 from okr.spec.subject import Subject
 from okr.spec.vectors.__main__ import render
 from okr.spec.verdicts import Violation
 
-CONSUMER = Path(vectors.HERE).parent / "implementations" / "stdlib_vectors.py"
+CONSUMERS = Path(vectors.HERE).parent / "implementations"
 
 
 def test_the_files_are_what_the_command_writes():
@@ -27,18 +28,67 @@ def test_the_files_follow_the_schema(path):
 
 
 def test_ids_are_unique_and_every_vector_says_what_it_hunts():
-    ids = [vector.id for vector in vectors.load()]
+    everything = [*vectors.load(), *vectors.load_evidence()]
+    ids = [vector.id for vector in everything]
     assert len(set(ids)) == len(ids)
-    assert all(vector.hunts and vector.clauses for vector in vectors.load())
+    assert all(vector.hunts and vector.clauses for vector in everything)
 
 
-def test_a_consumer_without_dependencies_answers_them_all():
-    source = CONSUMER.read_text("utf-8")
-    assert len(source.splitlines()) < 100
-    run = [sys.executable, "-S", "-I", str(CONSUMER), str(vectors.HERE)]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("consumer", "stored"),
+    [("stdlib_vectors.py", vectors.load), ("stdlib_evidence.py", vectors.load_evidence)],
+    ids=["routers", "evidence"],
+)
+def test_a_consumer_without_dependencies_answers_them_all(consumer, stored):
+    path = CONSUMERS / consumer
+    assert len(path.read_text("utf-8").splitlines()) < 100
+    done = consumed(path, vectors.HERE)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(vectors.load())} of {len(vectors.load())}" in done.stdout
+    assert f"{len(stored())} of {len(stored())}" in done.stdout
+
+
+def consumed(path, folder):
+    """What a consumer says to the vectors in a folder."""
+    return subprocess.run(
+        [sys.executable, "-S", "-I", str(path), str(folder)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["swaps", "z", "p_value"])
+def test_the_consumer_of_the_evidence_notices_another_answer(name, tmp_path):
+    document = json.loads((vectors.HERE / "4-evidence.json").read_text("utf-8"))
+    expected = document["vectors"][0]["expected"]
+    expected[name] = expected[name] * 1.001 + 1e-3
+    (tmp_path / "4-evidence.json").write_text(json.dumps(document))
+    done = consumed(CONSUMERS / "stdlib_evidence.py", tmp_path)
+    assert done.returncode == 1
+    assert document["vectors"][0]["id"] in done.stdout
+
+
+def test_every_clause_of_the_evidence_that_one_trace_can_show_has_vectors():
+    shown = {clause for vector in vectors.load_evidence() for clause in vector.clauses}
+    assert shown == {f"OKR-EVIDENCE-00{number}" for number in range(1, 6)}
+
+
+@pytest.mark.parametrize(
+    ("clause", "change"),
+    [
+        ("OKR-EVIDENCE-001", lambda found: {"weights": tuple(1.001 * part for part in found.weights)}),
+        ("OKR-EVIDENCE-003", lambda found: {"z": 1.001 * found.z}),
+        ("OKR-EVIDENCE-004", lambda found: {"p_value": 1.001 * found.p_value}),
+    ],
+)
+def test_a_vector_of_the_evidence_judges_weights_z_and_p(clause, change):
+    [vector] = [vector for vector in vectors.load_evidence() if vector.id == "evidence/plain"]
+    right = evidence.answer(vector.case)
+
+    class Says:
+        def __init__(self, answer):
+            self.evidence = lambda case: answer
+
+    vector.judge(Subject(Says(right)), clause)
+    with pytest.raises(Violation):
+        vector.judge(Subject(Says(replace(right, **change(right)))), clause)
 
 
 def test_broken_tokens_must_still_run_distinct_experts():
