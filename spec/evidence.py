@@ -73,6 +73,37 @@ def p_value(z: float) -> float:
     return min(1.0, max(1e-300, math.erfc(z / math.sqrt(2)) / (4 * math.erfc(1))))
 
 
+def fisher(ranks: Sequence[float]) -> float:
+    """The combined p-value of the ranks at sites (OKR-EVIDENCE-007).
+
+    The tail of chi-squared with 2 s degrees of freedom at 2x is exp(-x) times the first s terms of the series of exp(x).
+    """
+    x = -math.fsum(map(math.log, ranks))
+    return math.fsum(math.exp(k * math.log(x) - x - math.lgamma(k + 1)) if x else k == 0 for k in range(len(ranks)))
+
+
+def expected_swaps(shown: Sequence[Routed], setting: Setting, draws: int = 60) -> float:
+    """How many experts random keys swap in on average, key scores drawn from the standard normal law."""
+    numbers, found = np.random.default_rng(0), 0.0
+    for part in shown:
+        for token, row in enumerate(part.choice.tolist()):
+            if min(part.experts[token]) < 0 or not np.isfinite(part.hidden[token]).all():
+                continue
+            zone = oracle.zones(row, [0.0] * len(row), setting)[0]
+            native = set(oracle.native(row, setting.top_k))
+            for scores in numbers.standard_normal((draws, len(row))).tolist():
+                found += len(_first(row, scores, zone, setting) - native) / draws
+    return found
+
+
+def _first(row: Sequence[float], scores: Sequence[float], zone: oracle.Zone, setting: Setting) -> set[int]:
+    """The experts of the pool that take the free slots."""
+    hard = math.isinf(setting.strength)
+    preferences = {e: scores[e] if hard else row[e] + setting.strength * scores[e] for e in zone.pool}
+    free = setting.top_k - len(zone.locked) if zone.pool else 0
+    return set(sorted(preferences, key=preferences.__getitem__, reverse=True)[:free])
+
+
 def gathered(shown: Sequence[Routed], setting: Setting) -> Gathered:
     """The weights and sums that follow from what replays show, whatever the key."""
     weights = tuple(swap_weights(part, setting) for part in shown)

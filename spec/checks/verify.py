@@ -62,8 +62,8 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
 
     All states of the second are alike, so its swaps and hits come and go together: a test that takes tokens for
     independent finds p <= 0.25 for far too many keys there. In the third many keys match all there is: counting equals
-    for the key finds far too many. A correct test is accused with probability under 1e-6: nine counts of rank p-values,
-    1e-7 each, and nine of p-values that lie below x about three times less often than they may.
+    for the key finds far too many. A correct test is accused with probability under 2e-6: nine counts of ranks and nine
+    of their combination, 1e-7 each, and eighteen of p-values that lie below x far less often than they may.
     """
     from .. import system
     from ..system import okr
@@ -74,8 +74,8 @@ def other_keys_get_uniform_p_values(subject: Subject, keys: int) -> None:
     for evidence in (system.traces(0)[0], long, short):
         verdicts = [_verdict(0, evidence, k, **given) for k in system.other_keys(keys)]
         require(verdicts[0].swaps > 0, "nothing was swapped in a trace made under a key")
-        require_valid([verdict.p_value for verdict in verdicts])
-        require_valid([verdict.rank_p for verdict in verdicts])
+        for name in ("p_value", "swaps_p", "sites_p", "rank_p"):
+            require_valid([getattr(verdict, name) for verdict in verdicts])
 
 
 @check("OKR-VERIFY-004")
@@ -94,7 +94,7 @@ def no_opportunity_no_evidence(subject: Subject) -> None:
     for index in (0, 1):
         verdict = _verdict(index, system.traces(index), **{**_setting(index), "epsilon": 0.0})
         require(verdict.opportunities == 0, "opportunities at epsilon = 0", got=verdict.opportunities)
-        fine = verdict.p_value == 1 == verdict.rank_p and not verdict.watermarked
+        fine = verdict.p_value == verdict.sites_p == verdict.rank_p == 1 and not verdict.watermarked
         require(fine, "evidence from nothing", expected="p = 1", got=verdict)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from scipy.special import ndtr
+from scipy.stats import combine_pvalues
 from torch import Tensor
 
 import okr as package
@@ -20,13 +21,14 @@ okr: Any = package
 attribution: Any = import_module("okr.detection.attribution")
 swaps: Any = import_module("okr.detection.swaps")
 tally: Any = import_module("okr.detection.tally")
+many_keys: Any = import_module("okr.detection.many_keys")
 verification: Any = import_module("okr.detection.verification")
 MADE = ("OKR-WEIGHT-001", "OKR-TRACE-001", "OKR-REPLAY-001", "OKR-VERIFY-001", "OKR-VERIFY-004", "OKR-VERIFY-005")
 
 
 def _in_tests(change: Change, name: str, value: Any) -> None:
     """Change a part of the test wherever it is used."""
-    for module in (verification, tally, attribution):
+    for module in (verification, tally, many_keys, attribution):
         if hasattr(module, name):
             change(module, name, value)
 
@@ -181,8 +183,8 @@ def z_of_traces_added(change: Change) -> None:
 
 @broken(
     "the plain normal tail without the constant",
-    fails=("OKR-EVIDENCE-004", "OKR-EVIDENCE-005"),
-    passes=(*MADE[:-1], "OKR-VERIFY-002", "OKR-EVIDENCE-001", "OKR-EVIDENCE-002", "OKR-EVIDENCE-003"),
+    fails=("OKR-EVIDENCE-004",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-001", "OKR-EVIDENCE-002", "OKR-EVIDENCE-003"),
 )
 def plain_normal_tail(change: Change) -> None:
     _in_tests(change, "sign_sum_p", lambda z: max(swaps.LEAST_P, float(ndtr(-z))))
@@ -190,16 +192,16 @@ def plain_normal_tail(change: Change) -> None:
 
 @broken(
     "the smaller of the two p-values, uncorrected",
-    fails=("OKR-EVIDENCE-004", "OKR-EVIDENCE-005"),
-    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-001", "OKR-EVIDENCE-002", "OKR-EVIDENCE-003"),
+    fails=("OKR-EVIDENCE-008",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-001", "OKR-EVIDENCE-002", "OKR-EVIDENCE-003", "OKR-EVIDENCE-007"),
 )
 def smaller_of_two(change: Change) -> None:
-    _judged(change, lambda v: _with(v, v.z, min(v.p_value, v.rank_p)))
+    _judged(change, lambda v: _with(v, v.z, min(v.swaps_p, v.sites_p)))
 
 
 @broken(
     "p-values that end at 1 / (decoys + 1)",
-    fails=("OKR-EVIDENCE-004",),
+    fails=("OKR-EVIDENCE-008",),
     passes=(*MADE, "OKR-VERIFY-002", "OKR-VERIFY-003", "OKR-EVIDENCE-003", "OKR-EVIDENCE-005"),
 )
 def ends_at_the_decoys(change: Change) -> None:
@@ -208,11 +210,72 @@ def ends_at_the_decoys(change: Change) -> None:
 
 @broken(
     "a threshold on the hit rate",
-    fails=("OKR-EVIDENCE-004",),
+    fails=("OKR-EVIDENCE-008",),
     passes=(*MADE[:-1], "OKR-VERIFY-002", "OKR-VERIFY-007", "OKR-EVIDENCE-003"),
 )
 def judges_by_hit_rate(change: Change) -> None:
     _judged(change, lambda v: replace(v, watermarked=(v.hit_rate or 0) > 0.5))
+
+
+def _sites(change: Change, edit: Callable[[TraceVerdict, list[float]], float]) -> None:
+    """Another p-value of the sites, of verdicts with one below 1."""
+
+    def edited(verdict: TraceVerdict) -> TraceVerdict:
+        if verdict.sites_p == 1:
+            return verdict
+        sites_p = edit(verdict, [site.rank_p for site in verdict.sites if site.opportunities])
+        changed = replace(verdict, sites_p=sites_p)
+        return _with(changed, verdict.z, min(1.0, 2 * min(verdict.swaps_p, sites_p)))
+
+    _judged(change, edited)
+
+
+@broken(
+    "the product of the ranks taken for a p-value",
+    fails=("OKR-EVIDENCE-007",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-008"),
+)
+def product_of_ranks(change: Change) -> None:
+    _sites(change, lambda verdict, ranks: math.prod(ranks))
+
+
+@broken(
+    "mid-ranks combined",
+    fails=("OKR-EVIDENCE-007",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-008"),
+)
+def mid_ranks(change: Change) -> None:
+    def edit(verdict: TraceVerdict, ranks: list[float]) -> float:
+        return float(combine_pvalues([rank - 0.5 / (verdict.decoys + 1) for rank in ranks]).pvalue)
+
+    _sites(change, edit)
+
+
+@broken(
+    "the rank of one site combined twice",
+    fails=("OKR-EVIDENCE-007",),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-008"),
+)
+def a_rank_twice(change: Change) -> None:
+    _sites(change, lambda verdict, ranks: float(combine_pvalues([*ranks, ranks[0]]).pvalue))
+
+
+@broken(
+    "the smallest rank of all sites",
+    fails=("OKR-EVIDENCE-007",),
+    passes=(*MADE, "OKR-EVIDENCE-003", "OKR-EVIDENCE-005", "OKR-EVIDENCE-008"),
+)
+def smallest_rank(change: Change) -> None:
+    _sites(change, lambda verdict, ranks: min(ranks))
+
+
+@broken(
+    "ranks that count for native routing",
+    fails=("OKR-EVIDENCE-007", "OKR-EVIDENCE-005"),
+    passes=(*MADE, "OKR-VERIFY-002", "OKR-EVIDENCE-003", "OKR-EVIDENCE-008"),
+)
+def ranks_always_count(change: Change) -> None:
+    change(import_module("okr.detection.combination"), "SHARE", 0.0)
 
 
 @broken(
