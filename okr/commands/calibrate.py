@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,31 +62,39 @@ def calibrate_command(
         raise InvalidConfig(f"--length {length} is less than --trace-tokens {trace_tokens}")
     settings = [_setting(word, model) for word in setting or SETTINGS]
     held_out = held_out_texts(text, passages)
+    placements = [
+        placement_of(model, device, each, quantization, max_memory, trust_remote_code)
+        for each in dict.fromkeys(dtype or ["auto"])
+    ]
+    sweep = _sweep(placements, settings, held_out, samples, keys, length, temperature, seed)
+    target = {"trace_tokens": trace_tokens, "text_tokens": tokens, "fpr": fpr}
+    done = _measured(sweep, target, placements, held_out, output_dir, resume)
+    if done is None:
+        return
+    say(done.model_dump(mode="json"), as_json, _summary(done, output_dir))
+    if done.quiet is None and done.loud is None:
+        raise typer.Exit(NO_SETTING)
+
+
+def _measured(
+    sweep: "Sweep",
+    target: dict[str, Any],
+    placements: "Sequence[Placement]",
+    held_out: Sequence[str],
+    folder: Path,
+    resume: bool,
+) -> "Calibration | None":
+    """What this process knows once the sweep is done: the main one everything, the others nothing."""
     from okr.commands.running import resumable, shown
     from okr.jobs.processes import joined
     from okr.jobs.store import PLAN
     from okr.tuning.runner import TASKS, calibrate
     from okr.tuning.sweep import Target
 
-    placements = [
-        placement_of(model, device, each, quantization, max_memory, trust_remote_code)
-        for each in dict.fromkeys(dtype or ["auto"])
-    ]
-    sweep = _sweep(placements, settings, held_out, samples, keys, length, temperature, seed)
-    target = Target(trace_tokens=trace_tokens, text_tokens=tokens, fpr=fpr)
-    with (
-        joined() as processes,
-        resumable(output_dir / TASKS / PLAN, "calibrate"),
-        shown(processes.main) as progress,
-    ):
-        done = calibrate(
-            sweep, target, placements, held_out, output_dir, resume=resume, progress=progress, processes=processes
+    with joined() as processes, resumable(folder / TASKS / PLAN, "calibrate"), shown(processes.main) as progress:
+        return calibrate(
+            sweep, Target(**target), placements, held_out, folder, resume=resume, progress=progress, processes=processes
         )
-    if done is None:
-        return
-    say(done.model_dump(mode="json"), as_json, _summary(done, output_dir))
-    if done.quiet is None and done.loud is None:
-        raise typer.Exit(NO_SETTING)
 
 
 def _sweep(

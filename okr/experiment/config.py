@@ -121,11 +121,8 @@ def resolve(
         config = RunConfig(**values)
     except ValidationError as error:
         raise InvalidConfig(complaint(error, sources, RunConfig)) from None
-    if config.setting is not None and (others := _others(config, chosen.named[config.setting])):
-        parts = [f"{part} {value} ({sources[part]}) in place of {own}" for part, (value, own) in others.items()]
-        notes += (f"the setting is {config.setting} with {', '.join(parts)}",)
-        sources["setting"] = sources[next(iter(others))]
-        config = config.model_copy(update={"setting": None})
+    if said := _replaced(config, sources, chosen):
+        notes, config = (*notes, said), config.model_copy(update={"setting": None})
     return Resolved(config, sources, chosen, notes)
 
 
@@ -136,10 +133,18 @@ def _with_values(layer: Mapping[str, Any], preset: Preset) -> Mapping[str, Any]:
     return {**asdict(preset.named[name]), **layer} if name in tuple(preset.named) else layer
 
 
-def _others(config: RunConfig, named: Setting) -> dict[str, tuple[str, str]]:
-    """The values of ``config`` that are not those of the setting ``named``, each with the one it is in place of."""
-    pairs = {part: (getattr(config, part), own) for part, own in asdict(named).items()}
-    return {part: (f"{value}", f"{own}") for part, (value, own) in pairs.items() if value != own}
+def _replaced(config: RunConfig, sources: dict[str, Origin], preset: Preset) -> str:
+    """Which values of the named setting were replaced, on one line; "": none, or no setting was named. Where there are
+    some, ``sources`` then says of the name what it says of the first of them."""
+    if config.setting is None:
+        return ""
+    pairs = {part: (getattr(config, part), own) for part, own in asdict(preset.named[config.setting]).items()}
+    others = {part: f"{part} {value} ({sources[part]}) in place of {own}" for part, (value, own) in pairs.items()
+              if value != own}  # fmt: skip
+    if not others:
+        return ""
+    sources["setting"] = sources[next(iter(others))]
+    return f"the setting is {config.setting} with {', '.join(others.values())}"
 
 
 def _from_environment(preset: Preset, variables: Mapping[str, str]) -> dict[str, Any]:

@@ -29,9 +29,17 @@ def calibration_plot(found: Calibration) -> str:
                 name = "quiet" if chosen is found.quiet else "loud"
                 axes.annotate(name, (chosen.cost, chosen.tokens), (4, -12), textcoords="offset points", color=colour)
         axes.set(yscale="log", title="for a true-positive rate of 0.95")
-        axes.set_xscale("symlog", linthresh=0.01)  # many settings cost next to nothing
-        axes.legend(loc="upper right")
+        _scale(axes)
+        axes.legend(loc="best")
         return svg(figure)
+
+
+def _scale(axes: "Axes") -> None:
+    """A scale of costs that is linear up to 0.01, where many settings lie, and logarithmic beyond."""
+    low, high = axes.get_xlim()
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xticks([0, 0.005, 0.01, 0.1, 1], ["0", "0.005", "0.01", "0.1", "1"])
+    axes.set_xlim(min(low, -0.002), max(high, 0.012))
 
 
 def _draw(

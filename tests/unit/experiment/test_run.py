@@ -167,7 +167,7 @@ def test_a_run_is_resumed_only_as_it_was(
 def test_the_declared_expert_count_never_wins(deepseek_folder: Path, experiment: Experiment, tmp_path: Path) -> None:
     resolved = resolve(
         "deepseek-moe",
-        SMALL | {"output_dir": str(tmp_path / "run"), "device": "cpu", "samples": 1, "batch_size": 1},
+        SMALL | {"setting": None, "output_dir": str(tmp_path / "run"), "device": "cpu", "samples": 1, "batch_size": 1},
         environment={"QUICK_TEST": "1"},
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -105,7 +105,7 @@ def test_suites_json_that_cannot_be_written_is_one_line_and_resumed(
     monkeypatch.setattr(runner, "PLANS", {"quality": lambda bench, ledger: []})
     config = a_run.config
     command = ["run", "--model", config.model, "--output-dir", config.output_dir, "--suite", "quality", "--resume"]
-    for name in ("samples", "max_length", "batch_size", "decoys", "seed"):
+    for name in ("samples", "max_length", "batch_size", "decoys", "seed", "setting"):
         command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     command += ["--config", str(_rest(a_run))]
     with monkeypatch.context() as patched:
