@@ -76,7 +76,8 @@ def p_value(z: float) -> float:
 def fisher(ranks: Sequence[float]) -> float:
     """The combined p-value of the ranks at sites (OKR-EVIDENCE-007).
 
-    The tail of chi-squared with 2 s degrees of freedom at 2x is exp(-x) times the first s terms of the series of exp(x).
+    The tail of chi-squared with 2 s degrees of freedom at 2x is exp(-x) times the first s terms of the series of
+    exp(x).
     """
     x = -math.fsum(map(math.log, ranks))
     return math.fsum(math.exp(k * math.log(x) - x - math.lgamma(k + 1)) if x else k == 0 for k in range(len(ranks)))

@@ -29,7 +29,8 @@ HEAD = """# What it costs, what it survives, how it compares
 {compared}
 
 Written by `python studies/suites_page.py` from the figures of the commands below; do not edit. How the tests work:
-[Detection](detection.md).
+[Detection](detection.md). The presets were then what `--setting loud` is now. Rows *from the trace* were measured with
+`rank_p`, which decided then; the p-value of today is about as strong ([how few tokens](detection.md#from-traces)).
 """
 MODEL = """
 ## {model}

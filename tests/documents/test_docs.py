@@ -9,7 +9,7 @@ from typer.main import get_command
 
 PROGRAM = re.compile(r"\b(okr [a-z]+|python -m okr\.run|python (?:bench|studies|tools)/\w+\.py)(?=\s|$)")
 RUN_ELSEWHERE = {
-    "README.md": {"okr run", "okr run tiny --suite all --quick"},  # .ci/run has the first
+    "README.md": {"okr run", "okr run tiny --setting loud --suite all --quick"},  # .ci/run has the first
     "docs/gpu.md": {"okr run deepseek-moe", "okr run deepseek-moe --model deepseek-moe-random"},  # tests/gpu, on a card
     "docs/porting.md": None,
     "docs/embedded-models.md": None,  # the training of the models: their texts are not here, and it takes an hour
