@@ -66,7 +66,7 @@ def binomial(change: Change) -> None:
     passes=(*MADE, "OKR-VERIFY-001", "OKR-VERIFY-002", "OKR-VERIFY-004"),
 )
 def equals_for_the_key(change: Change) -> None:
-    change(verification, "at_least_as_good", lambda matched, support, claimed: matched > claimed[0])
+    change(tally, "at_least_as_good", lambda matched, support, claimed: matched > claimed[0])
 
 
 @broken(

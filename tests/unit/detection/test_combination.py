@@ -24,6 +24,7 @@ from okr.detection import (
 )
 from okr.detection.combination import SHARE
 from okr.detection.swaps import swaps_of_random_keys
+from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM
 from okr.routing import Setting, select
 
 
@@ -117,3 +118,21 @@ def test_many_keys_get_the_p_values_of_verification(deepseek, key):
         given = {"epsilon": 1.0, "zone": "boundary", "strength": math.inf, "decoys": 99}
         expected = [okr.verify(engine, trace, claimed, **given).p_value for claimed in keys]
         assert p_values(engine, trace, keys, setting, decoys=99).tolist() == pytest.approx(expected)
+
+
+def test_many_sites_prove_a_short_trace_beyond_any_number_of_decoys():
+    """DeepSeek-MoE-16B's layers, experts and top-k with small states and random weights: 32 tokens, quiet."""
+    config = DeepseekConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=64, moe_intermediate_size=16, num_hidden_layers=28,
+        num_attention_heads=4, num_key_value_heads=4, n_routed_experts=64, num_experts_per_tok=6, n_shared_experts=2,
+        first_k_dense_replace=1, max_position_embeddings=64,
+    )  # fmt: skip
+    engine, key = okr.prepare(DeepseekForCausalLM(config).eval()), Key.public("many sites")
+    length = {"max_new_tokens": 28, "min_new_tokens": 28, "do_sample": True}
+    with okr.watermark(engine, key, setting="quiet") as session:
+        trace = session.generate(torch.tensor([[3, 4, 5, 6]]), **length).traces[0]
+    verdict = okr.verify(engine, trace, key, alpha=1e-30)
+    assert verdict.watermarked
+    assert len(verdict.sites) == 27
+    stranger = okr.verify(engine, trace, Key.public("another"), alpha=1e-6)
+    assert not stranger.watermarked
