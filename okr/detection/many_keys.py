@@ -56,6 +56,8 @@ def p_values(
     """
     found = [gather_evidence(engine, trace, setting, skip_prompt=False)]
     swaps = Swaps(found)
+    if not swaps.swaps:
+        return np.ones(len(keys))
     if swaps.ranks_count:
         return np.array([verdict_of(engine, [trace], found, key, decoys, 0.5).p_value for key in keys])
     return np.array([swaps.p_value(key) for key in keys])
