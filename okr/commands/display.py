@@ -121,7 +121,7 @@ def summary_table(results: Results, folder: Path) -> Table:
     )
     table.caption = (
         f"cost {quality.cost:+.4f} nats per token (95%: {quality.cost_low:+.4f} to {quality.cost_high:+.4f}); "
-        f"control p-values uniform: p = {results.control_uniformity.p_value:.2g}; results in {folder}"
+        f"ranks of unrelated keys uniform: p = {results.control_uniformity.p_value:.2g}; results in {folder}"
     )
     table.caption_justify = "left"
     return table

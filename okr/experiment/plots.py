@@ -37,7 +37,7 @@ def _p_values(results: Results) -> str:
         axes.step(x, [0, *shares, 1], where="post", color=colour, linestyle=style, linewidth=2, label=name)
     axes.axvline(results.summary.detection_threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
     axes.set(xscale="log", ylim=(-0.02, 1.04), xlim=(least, 1.05 / least**0.02))
-    axes.legend(loc="center left", bbox_to_anchor=(0.14, 0.6), fontsize=9)
+    axes.legend(loc="center right", bbox_to_anchor=(0.86, 0.42), fontsize=9)
     return svg(figure)
 
 
