@@ -57,11 +57,11 @@ def p_values(loaded: Loaded, setting: Setting, key: okr.Key, trace: okr.Trace) -
     return p[-(NEW_TOKENS - 1) :]
 
 
-def needed(p: np.ndarray, level: float, power: float) -> int | None:
+def needed(p: np.ndarray, level: float, power: float) -> int | str:
     """From how many tokens on at least a share ``power`` of the texts [texts, tokens] has p <= ``level``."""
     late = np.flatnonzero((p <= level).mean(0) < power)
     first = int(late[-1]) + 2 if len(late) else 1
-    return first if first <= p.shape[1] else None
+    return first if first <= p.shape[1] else f"over {p.shape[1]}"
 
 
 def rows(name: str, strength: float, generated: str, texts: int) -> list[dict[str, Any]]:
@@ -89,6 +89,11 @@ def rows(name: str, strength: float, generated: str, texts: int) -> list[dict[st
             }
         )
     return found
+
+
+def shown(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that docs/detection.md shows: judged in the dtype in which the traces were made."""
+    return [row for row in figures["rows"] if row["made in"] == row["judged in"]]
 
 
 def main() -> None:
