@@ -58,7 +58,7 @@ class RunConfig(Placement):
     prompts: str | None = Field(default=None, description="file of prompts; none: passages that ship with the package")
     prompt_words: int = Field(default=48, ge=1, le=200, description="words of a shipped passage that make a prompt")
     decoys: int = Field(default=999, ge=1, le=1_000_000, description="decoy keys of every verification")
-    alpha: float = Field(default=0.001, ge=1e-300, lt=1, description="significance level of a verdict")
+    alpha: float = Field(default=0.001, gt=0, lt=1, description="significance level of a verdict")
     temperature: float = Field(default=1.0, gt=0, le=100, description="temperature of sampling")
     quality_passages: int = Field(default=64, ge=2, le=200, description="shipped passages that the cost is measured on")
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; none: torch decides")

@@ -21,5 +21,5 @@ def test_commands_exist(name):
     from okr.cli import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    named = set(re.findall(r"`okr ([a-z]+)", (ROOT / name).read_text(encoding="utf-8")))
+    named = set(re.findall(r"`okr ([a-z-]+)", (ROOT / name).read_text(encoding="utf-8")))
     assert named <= known

@@ -68,7 +68,7 @@ def python_of(page: Path, python: Path, folder: Path) -> str:
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 def test_python_of_the_readme_runs_as_written(page: Path, warm: Path, tmp_path: Path) -> None:
     printed = python_of(page, warm / "python", tmp_path)
-    assert re.search(r"^watermarked under key [0-9a-f]{16}: p = 0\.001", printed, re.MULTILINE)
+    assert re.search(r"^watermarked under key [0-9a-f]{16}: p = \S+e-\d\d ", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["traces", "discovery"])

@@ -158,7 +158,7 @@ def test_numbers_of_numpy_are_settings(kind, deepseek, key) -> None:
         ({"decoys": True}, "whole number"),
         ({"alpha": 2.0}, "alpha must lie between 0 and 1, got 2"),
         ({"alpha": math.nan}, "alpha must lie between 0 and 1, got nan"),
-        ({"alpha": 1e-6}, "alpha = 1e-06 needs at least 999999 decoys, got 999"),
+        ({"decoys": 10**7}, "decoys must lie between 1 and 1,000,000, got 10000000"),
     ],
 )
 def test_decoys_and_levels_out_of_range(options: dict, words: str, deepseek, key, trace) -> None:

@@ -19,7 +19,7 @@ from okr.routing import NAMED, Setting
 from okr.routing.settings import ZONES, ZoneName
 
 SOFT = {"epsilon": float("inf"), "zone": "boundary", "strength": 1.0}
-SHORT = 600
+SHORT = 900
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_repr_is_short_and_names_what_matters(deepseek, made, key):
     verdict = okr.verify(deepseek, made.traces, key)
     assert len(verdict.tokens) > 60
     text = okr.detect(deepseek, made.sequences[0], key, **SOFT, decoys=19)
-    candidates = tuple(Candidate(f"{number:016x}", 1.0, 1.0, 10) for number in range(1000))
+    candidates = tuple(Candidate(f"{number:016x}", 0.0, 1.0, 1.0) for number in range(1000))
     attribution = Attribution(None, 0.01, 5, candidates)
     shown = [repr(each) for each in (verdict, text, attribution, made, made.traces[0], made.traces[0].header)]
     shown += [repr(site) for site in okr.discover(deepseek)]

@@ -104,7 +104,7 @@ def test_a_trace_made_with_an_adapter_is_judged_by_what_equals_it(key):
     verdicts.append(okr.verify(copy.deepcopy(model).merge_and_unload(), trace, key))
     assert [verdict.hit_rate for verdict in verdicts] == [1.0, 1.0, 1.0]
     assert verdicts[0] == verdicts[1], "wrapped or not, the verdict is one"
-    assert verdicts[0].p_value == verdicts[2].p_value
+    assert verdicts[0].p_value == pytest.approx(verdicts[2].p_value, rel=1e-3)
     for judge in (mixtral(), adapted(target_modules=ATTENTION, seed=5)):
         with pytest.raises(InvalidTrace, match="other weights"):
             okr.verify(judge, trace, key)

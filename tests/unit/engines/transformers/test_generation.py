@@ -48,8 +48,8 @@ def test_every_trace_of_a_padded_batch_verifies(moe, key, other_key, setting):
     for verdict in verdicts:
         assert verdict.hit_rate == 1.0 or not verdict.opportunities
         assert verdict.outside_zone == 0
-    assert okr.verify(moe, made.traces, key).watermarked
-    assert not okr.verify(moe, made.traces, other_key).watermarked
+    assert okr.verify(moe, made.traces, key, alpha=0.01).watermarked
+    assert not okr.verify(moe, made.traces, other_key, alpha=0.01).watermarked
 
 
 def test_traces_do_not_depend_on_the_batch(moe, key):
