@@ -57,3 +57,19 @@ def test_short_traces_are_proven_again(monkeypatch):
     """All were within 16 tokens at this strength; so are eight texts made again, whatever rounding does."""
     for row in script("studies/short_traces").rows("tiny-deepseek-moe", 0.3, "float32", 8):
         assert row["tokens for 95%"] <= 16
+
+
+def test_the_table_beside_synthid_is_what_was_measured():
+    figures = json.loads((ROOT / "docs" / "data" / "beside-synthid.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
+    assert rows_table(figures["rows"]) in page
+    assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
+
+
+def test_a_batch_beside_synthid_is_found_again():
+    """Two texts under both watermarks: each is found, as all were."""
+    found = script("studies/beside_synthid")
+    found.BATCH = 2
+    figures = found.batch("both", 0)
+    assert max(figures["trace"]) <= 1e-6
+    assert max(figures["synthid"]) <= 1e-2

@@ -111,7 +111,9 @@ def test_a_study_without_a_file_leaves_nothing(
     ("name", "words"),
     [
         ("attribution", ["--out", "{}"]),
+        ("beside_synthid", ["--json", "{}"]),
         ("cost_and_evidence", ["tiny-switch", "--out", "{}"]),
+        ("deployed_keys", ["--json", "{}"]),
         ("edit_robustness", ["--out", "{}"]),
         ("false_positives", ["trace", "--out", "{}"]),
         ("key_recovery", ["recovery", "--out", "{}"]),
