@@ -58,7 +58,7 @@ def rows(name: str, quantization: str | None) -> Iterator[list[str]]:
         hits = sum((verdict.hit_rate or 0.0) * verdict.free_slots for verdict in found) / slots
         largest = max(verdict.p_value for verdict in found)
         made = [name, quantization or "float32", f"{size:.1f}", f"{loss:.3f}", label, f"{slots:,}", f"{hits:.4f}"]
-        yield [*made, f"{largest:.3f}"]
+        yield [*made, f"{largest:.1g}"]
 
 
 def main() -> None:
