@@ -1,14 +1,19 @@
 """Tests one trace under many keys."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from okr.detection.combination import SHARE, combined_p
+from okr.detection.combination import SHARE, combined_p, site_ranks_p
+from okr.detection.counting import count
+from okr.detection.decoys import Decoys, site_seed
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.swaps import SwapTally, distance, sign_sum_p, swaps_of_random_keys
-from okr.detection.verification import verdict_of
+from okr.detection.tally import rank
+from okr.detection.verification import decoy_seed
 from okr.discovery import RouterSite
 from okr.engines import Engine
 from okr.engines.choice import Projector
@@ -42,9 +47,11 @@ class Swaps:
         """The z of ``key`` over all sites."""
         return distance([tally.sum(Projector(site, key).signs) for site, tally in self.sites], self.norms)
 
-    def p_value(self, key: Key) -> float:
-        """The p-value of ``key`` if no ranks count."""
-        return combined_p(sign_sum_p(self.distance(key)), 1.0)
+    def p_value(self, key: Key, ranks: Sequence[float] = ()) -> float:
+        """The p-value of ``key`` with these ranks at the sites with an opportunity; without any no ranks count."""
+        parts = (-math.fsum(map(math.log, ranks)), len(ranks), self.swaps, self.expected)
+        sites_p = site_ranks_p(*(torch.tensor(part, dtype=torch.float64) for part in parts))
+        return combined_p(sign_sum_p(self.distance(key)), float(sites_p))
 
 
 def p_values(
@@ -54,10 +61,22 @@ def p_values(
 
     Where the trace has too few swaps for ranks to count, as native traces do, each key takes one inner product a site.
     """
-    found = [gather_evidence(engine, trace, setting, skip_prompt=False)]
-    swaps = Swaps(found)
+    found = gather_evidence(engine, trace, setting, skip_prompt=False)
+    swaps = Swaps([found])
     if not swaps.swaps:
         return np.ones(len(keys))
-    if swaps.ranks_count:
-        return np.array([verdict_of(engine, [trace], found, key, decoys, 0.5).p_value for key in keys])
-    return np.array([swaps.p_value(key) for key in keys])
+    if not swaps.ranks_count:
+        return np.array([swaps.p_value(key) for key in keys])
+    sites = [site for site in found if len(site.choice)]
+    return np.array([swaps.p_value(key, _ranks(sites, key, decoys, decoy_seed([trace], key))) for key in keys])
+
+
+def _ranks(sites: Sequence[SiteEvidence], key: Key, decoys: int, seed: bytes) -> list[float]:
+    """The rank of ``key`` at each of ``sites``."""
+    found = []
+    for evidence in sites:
+        site = evidence.site
+        images = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
+        hits, support = count(images, evidence, Projector(site, key)(evidence.hidden))
+        found.append(rank(hits.sum(0).double(), support))
+    return found

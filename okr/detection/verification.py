@@ -170,12 +170,17 @@ def count(
     return test.parts()
 
 
+def decoy_seed(traces: Sequence[Trace], key: Key) -> bytes:
+    """The seed from which the decoys of a test are drawn."""
+    return hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in traces)).digest()
+
+
 class _Count:
     """The counts of one test over ``traces``. The evidence of each is added in their order."""
 
     def __init__(self, traces: Sequence[Trace], key: Key, decoys: int) -> None:
         self.key, self.decoys = key, decoys
-        self.seed = hashlib.sha256(key.id.encode() + b"".join(trace.digest() for trace in traces)).digest()
+        self.seed = decoy_seed(traces, key)
         self.tallies: dict[str, SiteTally] = {}
         self.by_token = TokenTally()
 
