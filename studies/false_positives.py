@@ -152,13 +152,21 @@ def text_test(loaded: Loaded, name: str, number: int) -> dict[str, list[float]]:
     return {"p": [verdict.p_value], "naive": []}
 
 
+def rounded_up(value: float) -> float:
+    """The least number of three significant digits that is not below ``value``."""
+    digits = 2 - math.floor(math.log10(value))
+    return round(math.ceil(round(value * 10.0**digits, 9)) / 10.0**digits, digits)
+
+
 def together(found: Iterable[Figures]) -> dict[str, list[list[float]]]:
-    """The p-values of a class and how often each occurs, rounded, so that the file stays readable."""
+    """The p-values of a class and how often each occurs, rounded up to three digits, so that the file stays small."""
     parts = {"p": [], "naive": []}
     for text in found:
         for part, values in parts.items():
             values += text[part]
-    rounded = {part: np.unique(np.round(values, 6), return_counts=True) for part, values in parts.items()}
+    rounded = {
+        part: np.unique([rounded_up(value) for value in values], return_counts=True) for part, values in parts.items()
+    }
     return {part: [values.tolist(), counts.tolist()] for part, (values, counts) in rounded.items()}
 
 

@@ -119,7 +119,9 @@ def qq_plot(document: dict) -> None:
         axes.plot([floor, 1], [floor, 1], color="black", linestyle=":", linewidth=1, label="nominal")
         for name, found in document["classes"].items():
             values, numbers = (np.asarray(part, float) for part in found["p"])
-            axes.step(values, numbers.cumsum() / numbers.sum(), where="post", linewidth=1.4, label=name)
+            grid = np.geomspace(floor, 1, 240)
+            below = np.concatenate(([0.0], numbers.cumsum()))[np.searchsorted(values, grid * (1 + 1e-9), side="right")]
+            axes.step(grid, below / numbers.sum(), where="post", linewidth=1.4, label=name)
         axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor / 2, 1.1))
         axes.set(xlabel="p-value (nominal false-positive rate)", ylabel="share of null tests with this p-value or less")
         axes.legend(loc="upper left", fontsize=8, frameon=False)
