@@ -153,7 +153,8 @@ def text_test(loaded: Loaded, name: str, number: int) -> dict[str, list[float]]:
 
 
 def rounded_up(value: float) -> float:
-    """The least number of three significant digits that is not below ``value``."""
+    """The least number of three significant digits that is not below ``value``, nor below 1e-12."""
+    value = max(value, 1e-12)
     digits = 2 - math.floor(math.log10(value))
     return round(math.ceil(round(value * 10.0**digits, 9)) / 10.0**digits, digits)
 
