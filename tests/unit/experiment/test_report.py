@@ -64,7 +64,7 @@ def test_the_page_says_what_the_results_say(finished: Path) -> None:
     results = Results.load(finished / "results.json")
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert f"{results.summary.watermarked_samples} of {results.summary.total_samples} watermarked samples" in page
-    for text in (results.key_id, f"{results.quality.cost:+.3f}", f"{results.summary.average_hit_rate:.3f}"):
+    for text in (results.key_id, f"{results.quality.cost:+.4f}", f"{results.summary.average_hit_rate:.3f}"):
         assert text in page
     for label in (
         "p-value (log scale)",
