@@ -6,9 +6,9 @@
 Null hypothesis in every test: the evidence was made without knowledge of the claimed key. Every test has a fresh key,
 so that, given the evidence, the p-values of a text class are independent and a Clopper-Pearson interval is right.
 Traces are made in bfloat16 and judged in float32, where rounding swaps experts even in native routing; made in float32
-they would have no swap, and p = 1. Those under other keys are made in float32. Traces are tested as okr.verify does,
-with 99 decoys; texts by okr.detect with 99 decoys. ``studies/false_positives_page.py`` makes
-the page. Seeds are fixed; on one machine a run repeats exactly.
+hardly any would have a swap, and p would be 1. Those under other keys are made in float32. Traces are tested as
+okr.verify does, with 99 decoys; texts by okr.detect with 99 decoys. ``studies/false_positives_page.py`` makes the
+page. Seeds are fixed; on one machine a run repeats exactly.
 """
 
 import argparse

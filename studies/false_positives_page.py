@@ -33,9 +33,9 @@ TRACE = """
 {texts} texts of {tokens} tokens (8 where very short) in each class, {keys:,} fresh keys on each: {total:,} tests by
 `okr.verify` with {decoys} decoys, half of them for the setting quiet, half for the zone `max` with epsilon 2. Every
 test has a fresh key, so that the p-values of a row are independent given its texts. Native traces are made in bfloat16
-and judged in float32, because rounding then swaps experts; made in float32 they have no swap, and p = 1 under every
-key. Rates lie below nominal for two reasons: the tail of a sum of signs is bounded, at 3.2 times that of the normal
-distribution, and the p-value is twice the smaller of two.
+and judged in float32, because rounding then swaps experts; made in float32 hardly any has a swap, and without one p =
+1 under every key. Rates lie below nominal for two reasons: the tail of a sum of signs is bounded, at 3.2 times that of
+the normal distribution, and the p-value is twice the smaller of two.
 
 """
 DEPLOYED = """

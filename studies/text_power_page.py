@@ -34,8 +34,8 @@ sqrt(n v). So z = sqrt(2 cost n), to first order in v and for every statistic. T
 that number. Soft keying comes within a seventh of it, so a better statistic has little left to gain at a given cost.
 To find 0.95 of the texts at a false-positive rate of 0.01, z must be 3.97, so n times the cost must be 7.9: whoever
 the detector is, a fixed key that costs c nats per token needs about 7.9 / c tokens. At a cost of 0.0493 that is 160;
-soft keying of strength 1.55 finds 0.94 of 200. At the cost of the setting `quiet`, which cannot be told from zero, it
-is more than a book. SynthID escapes the bound, because its shift is drawn anew for every context and averages out.
+soft keying of strength 1.55 finds 0.94 of 200. The setting `quiet`, whose cost cannot be told from zero, is out of
+reach for text. SynthID escapes the bound, because its shift is drawn anew for every context and averages out.
 
 **What does the cost buy?** The cost has two parts. One part is what all keyed models lose, whichever the key; it shows
 nothing. The other is the part by which keys differ (log(m / p), where m is the mean over keys). The third tables give

@@ -14,10 +14,10 @@ from torch import nn
 
 from okr.detection.combination import combined_p
 from okr.detection.evidence import all_evidence
-from okr.detection.many_keys import Swaps
+from okr.detection.many_keys import Swaps, site_ranks
 from okr.detection.swaps import sign_sum_p
 from okr.detection.verdict import Bounded, holm
-from okr.detection.verification import as_traces, check_alpha, verdict_of
+from okr.detection.verification import as_traces, check_alpha, decoy_seed
 from okr.engines import Engine, prepare
 from okr.errors import InvalidKey
 from okr.routing import Key
@@ -98,8 +98,9 @@ def attribute(
     if not keys or len({key.id for key in keys}) < len(keys):
         raise InvalidKey("attribution needs at least one key" if not keys else "a key was given twice")
     check_alpha(alpha)
-    engine = prepare(model)
-    found = list(all_evidence(engine, items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt))
+    found = list(
+        all_evidence(prepare(model), items, epsilon=epsilon, zone=zone, strength=strength, skip_prompt=skip_prompt)
+    )
     swaps, distances = Swaps(found), []
     for number, key in enumerate(keys):
         distances.append(swaps.distance(key))
@@ -107,7 +108,9 @@ def attribute(
             advance(1)
     p_values = [combined_p(sign_sum_p(z), 1.0) for z in distances]
     for place in sorted(range(len(keys)), key=lambda number: -distances[number])[:FINALISTS]:
-        p_values[place] = verdict_of(engine, items, found, keys[place], DECOYS, alpha).p_value
+        if swaps.ranks_count:
+            key = keys[place]
+            p_values[place] = swaps.p_value(key, site_ranks(found, key, DECOYS, decoy_seed(items, key)))
         advance(1)
     candidates = tuple(
         Candidate(key.id, z, p, corrected)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from okr.detection.combination import SHARE, combined_p, site_ranks_p
 from okr.detection.counting import count
@@ -67,16 +68,19 @@ def p_values(
         return np.ones(len(keys))
     if not swaps.ranks_count:
         return np.array([swaps.p_value(key) for key in keys])
-    sites = [site for site in found if len(site.choice)]
-    return np.array([swaps.p_value(key, _ranks(sites, key, decoys, decoy_seed([trace], key))) for key in keys])
+    return np.array([swaps.p_value(key, site_ranks([found], key, decoys, decoy_seed([trace], key))) for key in keys])
 
 
-def _ranks(sites: Sequence[SiteEvidence], key: Key, decoys: int, seed: bytes) -> list[float]:
-    """The rank of ``key`` at each of ``sites``."""
-    found = []
-    for evidence in sites:
+def site_ranks(found: Sequence[Sequence[SiteEvidence]], key: Key, decoys: int, seed: bytes) -> list[float]:
+    """The rank of ``key`` at each site with an opportunity, from the evidence of each trace. ``seed`` draws the
+    decoys."""
+    counts: dict[str, Tensor] = {}
+    images: dict[str, Decoys] = {}
+    for evidence in (site for trace in found for site in trace if len(site.choice)):
         site = evidence.site
-        images = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
-        hits, support = count(images, evidence, Projector(site, key)(evidence.hidden))
-        found.append(rank(hits.sum(0).double(), support))
-    return found
+        if site.path not in counts:
+            images[site.path] = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
+            counts[site.path] = torch.zeros(2, decoys + 1, dtype=torch.float64)
+        hits, support = count(images[site.path], evidence, Projector(site, key)(evidence.hidden))
+        counts[site.path] += torch.stack((hits.sum(0).double(), support))
+    return [rank(matched, support) for matched, support in counts.values()]
