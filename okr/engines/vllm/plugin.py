@@ -1,0 +1,78 @@
+"""The plugin that vLLM loads in each of its processes. It does nothing unless the configuration has a section for it,
+but for teaching vLLM the configuration of DeepSeek-MoE."""
+
+import logging
+from functools import wraps
+from typing import Any
+
+from okr.engines.vllm.configuration import Configuration
+
+log = logging.getLogger("okr")
+
+
+def register() -> None:
+    """What the entry point ``vllm.general_plugins`` names. It may be called several times."""
+    from okr.loaders import deepseek
+
+    deepseek.register()
+    _allow_records()
+    _attach_after_loading()
+
+
+def _attach_after_loading() -> None:
+    """Attach the key to a worker's model when it is loaded, before vLLM compiles or measures it."""
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    if "load_model" in vars(WorkerWrapperBase):
+        return
+
+    def load_model(wrapper: Any, *arguments: Any, **named: Any) -> Any:
+        loaded = wrapper.worker.load_model(*arguments, **named)
+        configuration = Configuration.of(wrapper.vllm_config.additional_config)
+        if configuration is not None:
+            from okr.engines.vllm.worker import Attached
+
+            wrapper.worker.okr = Attached(wrapper.worker, configuration)
+        return loaded
+
+    WorkerWrapperBase.load_model = load_model
+
+
+def _allow_records() -> None:
+    """Let vLLM return routed experts on a CPU, where this package records them."""
+    from vllm.config import VllmConfig
+
+    verify = VllmConfig._verify_aux_output_compatibility
+    if hasattr(verify, "__wrapped__"):
+        return
+
+    @wraps(verify)
+    def verified(config: Any) -> None:
+        ours = records_itself(config)
+        if ours:
+            config.aux_output_config.enable_return_routed_experts = False
+        verify(config)
+        if ours:
+            _check(config)
+            config.aux_output_config.enable_return_routed_experts = True
+
+    VllmConfig._verify_aux_output_compatibility = verified
+
+
+def records_itself(config: Any) -> bool:
+    """Whether this package records what runs, because vLLM's model runner cannot."""
+    from vllm.platforms import current_platform
+
+    configuration = Configuration.of(config.additional_config)
+    wanted = configuration is not None and configuration.record
+    return wanted and current_platform.is_cpu() and not config.use_v2_model_runner
+
+
+def _check(config: Any) -> None:
+    """Raise ValueError where routed experts could not be told apart or collected."""
+    if not config.cache_config.enable_prefix_caching:
+        raise ValueError("okr: routed experts need prefix caching: leave --enable-prefix-caching on")
+    if config.parallel_config.pipeline_parallel_size > 1:
+        raise ValueError("okr: routed experts cannot be returned with pipeline parallelism: pass --okr-no-traces")
+    if config.parallel_config.data_parallel_size > 1 and config.parallel_config.enable_expert_parallel:
+        raise ValueError("okr: routed experts cannot be told apart with data and expert parallelism on a CPU")
