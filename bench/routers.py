@@ -27,7 +27,7 @@ from torch import nn
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 
 import okr
-from okr.engines.transformers import attaching
+from okr.engines.transformers import proof
 from okr.loaders.deepseek import DeepseekConfig
 from okr.loaders.random_weights import SHAPE, random_model
 from okr.pages.machine import machine
@@ -73,12 +73,12 @@ class Stack(nn.Module):
 @contextmanager
 def intercepted(model: nn.Module, setting: dict[str, Any]) -> Iterator[None]:
     """Keyed by the general engine, also where a fused router stands ready."""
-    fused_for, attaching.fused_for = attaching.fused_for, lambda module: []
+    fused_for, proof.fused_for = proof.fused_for, lambda module: []
     try:
         with okr.watermark(model, KEY, **setting):
             yield
     finally:
-        attaching.fused_for = fused_for
+        proof.fused_for = fused_for
 
 
 def clock(device: str) -> Callable[[], float]:
