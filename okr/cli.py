@@ -17,6 +17,7 @@ from okr.commands.generate import generate_command
 from okr.commands.keygen import inspect_key_command, keygen_command
 from okr.commands.report import report_command
 from okr.commands.run import run_command
+from okr.commands.serve import serve_command
 from okr.commands.validate import validate_command
 from okr.entry import INTERRUPTED, NO_RESULT
 from okr.errors import OKRError, RouterNotFound
@@ -58,6 +59,7 @@ app.command("inspect-key")(inspect_key_command)
 app.command("discover")(discover_command)
 app.command("run")(run_command)
 app.command("generate")(generate_command)
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve_command)
 app.command("verify")(verify_command)
 app.command("detect")(detect_command)
 app.command("attribute")(attribute_command)

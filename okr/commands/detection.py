@@ -30,6 +30,7 @@ from okr.errors import InvalidKey, InvalidSetting, InvalidText
 if TYPE_CHECKING:
     from okr.commands.text_files import Written
     from okr.detection import TraceVerdict
+    from okr.traces import Trace
 
 Model = Annotated[str, typer.Argument(help="The model it was made by: embedded name, preset, folder or hub id.")]
 SkipPrompt = Annotated[bool, typer.Option("--skip-prompt", help="Leave out the tokens that were given.")]
@@ -40,7 +41,9 @@ Pooled = Annotated[
 
 def verify_command(
     model: Model,
-    traces: Annotated[list[Path], typer.Argument(help="Trace files; each is judged by itself.")],
+    traces: Annotated[
+        list[Path], typer.Argument(help="Trace files, or responses of a serving engine (JSON); each judged by itself.")
+    ],
     key: KeyFile,
     setting: SettingOption = None,
     epsilon: Epsilon = None,
@@ -65,8 +68,8 @@ def verify_command(
     """
     numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
     from okr.commands.display import counting
+    from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import verify, verify_each
-    from okr.detection.evidence import trace_setting
     from okr.detection.verification import check_decoys
     from okr.engines import prepare
     from okr.engines.matching import matching_sites
@@ -77,14 +80,15 @@ def verify_command(
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     check_decoys(decoys, alpha)
     secret, refused = Key.load(key), Refusals()
-    read = sift([(str(path), path) for path in traces], Trace.load, refused, names_it=True)
-    for name, trace in read:
-        try:
-            trace_setting(trace, **numbers)
-        except InvalidSetting as error:
-            raise InvalidSetting(f"{name}: {error}") from None
+    read = read_traces(traces, refused)
+    for name, given in read:
+        if isinstance(given, Trace):
+            _check_setting(name, given, numbers)
     engine = prepare(load_placed(placement).model)
-    fit = sift(read, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
+    made = sift(read, lambda given: as_trace(given, engine.model, numbers), refused)
+    for name, trace in made:
+        _check_setting(name, trace, numbers)
+    fit = sift(made, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
     names, items = [name for name, _ in fit], [trace for _, trace in fit]
     options: dict[str, Any] = numbers | {"skip_prompt": skip_prompt, "decoys": decoys, "alpha": alpha}
     if pooled:
@@ -94,6 +98,16 @@ def verify_command(
             found = verify_each(engine, items, secret, **options, advance=advance)
         findings = Findings(names, found.each, found.pooled, refused)
     raise typer.Exit(findings.tell(as_json, _routers if by_router else lambda verdict: ()))
+
+
+def _check_setting(name: str, trace: "Trace", numbers: dict[str, Any]) -> None:
+    """Raise InvalidSetting, with the name of the file, if neither the trace nor the command says which setting."""
+    from okr.detection.evidence import trace_setting
+
+    try:
+        trace_setting(trace, **numbers)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"{name}: {error}") from None
 
 
 def _routers(verdict: "TraceVerdict") -> list[str]:
@@ -198,7 +212,9 @@ def _written(
 
 def attribute_command(
     model: Model,
-    traces: Annotated[list[Path], typer.Argument(help="Trace files; several are one pooled test.")],
+    traces: Annotated[
+        list[Path], typer.Argument(help="Trace files, or responses of a serving engine (JSON); together one test.")
+    ],
     key: Annotated[
         list[Path], typer.Option("--key", help="Key file, env:NAME or fd:N; repeat it, or name a folder of key files.")
     ],
@@ -221,18 +237,19 @@ def attribute_command(
     """
     numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
     from okr.commands.display import counting
+    from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import attribute
     from okr.detection.verification import check_alpha
     from okr.jobs.loading import load_placed
     from okr.routing import Key
-    from okr.traces import Trace
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     files = [file for path in key for file in (_key_files(path) if path.is_dir() else [path])]
     check_alpha(alpha)
     keys = [Key.load(file) for file in files]
-    items = [Trace.load(path) for path in traces]
+    read = read_traces(traces, Refusals())
     loaded = load_placed(placement)
+    items = [as_trace(given, loaded.model, numbers) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
             loaded.model,

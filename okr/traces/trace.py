@@ -25,6 +25,7 @@ from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
 from okr.traces.header import TraceHeader
+from okr.traces import responses
 from okr.traces.passes import check_passes
 from okr.traces.routed_experts import arrange, depth_of, whole_array
 from okr.traces.unrouted import NOT_RECORDED
@@ -136,6 +137,46 @@ class Trace:
             experts=experts,
             prompt_length=prompt_length,
             ignored=ignored,
+        )
+
+    @classmethod
+    def from_response(
+        cls,
+        response: Any,
+        *,
+        model: nn.Module,
+        choice: int = 0,
+        layers: Sequence[int] | None = None,
+        first: int | None = None,
+        **header: Any,
+    ) -> "Trace":
+        """The trace of one answer in a serving engine's response (docs/how-to/serve.md).
+
+        Arguments:
+            response: the OpenAI-compatible JSON of vLLM or SGLang as a dictionary, an object of the ``openai``
+                package, or vLLM's ``RequestOutput``. It needs token ids and routed experts.
+            model: the same model in transformers.
+            choice: the number of the answer, if there are several.
+            layers, first: as for :meth:`from_routed_experts`, which also says what counts as not recorded.
+            **header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, where the response does not name them
+                (``okr serve`` does).
+
+        Raises InvalidTrace for a response without these parts, or whose parts do not fit together.
+        """
+        answer = responses.read(response, choice)
+        experts = answer.experts
+        if experts.ndim == 1:
+            top_k = max((site.top_k for site in discover(model) if site.keyable), default=1)
+            columns = depth_of(model) or 1 if layers is None else len(layers)
+            experts = responses.shaped(experts, len(answer.token_ids), columns, top_k)
+        return cls.from_routed_experts(
+            answer.token_ids,
+            experts,
+            model=model,
+            prompt_length=answer.prompt_length,
+            first=first,
+            layers=layers,
+            **{**answer.header, **header},
         )
 
     @property

