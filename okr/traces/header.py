@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -111,16 +111,23 @@ class ModelIdentity(_Strict):
 def _routers(routers: Sequence[Place]) -> str | None:
     """A digest of the routers' weights rounded to bfloat16, or None if a weight cannot be read or an adapter acts on
     it."""
-    digest = hashlib.sha256()
+    weights: list[tuple[str, Tensor]] = []
     for router in routers:
         parts = list(places(router.module))
         around = [*router.adapters, *(adapter for part in parts for adapter in part.adapters)]
         state = sorted((joined(part.plain, name), value) for part in parts for name, value in stored(part.module))
         if any(acts(adapter) for adapter in around) or not all(_readable(value) for _, value in state):
             return None
-        for name, value in state:
-            rounded = value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
-            digest.update(f"{router.plain}.{name}".encode() + rounded.tobytes())
+        weights += [(f"{router.plain}.{name}", value) for name, value in state]
+    return weights_digest(weights)
+
+
+def weights_digest(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """A digest of named weights, rounded to bfloat16."""
+    digest = hashlib.sha256()
+    for name, value in weights:
+        rounded = value.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
+        digest.update(name.encode() + rounded.tobytes())
     return digest.hexdigest()[:16]
 
 

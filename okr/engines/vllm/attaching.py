@@ -41,7 +41,9 @@ def attach(model: nn.Module, hf_config: Any, configuration: Configuration) -> li
         parameter = next(iter(runner.parameters()), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         dtype = runner.moe_config.in_dtype
-        place = RoutedSite(site, _native(runner.router), proven_scheme(runner.router, _native(runner.router), site, device, dtype))
+        native = _native(runner.router)
+        scheme = proven_scheme(runner.router, native, site, device, dtype)
+        place = RoutedSite(runner.layer_name, site, native, scheme, device, dtype)
         if key is not None:
             place.key = KeyedChoice(site, key, configuration.setting, device, dtype)
         made.append((runner, place))

@@ -6,6 +6,7 @@ card. On a CPU this module does it for the first model runner, with vLLM's own s
 """
 
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,13 +114,17 @@ def _finish(pending: Any, output: Any, drafted: dict[str, list[int]]) -> None:
 
 
 class Steps:
-    """Stands around the steps of a model runner: tells which rows are native, and records."""
+    """Stands around the steps of a model runner: tells which rows are native, and records.
+
+    ``layout`` has, for each request of the present step, its first token and how many of its tokens are in the step.
+    """
 
     def __init__(self, runner: Any, places: list[RoutedSite]) -> None:
         self.runner, self.places = runner, places
         self.recorder: Recorder | None = None
         self.pending: Any = None
         self.drafted: dict[str, list[int]] = {}
+        self.layout: list[tuple[int, int]] = []
         self._prepare, self._execute, self._sample = runner._prepare_inputs, runner.execute_model, runner.sample_tokens
         runner._prepare_inputs, runner.execute_model, runner.sample_tokens = self.prepare, self.execute, self.sample
 
@@ -129,13 +134,16 @@ class Steps:
 
     def prepare(self, scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
         """The runner's own preparation, after which the rows of every request are known."""
-        spans, start = [], 0
-        for name in self.runner.input_batch.req_ids:
-            end = start + scheduler_output.num_scheduled_tokens[name]
-            if opts_out(getattr(self.runner.requests[name].sampling_params, "extra_args", None)):
-                spans.append((start, end))
-            start = end
-        routed.rows.leave(spans)
+        batch = self.runner.input_batch
+        counts = [scheduler_output.num_scheduled_tokens[name] for name in batch.req_ids]
+        ends = np.cumsum([0, *counts]).tolist()
+        self.layout = list(zip(batch.num_computed_tokens_cpu[: len(counts)].tolist(), counts, strict=True))
+        native = [
+            span
+            for name, span in zip(batch.req_ids, pairwise(ends), strict=True)
+            if opts_out(getattr(self.runner.requests[name].sampling_params, "extra_args", None))
+        ]
+        routed.rows.leave(native)
         return self._prepare(scheduler_output, *arguments, **named)
 
     def execute(self, scheduler_output: Any, *arguments: Any, **named: Any) -> Any:

@@ -65,16 +65,21 @@ class RoutedSite:
     """One router of vLLM: what it does natively, and who decides instead.
 
     Attributes:
+        name: the name of the layer in vLLM.
         site: the same router as transformers' model has it.
         native: the router's own computation.
         scheme: how it ranks and weighs.
         key: what chooses by the key, or None.
+        device, dtype: those of the router's input.
         decide: what chooses in place of the key, or None. It is set while a trace is replayed or a text is scored.
         record: gets the experts that ran [T, k], or None.
     """
 
-    def __init__(self, site: RouterSite, native: Native, scheme: Scheme) -> None:
-        self.site, self.native, self.scheme = site, native, scheme
+    def __init__(
+        self, name: str, site: RouterSite, native: Native, scheme: Scheme, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name, self.site, self.native, self.scheme = name, site, native, scheme
+        self.device, self.dtype = device, dtype
         self.key: KeyedChoice | None = None
         self.decide: Decision | None = None
         self.record: Callable[[Tensor], None] | None = None

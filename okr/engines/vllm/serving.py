@@ -31,18 +31,27 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     taken = next((name for name in _OURS if any(given.partition("=")[0] == name for given in options)), None)
     if taken is not None:
         raise InvalidConfig(f"okr serve sets {taken} itself: leave it out")
-    place = resolve(model)
-    folder = place.location if place.kind in ("folder", "hub") else str(served_folder(place))
+    folder, suggested = served(model)
     line = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", folder]
     if "--served-model-name" not in options:
         line += ["--served-model-name", model]
     line += ["--middleware", MIDDLEWARE, "--worker-extension-cls", WORKER]
     line += ["--additional-config", json.dumps(configuration.section())]
-    if place.kind == "embedded" and not any(given.startswith("--dtype") for given in options):
-        line += ["--dtype", "float32"]  # as okr.load does; vLLM would choose bfloat16
+    for name, value in suggested.items():
+        if not any(given.partition("=")[0] == f"--{name}" for given in options):
+            line += [f"--{name}", value]
     if configuration.record and not _on_cpu():
         line += ["--enable-return-routed-experts"]
     return [*line, *options]
+
+
+def served(model: str) -> tuple[str, dict[str, str]]:
+    """The folder or hub id that vLLM loads for ``model``, and options of vLLM that suit it. An embedded model has
+    float32, as :func:`okr.load` gives it; vLLM would choose bfloat16."""
+    place = resolve(model)
+    if place.kind in ("folder", "hub"):
+        return place.location, {}
+    return str(served_folder(place)), {"dtype": "float32"}
 
 
 def _on_cpu() -> bool:
