@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from okr.commands.engines import EngineName, EngineOptions, check_engine, opened
 from okr.commands.findings import NOT_FOUND, Findings, Refusals, sift
 from okr.commands.options import (
     Alpha,
@@ -59,6 +60,8 @@ def verify_command(
     quantization: Quantization = None,
     max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
+    engine_name: EngineName = "transformers",
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether traces were made under a key. Exit code 0: every file is watermarked, 1: not every one.
@@ -71,21 +74,20 @@ def verify_command(
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import verify, verify_each
     from okr.detection.verification import check_decoys
-    from okr.engines import prepare
     from okr.engines.matching import matching_sites
-    from okr.jobs.loading import load_placed
     from okr.routing import Key
     from okr.traces import Trace
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    running = check_engine(engine_name, engine_options, placement)
     check_decoys(decoys, alpha)
     secret, refused = Key.load(key), Refusals()
     read = read_traces(traces, refused)
     for name, given in read:
         if isinstance(given, Trace):
             _check_setting(name, given, numbers)
-    engine = prepare(load_placed(placement).model)
-    made = sift(read, lambda given: as_trace(given, engine.model, numbers), refused)
+    engine, loaded = opened(engine_name, running, placement)
+    made = sift(read, lambda given: as_trace(given, loaded.model, numbers), refused)
     for name, trace in made:
         _check_setting(name, trace, numbers)
     fit = sift(made, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
@@ -148,6 +150,8 @@ def detect_command(
     quantization: Quantization = None,
     max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
+    engine_name: EngineName = "transformers",
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether texts were written under a key, from the text alone. Exit code 0: every text is watermarked, 1: not.
@@ -167,19 +171,17 @@ def detect_command(
     from okr.commands.display import counting
     from okr.detection import detect
     from okr.detection.verification import check_rank_test
-    from okr.engines import prepare
-    from okr.jobs.loading import load_placed
     from okr.jobs.processes import joined
     from okr.routing import Key
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    running = check_engine(engine_name, engine_options, placement)
     check_rank_test(decoys, alpha)
     secret = Key.load(key)
     options: dict[str, Any] = asdict(under) | {"temperature": temperature}
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
     with joined() as processes:
-        loaded = load_placed(placement, processes)
-        engine = prepare(loaded.model)
+        engine, loaded = opened(engine_name, running, placement, processes)
         judged = sift([(text.name, text) for text in written], lambda text: tokenise(loaded, engine, text), refused)
         tests = [] if pooled else [[tokens] for _, tokens in judged]
         tests += [[tokens for _, tokens in judged]] if pooled or len(judged) > 1 else []
@@ -229,6 +231,8 @@ def attribute_command(
     quantization: Quantization = None,
     max_memory: MaxMemory = None,
     trust_remote_code: Remote = False,
+    engine_name: EngineName = "transformers",
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which of several keys traces were made under, if any. Exit code 0: one was found, 1: none.
@@ -240,19 +244,19 @@ def attribute_command(
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import attribute
     from okr.detection.verification import check_alpha
-    from okr.jobs.loading import load_placed
     from okr.routing import Key
 
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
+    running = check_engine(engine_name, engine_options, placement)
     files = [file for path in key for file in (_key_files(path) if path.is_dir() else [path])]
     check_alpha(alpha)
     keys = [Key.load(file) for file in files]
     read = read_traces(traces, Refusals())
-    loaded = load_placed(placement)
+    engine, loaded = opened(engine_name, running, placement)
     items = [as_trace(given, loaded.model, numbers) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
-            loaded.model,
+            engine,
             items,
             keys,
             **numbers,

@@ -111,6 +111,19 @@ def load(
     return Loaded(model.eval(), tokenizer, place.name, None if place.is_local else hub.revision(place))
 
 
+def load_tokenizer(source: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model alone, for a model that another program runs. Raises ModelLoadError as :func:`load`
+    does."""
+    place = resolve(source)
+    if place.kind == "random":
+        return load_tokenizer("tiny-deepseek-moe")
+    register()
+    local = place.is_local or not hub.reachable(place)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    with quiet(progress=False) as report:
+        return _tokenizer(place, _config(place, options, report), options, report)
+
+
 def config_alone(source: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedConfig | None:
     """The configuration of a folder that lacks weights or a tokenizer; None for any other source, which :func:`load`
     can load. The configuration is enough to find the model's routers.

@@ -49,7 +49,7 @@ def attach(model: nn.Module, hf_config: Any, configuration: Configuration) -> li
         made.append((runner, place))
     for runner, place in made:
         routed.sites[place.site.layer] = place
-        _swap(runner.router, place)
+        swap(runner.router, place)
     log.info("%d routers %s", len(made), "native" if key is None else f"under the key {key.id}")
     return [place for _, place in made]
 
@@ -101,7 +101,7 @@ def _checked_site(runner: Any, found: dict[int, RouterSite]) -> RouterSite:
     return site
 
 
-def _swap(router: Any, place: RoutedSite) -> None:
+def swap(router: Any, place: RoutedSite) -> None:
     """Let ``router`` route by ``place``."""
     layer, top_k, size = place.site.layer, place.site.top_k, place.site.hidden_size
 

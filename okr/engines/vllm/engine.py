@@ -18,13 +18,12 @@ from okr.discovery.discover import without_weights
 from okr.engines.matching import matching_sites
 from okr.engines.protocol import Chooser, Observer, Score, Text
 from okr.engines.vllm.configuration import Configuration
-from okr.errors import InvalidSetting, InvalidText, InvalidTrace, RouterNotFound, UnsupportedRouter
+from okr.engines.vllm.serving import WORKER, check_installed, environment, served
+from okr.errors import InvalidConfig, InvalidSetting, InvalidText, InvalidTrace, RouterNotFound, UnsupportedRouter
 from okr.loaders.deepseek import register
 from okr.routing import Key, Setting
 from okr.traces import NOTHING_RAN, ModelIdentity, Trace
 from okr.traces.header import weights_digest
-
-WORKER = "okr.engines.vllm.worker.WorkerMethods"
 
 
 @dataclass(frozen=True)
@@ -84,16 +83,21 @@ class VllmEngine:
         decided for each call must not be compiled away; nothing is cached from call to call; and a pass has at most
         8,192 tokens.
         """
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        check_installed()
+        quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+        for name, value in ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | quiet | environment(model)).items():
+            os.environ.setdefault(name, value)  # read when vLLM is imported
         from vllm import LLM
-
-        from okr.engines.vllm.serving import served
 
         folder, named = served(model)
         options = {"max_num_batched_tokens": 8192, "enable_prefix_caching": False, **named, **options}
         options |= {"enforce_eager": True, "worker_extension_cls": WORKER, "skip_tokenizer_init": True}
         options["additional_config"] = options.get("additional_config", {}) | Configuration().section()
-        return cls(LLM(folder, **options))
+        try:
+            return cls(LLM(folder, **options))
+        except (ValueError, TypeError, RuntimeError, OSError) as error:  # what vLLM raises for what it cannot load
+            reason = " ".join(str(error).split())[:400] or type(error).__name__
+            raise InvalidConfig(f"vLLM cannot load {model}: {reason}") from error
 
     def _asks_workers(self) -> bool:
         return str(self.config.parallel_config.worker_extension_cls) == WORKER

@@ -1,14 +1,11 @@
 """The plugin that vLLM loads in each of its processes. It does nothing unless the configuration has a section for it,
 but for teaching vLLM the configuration of DeepSeek-MoE."""
 
-import logging
+import sys
 from functools import wraps
 from typing import Any
 
 from okr.engines.vllm.configuration import Configuration
-
-log = logging.getLogger("okr")
-
 
 def register() -> None:
     """What the entry point ``vllm.general_plugins`` names. It may be called several times."""
@@ -17,10 +14,32 @@ def register() -> None:
     from okr.loaders import deepseek
 
     deepseek.register()
+    _spare_llvmlite()
     _allow_records()
     _attach_after_loading()
     keep_apart()
     keep_journal()
+
+
+def _spare_llvmlite() -> None:
+    """Let vLLM not look for its kernels in a module of llvmlite, numba's compiler. It takes what it finds there for
+    objects with attributes and fails."""
+    from vllm.triton_utils import dispatcher
+
+    rebind = dispatcher._rebind_kernels
+    if hasattr(rebind, "__wrapped__"):
+        return
+
+    @wraps(rebind)
+    def rebound(*arguments: Any) -> None:
+        hidden = sys.modules.pop("llvmlite.binding.ffi", None)
+        try:
+            rebind(*arguments)
+        finally:
+            if hidden is not None:
+                sys.modules["llvmlite.binding.ffi"] = hidden
+
+    dispatcher._rebind_kernels = rebound
 
 
 def _attach_after_loading() -> None:

@@ -27,7 +27,7 @@ run [T, k]."""
 
 
 class KeyedChoice:
-    """Chooses by a key at one site. ``log`` is never needed: choice scores of a scheme are logits or scores."""
+    """Chooses by a key at one site. What it ranks are the choice scores of a scheme, which are logits or scores."""
 
     def __init__(self, site: RouterSite, key: Key, setting: Setting, device: torch.device, dtype: torch.dtype) -> None:
         self.project = Projector(site, key)
@@ -45,6 +45,7 @@ class KeyedChoice:
         hidden: Float[Tensor, "tokens hidden_size"],
         native: Callable[[], Tensor],
     ) -> Int[Tensor, "tokens top_k"]:
+        """The experts that run. ``native`` gives the native selection [T, k]."""
         if self.card is not None and self.card.serves(choice):
             return self.card.choose(choice, hidden, native())[0]
         if not in_memory(choice):
@@ -56,6 +57,13 @@ class KeyedChoice:
         keys, norms = products(hidden, self.project.on(hidden.device)), None
         if not self.select.alone:
             norms = torch.linalg.vector_norm(hidden, dim=-1).clamp_min_(TINY).numpy()
+        return self.among(choice, keys, norms, native)
+
+    def among(
+        self, choice: Tensor, keys: Tensor, norms: Any, native: Callable[[], Tensor]
+    ) -> Int[Tensor, "tokens top_k"]:
+        """The experts that run, by key scores [T, E] in memory that are still to be divided by ``norms`` [T] (None:
+        they are divided)."""
         experts, opportunity, everywhere = self.select(choice.numpy(), keys.numpy(), norms)
         chosen = torch.from_numpy(experts)
         return chosen if everywhere else torch.where(torch.from_numpy(opportunity)[:, None], chosen, native())

