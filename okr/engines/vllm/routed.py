@@ -100,7 +100,7 @@ class RoutedSite:
             weights, experts = self._chosen(hidden, logits)
         if self.record is not None:
             self.record(experts)
-        return weights.float().contiguous(), experts.to(torch.int32).contiguous()
+        return weights.float().contiguous(), experts.int().contiguous()
 
     def _chosen(self, hidden: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         scheme, choice = self.scheme, self.scheme.choice(logits)

@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from okr.discovery import RouterSite
+from okr.engines.vllm.weighing import weigh
 from okr.errors import UnsupportedRouter
+from okr.routing.compiled import in_memory
 
 _SAMPLES = 64
 _CLOSE = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 4e-3}
@@ -64,6 +66,10 @@ class Scheme:
     ) -> Float[Tensor, "tokens top_k"]:
         """The weights of ``experts``, float32."""
         logits = logits.float()
+        if in_memory(logits):
+            kind, row = self.scoring == "softmax", logits.numpy()
+            found = weigh(row, experts.numpy(), softmax=kind, renormalise=self.renormalise, scaling=self.scaling)
+            return torch.from_numpy(found)
         if self.scoring == "softmax" and self.renormalise:
             weights = logits.gather(-1, experts).softmax(-1)
         elif self.scoring == "softmax":

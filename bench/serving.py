@@ -1,0 +1,139 @@
+"""What a key costs vLLM: new tokens a second, keyed beside unkeyed.
+
+    python bench/serving.py --json figures.json         # the embedded model, some minutes
+    python bench/serving.py --slice                     # two routed layers of the 16B shape too, bfloat16, about 8 GB
+
+Needs vLLM in the environment. Three vLLM of the same model stand side by side in processes of their own, compiled as
+vLLM does by default: one without this package, one under a key, one under a key that also records what ran. They
+generate in turns, the same prompts in each round, and never at once. A ratio is the keyed rate over the unkeyed rate of
+the same round; figures are medians over the rounds with their quartiles.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import okr
+from okr.engines.vllm import Configuration
+from okr.engines.vllm.serving import environment, served
+from okr.loaders.deepseek import DeepseekConfig
+from okr.loaders.random_weights import SHAPE
+from okr.pages.machine import machine
+from okr.pages.markdown import rows_table
+
+WAYS = ("unkeyed", "keyed", "keyed and recorded")
+BATCHES = (1, 8)
+
+
+class Running:
+    """One vLLM in a process of its own, which generates when it is told to."""
+
+    def __init__(self, model: str, options: dict[str, Any], way: str, key: Path) -> None:
+        extra = {}
+        if way != "unkeyed":
+            configuration = Configuration(key_file=str(key), record=way.endswith("recorded"))
+            extra = {"additional_config": configuration.section()}
+        line = [sys.executable, __file__, "--generate", json.dumps({"model": model, **options, **extra})]
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask({})
+
+    def ask(self, work: dict[str, Any]) -> float:
+        """Seconds that it took."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(work) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("okr took "):
+                return float(line.split()[2])
+        raise SystemExit("a vLLM ended: see its last lines above")
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.communicate("\n")
+
+
+def generate(options: dict[str, Any]) -> None:
+    """Generate whenever a line asks for it (the process of a :class:`Running`)."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(skip_tokenizer_init=True, enable_prefix_caching=True, max_num_seqs=8, **options)
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        work, began = json.loads(line), time.perf_counter()
+        if work:
+            sampling = SamplingParams(max_tokens=work["tokens"], temperature=0, ignore_eos=True, detokenize=False)
+            prompts = [{"prompt_token_ids": prompt} for prompt in work["prompts"]]
+            began = time.perf_counter()
+            llm.generate(prompts, sampling, use_tqdm=False)
+        print("okr took", time.perf_counter() - began, flush=True)
+
+
+def measured(name: str, model: str, options: dict[str, Any], tokens: int, rounds: int) -> list[dict[str, Any]]:
+    """The ratios of one model, a row for each number of requests at once."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        key = Path(folder) / "key.json"
+        okr.Key.public("what serving costs").save(key)
+        running = {way: Running(model, options, way, key) for way in WAYS}
+        for batch in BATCHES:
+            took: dict[str, list[float]] = {way: [] for way in WAYS}
+            for turn in range(-2, rounds):  # the first turns are for what compiles or is allocated late
+                prompts = [[3 + (turn + 2 + 7 * place) % 50, *range(10, 26)] for place in range(batch)]
+                for way in WAYS if turn % 2 else WAYS[::-1]:
+                    seconds = running[way].ask({"prompts": prompts, "tokens": tokens})
+                    if turn >= 0:
+                        took[way].append(seconds)
+            rows.append({"model": name, "requests at once": batch} | ratios(took, tokens * batch))
+        for process in running.values():
+            process.end()
+    return rows
+
+
+def ratios(took: dict[str, list[float]], tokens: int) -> dict[str, Any]:
+    """Rates without a key, and each way's rate over it: the median and the quartiles over the rounds."""
+    found: dict[str, Any] = {"unkeyed, tokens/s": round(tokens / statistics.median(took["unkeyed"]), 1)}
+    for way in WAYS[1:]:
+        each = [plain / seconds for plain, seconds in zip(took["unkeyed"], took[way], strict=True)]
+        low, middle, high = statistics.quantiles(each, n=4)
+        found[f"{way} / unkeyed"] = {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--slice", action="store_true", help="two routed layers of the 16B shape as well")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--generate", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.generate:
+        generate(json.loads(arguments.generate))
+        return
+    import os
+
+    os.environ.update(environment("tiny") | {"VLLM_LOGGING_LEVEL": "ERROR"})
+    folder, options = served("tiny")
+    rows = measured("tiny-deepseek-moe", folder, {**options, "max_model_len": 512}, 64, arguments.rounds)
+    if arguments.slice:
+        with tempfile.TemporaryDirectory() as shape:
+            DeepseekConfig(**{**SHAPE, "num_hidden_layers": 3, "vocab_size": 4096}).save_pretrained(shape)
+            json_path = Path(shape) / "config.json"
+            config = json.loads(json_path.read_text()) | {"architectures": ["DeepseekForCausalLM"]}
+            json_path.write_text(json.dumps(config))
+            options = {"load_format": "dummy", "dtype": "bfloat16", "max_model_len": 512}
+            rows += measured("16B, two routed layers", shape, options, 24, arguments.rounds)
+    print(rows_table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine(), "serving": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
