@@ -1,5 +1,7 @@
 """Generates in vLLM in a process of its own: ``python generate.py JOB.json OUT.json``. A job has ``model``, ``options`` of
-vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token ids, and ``sampling``."""
+vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token ids, and ``sampling``. With
+``watch``, the name of a file, what every router saw and answered is kept there; the model must then run in the process.
+"""
 
 import base64
 import io
@@ -32,20 +34,45 @@ def main(asked: Path, made: Path) -> None:
     job = json.loads(asked.read_text())
     options = {"max_model_len": 256, "enforce_eager": True, "skip_tokenizer_init": True, **job["options"]}
     llm = LLM(job["model"], additional_config={"okr": job["okr"]}, **options)
+    seen = watched() if "watch" in job else {}
     sampling = SamplingParams(detokenize=False, ignore_eos=True, **job["sampling"])
     prompts = [{"prompt_token_ids": prompt} for prompt in job["prompts"]]
     answers = []
     for output in llm.generate(prompts, sampling, use_tqdm=False):
         choices = []
         for choice in output.outputs:
-            file = io.BytesIO()
-            np.save(file, choice.routed_experts)
-            experts = base64.b64encode(file.getvalue()).decode()
+            experts = None if choice.routed_experts is None else encoded(choice.routed_experts)
             choices.append({"token_ids": list(choice.token_ids), "routed_experts": experts})
         answers.append({"prompt_token_ids": list(output.prompt_token_ids), "choices": choices})
     preempted = sum(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions") if job.get("metrics") else 0
     answers.append({"preempted": preempted})
+    if seen:
+        np.savez(job["watch"], **{name: np.concatenate(parts) for name, parts in seen.items()})
     made.write_text(json.dumps(answers))
+
+
+def encoded(experts: np.ndarray) -> str:
+    """An array as vLLM's server writes it."""
+    file = io.BytesIO()
+    np.save(file, experts)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def watched() -> dict[str, list[np.ndarray]]:
+    """What every router sees and answers from now on: hidden states, logits, weights and experts by its layer."""
+    from okr.engines.vllm.routed import RoutedSite
+
+    seen: dict[str, list[np.ndarray]] = {}
+    route = RoutedSite.route
+
+    def watching(place: Any, hidden: Any, logits: Any) -> Any:
+        answer = route(place, hidden, logits)
+        for name, part in zip(("hidden", "logits", "weights", "experts"), (hidden, logits, *answer), strict=True):
+            seen.setdefault(f"{name}{place.site.layer}", []).append(part.float().numpy().copy())
+        return answer
+
+    RoutedSite.route = watching
+    return seen
 
 
 if __name__ == "__main__":

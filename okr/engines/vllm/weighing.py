@@ -44,6 +44,8 @@ def _weigh(logits, experts, softmax, renormalise, scaling, weights):  # type: ig
         if renormalise:
             for slot in range(top_k):
                 total += weights[token, slot]
-        factor = scaling / total if softmax or renormalise else scaling
+        factor = scaling
+        if softmax or renormalise:
+            factor = scaling / total if total != 0 else np.float32(np.nan)  # logits that are not numbers
         for slot in range(top_k):
             weights[token, slot] *= factor
