@@ -22,12 +22,15 @@ def serve_command(
     routed_experts: Annotated[
         bool, typer.Option("--routed-experts/--no-routed-experts", help="Return the experts that ran with each answer.")
     ] = True,
+    opt_out: Annotated[
+        bool, typer.Option("--opt-out/--no-opt-out", help="Let a request ask to be routed natively.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print vLLM's command and leave.")] = False,
 ) -> None:
     """Serve a model with vLLM, its routers under a key. All other options are vLLM's own and passed on to it.
 
     An answer names the key that it is under (okr_key_id) and holds the experts that ran, so that okr verify can prove
-    it. A request opts out with "vllm_xargs": {"okr": false}. The server reads the key file; no secret is in its command
+    it. A request opts out with "vllm_xargs": {"okr": false}, unless --no-opt-out. The server reads the key file; no secret is in its command
     line, its log or its answers.
     """
     import shlex
@@ -49,6 +52,7 @@ def serve_command(
         epsilon=chosen.epsilon,
         strength=chosen.strength,
         record=routed_experts,
+        opt_out=opt_out,
         journal=None if traces is None else journal_folder(traces),
     )
     line = command(model, configuration, context.args)

@@ -19,6 +19,7 @@ class Configuration(BaseModel):
         key_file: the path of the key file, or None to route natively.
         zone, epsilon, strength: the setting. Infinity is written ``"inf"``, because JSON has no such number.
         record: whether every request's experts are returned.
+        opt_out: whether a request may ask to be routed natively.
         journal: the folder that gets a trace file of every finished request, or None. It needs ``record``.
     """
 
@@ -29,6 +30,7 @@ class Configuration(BaseModel):
     epsilon: float = float("inf")
     strength: float = 0.1
     record: bool = True
+    opt_out: bool = True
     journal: Annotated[str, Field(min_length=1)] | None = None
 
     @field_validator("epsilon", "strength", mode="before")

@@ -34,7 +34,7 @@ class KeyedResponses:
             await self.app(scope, receive, send)
             return
         messages, body = await _received(receive)
-        if _asks_to_opt_out(body):
+        if configuration.opt_out and _asks_to_opt_out(body):
             await self.app(scope, _replayed(messages, receive), send)
             return
         answer = _Answer(send, _key_id(configuration.key_file), configuration)

@@ -31,6 +31,7 @@ class Journal:
         self.folder = Path(configuration.journal or "")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = without_weights(config.model_config.hf_config).to(config.model_config.dtype)
+        self.opt_out = configuration.opt_out
         self.header: dict[str, Any] = {}
         if configuration.key_file is not None:
             self.header = {"key_id": Key.load(configuration.key_file).id, **vars(configuration.setting)}
@@ -40,7 +41,7 @@ class Journal:
     def add(self, state: Any, experts: Any) -> None:
         """Begin to write the trace of a finished request, whose ``state`` vLLM keeps."""
         prompt, new = list(state.prompt_token_ids), list(state.detokenizer.output_token_ids)
-        native = opts_out(getattr(state, "okr_extra_args", None))
+        native = self.opt_out and opts_out(getattr(state, "okr_extra_args", None))
         name = re.sub(r"[^A-Za-z0-9._-]", "_", state.request_id)[:200]
         work = self.thread.submit(self._write, name, prompt, new, experts, {} if native else self.header)
         asked = state if state.parent_req is None else state.parent_req

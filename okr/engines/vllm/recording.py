@@ -119,8 +119,8 @@ class Steps:
     ``layout`` has, for each request of the present step, its first token and how many of its tokens are in the step.
     """
 
-    def __init__(self, runner: Any, places: list[RoutedSite]) -> None:
-        self.runner, self.places = runner, places
+    def __init__(self, runner: Any, places: list[RoutedSite], opt_out: bool) -> None:
+        self.runner, self.places, self.opt_out = runner, places, opt_out
         self.recorder: Recorder | None = None
         self.pending: Any = None
         self.drafted: dict[str, list[int]] = {}
@@ -141,7 +141,7 @@ class Steps:
         native = [
             span
             for name, span in zip(batch.req_ids, pairwise(ends), strict=True)
-            if opts_out(getattr(self.runner.requests[name].sampling_params, "extra_args", None))
+            if self.opt_out and opts_out(getattr(self.runner.requests[name].sampling_params, "extra_args", None))
         ]
         routed.rows.leave(native)
         return self._prepare(scheduler_output, *arguments, **named)

@@ -21,7 +21,7 @@ class Attached:
         self.worker = worker
         config, runner = worker.vllm_config, worker.model_runner
         self.places = attach(runner.get_model(), config.model_config.hf_config, configuration)
-        self.steps = Steps(runner, self.places)
+        self.steps = Steps(runner, self.places, configuration.opt_out)
         if not records_itself(config):
             return
         initialise = runner.initialize_kv_cache
