@@ -18,7 +18,9 @@ def serve_command(
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
-    traces: Annotated[Path | None, typer.Option(help="Folder that gets a trace file of every finished request.")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Folder that gets a trace file of every finished request.")
+    ] = None,
     routed_experts: Annotated[
         bool, typer.Option("--routed-experts/--no-routed-experts", help="Return the experts that ran with each answer.")
     ] = True,
@@ -30,8 +32,8 @@ def serve_command(
     """Serve a model with vLLM, its routers under a key. All other options are vLLM's own and passed on to it.
 
     An answer names the key that it is under (okr_key_id) and holds the experts that ran, so that okr verify can prove
-    it. A request opts out with "vllm_xargs": {"okr": false}, unless --no-opt-out. The server reads the key file; no secret is in its command
-    line, its log or its answers.
+    it. A request opts out with "vllm_xargs": {"okr": false}, unless --no-opt-out. The server reads the key file; no
+    secret is in its command line, its log or its answers.
     """
     import shlex
 

@@ -1,6 +1,8 @@
-"""Generates in vLLM in a process of its own: ``python generate.py JOB.json OUT.json``. A job has ``model``, ``options`` of
-vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token ids, and ``sampling``. With
-``watch``, the name of a file, what every router saw and answered is kept there; the model must then run in the process.
+"""Generates in vLLM in a process of its own: ``python generate.py JOB.json OUT.json``.
+
+A job has ``model``, ``options`` of vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token
+ids, and ``sampling``. With ``watch``, the name of a file, what every router saw and answered is kept there; the model
+must then run in the process.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Families in vLLM under a key: the same tokens and experts as our own engine, which its own tests hold to the oracle."""
+"""Families in vLLM under a key: the same tokens and experts as our own engine, whose tests hold it to the oracle."""
 
 import math
 from pathlib import Path
@@ -78,7 +78,9 @@ def test_groups_of_experts_are_routed_as_the_oracle_allows(family: str, key_file
     setting = oracle.Setting(config.num_experts_per_tok, math.inf, "boundary", SETTING["strength"])
     judged = 0
     for layer in (1, 2):
-        hidden, logits, weights, experts = (seen[f"{part}{layer}"] for part in ("hidden", "logits", "weights", "experts"))
+        hidden, logits, weights, experts = (
+            seen[f"{part}{layer}"] for part in ("hidden", "logits", "weights", "experts")
+        )
         bias = None
         if family == "DeepSeek-V3":
             bias = model.model.layers[layer].mlp.gate.e_score_correction_bias.numpy()

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,10 +54,12 @@ def _write(place: Place, folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         if not (folder / "config.json").exists():  # else another process was faster
-            raise InvalidConfig(f"cannot write {folder}: {error.strerror}: set XDG_CACHE_HOME to a writable folder") from None
+            raise InvalidConfig(
+                f"cannot write {folder}: {error.strerror}: set XDG_CACHE_HOME to a writable folder"
+            ) from None
 
 
-def export(model: nn.Module, folder: Path) -> None:
+def export(model: Any, folder: Path) -> None:
     """Write a transformers model into ``folder`` as vLLM reads its class.
 
     vLLM's class for DeepSeek-MoE ties no embeddings: without ``lm_head.weight`` in the file all its logits are 0,
