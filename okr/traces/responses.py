@@ -16,6 +16,7 @@ from jaxtyping import Int
 from pydantic import BaseModel
 
 from okr.errors import InvalidTrace
+from okr.traces.routed_experts import whole_array
 
 KEY_ID, SETTING = "okr_key_id", "okr_setting"
 """The fields of a response in which ``okr serve`` says what it was made under."""
@@ -102,7 +103,7 @@ def _array(given: Any) -> np.ndarray:
     if given is None:
         raise InvalidTrace("the response has no routed_experts: the server must return them (okr serve does)")
     if not isinstance(given, str):
-        return np.asarray(given)
+        return whole_array(given, "routed_experts")
     if len(given) > _MOST_BYTES:
         raise InvalidTrace(f"routed_experts is larger than {_MOST_BYTES} bytes")
     try:

@@ -39,13 +39,12 @@ def hit_rate(engine: Any, trace: Trace) -> float:
 
 def test_keyed_texts_are_proven_and_those_that_opt_out_are_not(server: Server, model: Any, engine: Any) -> None:
     """50 texts of 48 tokens each. Under the null hypothesis a p-value is at most uniform; the test of that fails by
-    chance with probability 1e-6."""
+    chance with probability 1e-6. Requests have no seed: with a prompt in chunks it ends vLLM 0.32.0 on a processor
+    ("CPU Generator does not use offset")."""
     asked = {"max_tokens": 48, "n": 5, "temperature": 1.0, "ignore_eos": True}
     prompts = [f"{PROMPTS[place % 6]} {place}" for place in range(10)]
-    keyed = [server.complete(prompt, seed=place, **asked) for place, prompt in enumerate(prompts)]
-    native = [
-        server.complete(prompt, seed=place, vllm_xargs={"okr": False}, **asked) for place, prompt in enumerate(prompts)
-    ]
+    keyed = [server.complete(prompt, **asked) for prompt in prompts]
+    native = [server.complete(prompt, vllm_xargs={"okr": False}, **asked) for prompt in prompts]
     key = Key(SECRET)
     assert {response["okr_key_id"] for response in keyed} == {key.id}
     assert not any("okr_key_id" in response for response in native)
@@ -82,9 +81,7 @@ def test_requests_at_once_on_a_shared_prefix_keep_their_own_traces(server: Serve
     prefix = "It was the best of times, it was the worst of times, it was the age of wisdom, " * 6
     server.complete(prefix, max_tokens=4)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(
-            pool.map(lambda place: server.complete(f"{prefix}{place}", max_tokens=32, seed=place), range(16))
-        )
+        answers = list(pool.map(lambda place: server.complete(f"{prefix}{place}", max_tokens=32), range(16)))
     traces = [traces_of(answer, model)[0] for answer in answers]
     assert len({trace.digest() for trace in traces}) == 16
     assert all((trace.experts >= 0).all() for trace in traces), "rows of the cached prefix are there too"

@@ -15,6 +15,7 @@ MAY = {
     "traces": {"ground", "routing", "discovery"},
     "engines": {"ground", "routing", "discovery", "traces"},
     "transformers": {"ground", "routing", "discovery", "traces", "engines"},
+    "vllm": {"ground", "routing", "discovery", "loaders", "traces", "engines"},
     "detection": {"ground", "routing", "discovery", "traces", "engines"},
     "pages": {"ground"},
     "jobs": {"ground", "loaders"},
@@ -25,14 +26,16 @@ MAY["suites"] = {*MAY, "ground"} - {"suites", "tuning"}
 MAY["commands"] = {*MAY, "ground", "spec", "top"}
 MAY["top"] = {*MAY, "ground"}
 LATE = {("okr.engines.prepared", "transformers")}
+VLLM = {"okr.spec.implementations.vllm_router"}
+"""Modules outside the room of vLLM that import vLLM."""
 """Imports that stand in a function: an engine is chosen when a model is given."""
 
 
 def room_of(module: str) -> str:
-    """The room of a module; the engine for transformers is one of its own."""
+    """The room of a module; the engines for transformers and vLLM are rooms of their own."""
     parts = module.split(".")
-    if parts[1:3] == ["engines", "transformers"]:
-        return "transformers"
+    if parts[1:3] in (["engines", "transformers"], ["engines", "vllm"]):
+        return parts[2]
     if len(parts) > 1 and (OKR / parts[1]).is_dir():
         return parts[1]
     return "ground" if len(parts) > 1 and parts[1] in GROUND else "top"
@@ -74,6 +77,19 @@ def test_a_room_imports_only_those_below_it(room):
     assert not bad, "\n".join(bad)
 
 
+def test_vllm_is_touched_in_one_room_and_only_when_it_is_asked() -> None:
+    for path in OKR.rglob("*.py"):
+        module = ".".join(path.relative_to(OKR.parent).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [getattr(node, "module", None) or node.names[0].name for node in found]
+        if any(name.split(".")[0] == "vllm" for name in names):
+            assert room_of(module) == "vllm" or module in VLLM, module
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        named = [getattr(node, "module", None) or node.names[0].name for node in top]
+        assert not any(name.split(".")[0] == "vllm" for name in named), module
+
+
 def test_rooms_form_no_cycle():
     order: list[str] = ["ground"]
     left = {room: {*below} - {"spec"} for room, below in MAY.items() if room not in ("top", "commands")}
@@ -98,7 +114,7 @@ def test_no_private_name_is_used_in_another_room():
 
 def test_every_folder_is_a_room():
     assert {path.name for path in OKR.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        *(room for room in MAY if room not in ("top", "transformers")), "spec",
+        *(room for room in MAY if room not in ("top", "transformers", "vllm")), "spec",
     }  # fmt: skip
 
 

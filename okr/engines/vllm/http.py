@@ -71,9 +71,8 @@ def _asks_to_opt_out(body: bytes) -> bool:
         return False
     if not isinstance(request, dict):
         return False
-    given = request.get("vllm_xargs")
-    given = given if given is not None else (request.get("sampling_params") or {}).get("extra_args")
-    return opts_out(given)
+    sampling = request.get("sampling_params")
+    return opts_out(request.get("vllm_xargs")) or (isinstance(sampling, dict) and opts_out(sampling.get("extra_args")))
 
 
 class _Answer:
