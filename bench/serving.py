@@ -11,6 +11,7 @@ the same round; figures are medians over the rounds with their quartiles.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import okr
 from okr.engines.vllm import Configuration
@@ -39,6 +42,8 @@ class Running:
         if way != "unkeyed":
             configuration = Configuration(key_file=str(key), record=way.endswith("recorded"))
             extra = {"additional_config": configuration.section()}
+            if configuration.record and torch.cuda.is_available():
+                extra["enable_return_routed_experts"] = True
         line = [sys.executable, __file__, "--generate", json.dumps({"model": model, **options, **extra})]
         self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ask({})
@@ -117,8 +122,6 @@ def main() -> None:
     if arguments.generate:
         generate(json.loads(arguments.generate))
         return
-    import os
-
     os.environ.update(environment("tiny") | {"VLLM_LOGGING_LEVEL": "ERROR"})
     folder, options = served("tiny")
     rows = measured("tiny-deepseek-moe", folder, {**options, "max_model_len": 512}, 64, arguments.rounds)

@@ -29,8 +29,7 @@ HEAD = """# What it costs, what it survives, how it compares
 {compared}
 
 Written by `python studies/suites_page.py` from the figures of the commands below; do not edit. How the tests work:
-[Detection](detection.md). The presets were then what `--setting loud` is now. Rows *from the trace* were measured with
-`rank_p`, which decided then; the p-value of today is about as strong ([how few tokens](detection.md#from-traces)).
+[Detection](detection.md).
 """
 MODEL = """
 ## {model}
@@ -80,8 +79,10 @@ def markdown(table: Table) -> str:
 def take(folder: Path) -> Path:
     """Keep the figures of a run; where they went."""
     results, suites = Results.load(folder / RESULTS), SuiteResults.load(folder / SUITES_FILE)
+    config = results.config
+    named = [] if config.setting is None else ["--setting", config.setting]
     document = {
-        "command": shlex.join(["okr", "run", results.config.preset, *suite_words(suites)]),
+        "command": shlex.join(["okr", "run", config.preset, *named, *suite_words(suites)]),
         "date": results.timings.finished[:10],
         "torch": results.environment.versions["torch"],
         "transformers": results.environment.versions["transformers"],

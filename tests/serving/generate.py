@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from servers import small_machine
 
 
@@ -35,6 +36,8 @@ def main(asked: Path, made: Path) -> None:
 
     job = json.loads(asked.read_text())
     options = {"max_model_len": 256, "enforce_eager": True, "skip_tokenizer_init": True, **job["options"]}
+    if torch.cuda.is_available():
+        options.setdefault("enable_return_routed_experts", True)
     llm = LLM(job["model"], additional_config={"okr": job["okr"]}, **options)
     seen = watched() if "watch" in job else {}
     sampling = SamplingParams(detokenize=False, ignore_eos=True, **job["sampling"])

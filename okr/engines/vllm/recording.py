@@ -125,6 +125,10 @@ class Steps:
         self.pending: Any = None
         self.drafted: dict[str, list[int]] = {}
         self.layout: list[tuple[int, int]] = []
+        self.native: set[str] = set()
+        if hasattr(runner, "prepare_inputs"):  # the second kind, which makes a batch of inputs
+            self._prepare_batch, runner.prepare_inputs = runner.prepare_inputs, self.prepare_batch
+            return
         self._prepare, self._execute, self._sample = runner._prepare_inputs, runner.execute_model, runner.sample_tokens
         runner._prepare_inputs, runner.execute_model, runner.sample_tokens = self.prepare, self.execute, self.sample
 
@@ -133,18 +137,30 @@ class Steps:
         self.recorder = Recorder(self.runner, self.places, kv_cache_config)
 
     def prepare(self, scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
-        """The runner's own preparation, after which the rows of every request are known."""
+        """The first kind's own preparation, before which the rows of every request are known."""
         batch = self.runner.input_batch
         counts = [scheduler_output.num_scheduled_tokens[name] for name in batch.req_ids]
-        ends = np.cumsum([0, *counts]).tolist()
-        self.layout = list(zip(batch.num_computed_tokens_cpu[: len(counts)].tolist(), counts, strict=True))
-        native = [
-            span
-            for name, span in zip(batch.req_ids, pairwise(ends), strict=True)
-            if self.opt_out and opts_out(getattr(self.runner.requests[name].sampling_params, "extra_args", None))
-        ]
-        routed.rows.leave(native)
+        self._follow(scheduler_output, batch.req_ids, batch.num_computed_tokens_cpu[: len(counts)].tolist(), counts)
         return self._prepare(scheduler_output, *arguments, **named)
+
+    def prepare_batch(self, scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
+        """The second kind's own preparation, after which the rows of every request are known."""
+        batch = self._prepare_batch(scheduler_output, *arguments, **named)
+        ends = batch.query_start_loc_np[: len(batch.req_ids) + 1]
+        self._follow(scheduler_output, batch.req_ids, batch.num_computed_tokens_np.tolist(), np.diff(ends).tolist())
+        return batch
+
+    def _follow(self, scheduler_output: Any, names: list[str], starts: list[int], counts: list[int]) -> None:
+        """Note which tokens of which request are in the rows of a step, and which of them are native."""
+        self.layout = list(zip(starts, counts, strict=False))
+        if not self.opt_out:
+            return
+        self.native -= set(scheduler_output.finished_req_ids)
+        for new in scheduler_output.scheduled_new_reqs:
+            if opts_out(getattr(new.sampling_params, "extra_args", None)):
+                self.native.add(new.req_id)
+        spans = pairwise(np.cumsum([0, *counts]).tolist()) if self.native else ()
+        routed.rows.leave([span for name, span in zip(names, spans, strict=False) if name in self.native])
 
     def execute(self, scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
         """The runner's own forward pass."""

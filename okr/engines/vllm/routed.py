@@ -111,32 +111,46 @@ class RoutedSite:
             assert self.key is not None  # route() asked
             experts = self.key(choice, hidden, lambda: self.native(hidden, logits)[1].long())
         weights = scheme.weights(logits, experts)
-        keyed = rows.keyed(len(logits))
+        keyed = rows.keyed(len(logits), logits.device)
         if keyed is None or self.decide is not None:
             return weights, experts
         own_weights, own = self.native(hidden, logits)
-        keyed = keyed[:, None].to(logits.device)
+        keyed = keyed[:, None]
         return torch.where(keyed, weights, own_weights.float()), torch.where(keyed, experts, own.long())
 
 
 class Rows:
-    """Which rows of the present step a key may decide. The rows of a step belong to requests, one after the other."""
+    """Which rows of the present step a key may decide. The rows of a step belong to requests, one after the other.
+
+    On a card the answer stands in a buffer of :meth:`on`, which a captured graph reads anew whenever it is replayed.
+    """
 
     def __init__(self) -> None:
         self._native: list[tuple[int, int]] = []
+        self._mask: Tensor | None = None
+
+    def on(self, device: torch.device, most: int) -> None:
+        """Keep the answer for up to ``most`` rows on ``device``."""
+        self._mask = torch.ones(most, dtype=torch.bool, device=device)
 
     def leave(self, spans: list[tuple[int, int]]) -> None:
         """From now on the rows of ``spans``, each a start and an end, are routed natively."""
+        if self._mask is not None and (spans or self._native):
+            self._mask.fill_(True)
+            for start, end in spans:
+                self._mask[start:end] = False
         self._native = spans
 
-    def keyed(self, count: int) -> Bool[Tensor, " rows"] | None:
+    def keyed(self, count: int, device: torch.device) -> Bool[Tensor, " rows"] | None:
         """Which of ``count`` rows the key decides, or None for all."""
+        if self._mask is not None:
+            return self._mask[:count]
         if not self._native:
             return None
         keyed = torch.ones(count, dtype=torch.bool)
         for start, end in self._native:
             keyed[start:end] = False
-        return keyed
+        return keyed.to(device)
 
 
 rows = Rows()

@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from okr.engines.vllm import routed
 from okr.engines.vllm.attaching import attach
 from okr.engines.vllm.configuration import Configuration
 from okr.engines.vllm.plugin import records_itself
 from okr.engines.vllm.recording import Steps
 from okr.engines.vllm.routed import Decision, KeyedChoice, RoutedSite
+from okr.errors import UnsupportedRouter
 from okr.routing import Key, Setting
 
 
@@ -21,6 +23,7 @@ class Attached:
         self.worker = worker
         config, runner = worker.vllm_config, worker.model_runner
         self.places = attach(runner.get_model(), config.model_config.hf_config, configuration)
+        self._prepare_opt_out(config, configuration)
         self.steps = Steps(runner, self.places, configuration.opt_out)
         if not records_itself(config):
             return
@@ -33,6 +36,16 @@ class Attached:
             return made
 
         runner.initialize_kv_cache = initialize_kv_cache
+
+    def _prepare_opt_out(self, config: Any, configuration: Configuration) -> None:
+        """Make what opting out needs on a card. Raises UnsupportedRouter where rows of several processes are routed
+        together, so that nobody knows whose they are."""
+        device = self.places[0].device
+        if not configuration.opt_out or configuration.key_file is None or device.type == "cpu":
+            return
+        if config.parallel_config.data_parallel_size > 1:
+            raise UnsupportedRouter("with data parallelism no request can opt out: serve with --no-opt-out")
+        routed.rows.on(device, config.scheduler_config.max_num_batched_tokens)
 
     def key(self, key: Key | None, setting: Setting) -> None:
         """Route by ``key`` from now on, or natively."""

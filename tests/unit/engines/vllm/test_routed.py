@@ -73,6 +73,22 @@ def test_rows_that_are_left_are_native_and_no_other(place: RoutedSite, key: Key)
     assert (keyed[1][left].sort(-1).values != own[1][left].sort(-1).values).any()
 
 
+def test_a_buffer_answers_as_spans_do(place: RoutedSite, key: Key) -> None:
+    """What a captured graph reads: the buffer stays the same and its content follows the steps."""
+    place.key = KeyedChoice(SITE, key, Setting(math.inf, "boundary", 5.0), CPU, torch.float32)
+    hidden, logits = shown(30)
+    answers = []
+    for buffered in (False, True):
+        if buffered:
+            routed.rows.on(CPU, 64)
+        for spans in ([(4, 9), (20, 30)], [(0, 1)], []):
+            routed.rows.leave(spans)
+            answers.append(torch.ops.okr.route(hidden, logits, 3, K))
+    for plain, buffered in zip(answers[:3], answers[3:], strict=True):
+        assert (plain[1] == buffered[1]).all()
+        assert (plain[0] == buffered[0]).all()
+
+
 def test_another_decision_takes_the_place_of_the_key(place: RoutedSite, key: Key) -> None:
     place.key = KeyedChoice(SITE, key, SETTINGS[0], CPU, torch.float32)
     seen: list[Any] = []
