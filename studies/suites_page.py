@@ -29,7 +29,7 @@ HEAD = """# What it costs, what it survives, how it compares
 {compared}
 
 Written by `python studies/suites_page.py` from the figures of the commands below; do not edit. How the tests work:
-[Detection](detection.md).
+[Detection](detection.md). The rows *from the trace* of tiny-switch were measured with `rank_p`, which decided then.
 """
 MODEL = """
 ## {model}

