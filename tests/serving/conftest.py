@@ -1,6 +1,5 @@
 """vLLM and a server of it under a key. All of it is skipped where vLLM is not installed."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 import pytest
 from servers import Server, small_machine
 
-THERE = importlib.util.find_spec("vllm") is not None
+from okr.engines.vllm.serving import is_installed
+
+THERE = is_installed()
 if THERE:
     os.environ.update(small_machine())
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # an engine of this process runs its model here

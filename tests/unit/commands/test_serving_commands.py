@@ -1,7 +1,6 @@
 """``okr serve`` and ``--engine vllm`` where vLLM is not installed, and responses as evidence for ``okr verify``."""
 
 import base64
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 import okr
 from okr import Key
 from okr.cli import execute
+from okr.engines.vllm.serving import is_installed
 
-WITHOUT = importlib.util.find_spec("vllm") is None
+WITHOUT = not is_installed()
 
 
 @pytest.fixture
