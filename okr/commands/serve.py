@@ -18,7 +18,9 @@ def serve_command(
     epsilon: Epsilon = None,
     zone: Zone = None,
     strength: Strength = None,
-    traces: Annotated[Path | None, typer.Option(help="Folder that gets a trace file of every finished request.")] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Folder that gets a trace file of every finished request.")
+    ] = None,
     routed_experts: Annotated[
         bool, typer.Option("--routed-experts/--no-routed-experts", help="Return the experts that ran with each answer.")
     ] = True,

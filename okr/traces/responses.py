@@ -70,7 +70,9 @@ def _of_sglang(document: Mapping[str, Any]) -> Answer:
         raise InvalidTrace("meta_info must be an object")
     prompt, new = document.get("input_ids"), document.get("output_ids")
     if prompt is None or new is None:
-        raise InvalidTrace("the response has no token ids: put the prompt's into it as input_ids, beside its output_ids")
+        raise InvalidTrace(
+            "the response has no token ids: put the prompt's into it as input_ids, beside its output_ids"
+        )
     prompt, new = _tokens(prompt, "input_ids"), _tokens(new, "output_ids")
     return Answer([*prompt, *new], len(prompt), _array(about.get("routed_experts")), _header(document))
 
@@ -130,7 +132,7 @@ def shaped(
         return experts
     if len(experts) % (columns * top_k) or len(experts) // (columns * top_k) > tokens:
         raise InvalidTrace(
-            f"{len(experts)} experts are not those of {columns} layers with {top_k} each for up to {tokens} tokens: say "
-            "which layers the columns belong to with layers="
+            f"{len(experts)} experts are not those of {columns} layers with {top_k} each for up to {tokens} tokens: "
+            "say which layers the columns belong to with layers="
         )
     return experts.reshape(-1, columns, top_k)

@@ -24,8 +24,8 @@ from torch import nn
 from okr import files
 from okr.discovery import RouterSite, discover
 from okr.errors import InvalidTrace
-from okr.traces.header import TraceHeader
 from okr.traces import responses
+from okr.traces.header import TraceHeader
 from okr.traces.passes import check_passes
 from okr.traces.routed_experts import arrange, depth_of, whole_array
 from okr.traces.unrouted import NOT_RECORDED

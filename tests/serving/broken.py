@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from okr.spec.implementations.vllm_router import VllmRouter, GivenScores
+from okr.spec.implementations.vllm_router import GivenScores, VllmRouter
 
 
 class _LateTies(GivenScores):

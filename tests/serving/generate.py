@@ -1,5 +1,5 @@
-"""Generates in vLLM in a process of its own: ``python generate.py JOB.json OUT.json``. A job has ``model``, ``options`` of
-vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token ids, and ``sampling``."""
+"""Generates in vLLM in a process of its own: ``python generate.py JOB.json OUT.json``. A job has ``model``, ``options``
+of vllm.LLM, ``okr``, the section of the additional configuration, ``prompts`` as token ids, and ``sampling``."""
 
 import base64
 import io

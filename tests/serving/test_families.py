@@ -1,4 +1,5 @@
-"""Families in vLLM under a key: the same tokens and experts as our own engine, which its own tests hold to the oracle."""
+"""Families in vLLM under a key: the same tokens and experts as our own engine, whose own tests hold it to the
+oracle."""
 
 import math
 from pathlib import Path

@@ -81,7 +81,9 @@ def test_requests_at_once_on_a_shared_prefix_keep_their_own_traces(server: Serve
     prefix = "It was the best of times, it was the worst of times, it was the age of wisdom, " * 6
     server.complete(prefix, max_tokens=4)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda place: server.complete(f"{prefix}{place}", max_tokens=32, seed=place), range(16)))
+        answers = list(
+            pool.map(lambda place: server.complete(f"{prefix}{place}", max_tokens=32, seed=place), range(16))
+        )
     traces = [traces_of(answer, model)[0] for answer in answers]
     assert len({trace.digest() for trace in traces}) == 16
     assert all((trace.experts >= 0).all() for trace in traces), "rows of the cached prefix are there too"
@@ -127,20 +129,22 @@ def test_the_journal_has_every_answer_when_the_server_is_killed(key_file: Path, 
     engine = package.prepare(model)
     had = set()
     for _ in range(2):
-        with Server([*arguments, "--enforce-eager"], tmp_path) as running:
-            with concurrent.futures.ThreadPoolExecutor(8) as pool:
-                waiting = [pool.submit(running.complete, prompt, max_tokens=60, n=2) for prompt in PROMPTS * 2]
-                for done in concurrent.futures.as_completed(waiting):
-                    had.add(done.result()["id"])
-                    if len(had) % 7 == 0:
-                        break
-                running.kill(signal.SIGKILL)
-                for other in waiting:
-                    error = other.exception()
-                    if error is None:
-                        had.add(other.result()["id"])
-                    else:
-                        assert isinstance(error, urllib.error.URLError | OSError | ValueError)
+        with (
+            Server([*arguments, "--enforce-eager"], tmp_path) as running,
+            concurrent.futures.ThreadPoolExecutor(8) as pool,
+        ):
+            waiting = [pool.submit(running.complete, prompt, max_tokens=60, n=2) for prompt in PROMPTS * 2]
+            for done in concurrent.futures.as_completed(waiting):
+                had.add(done.result()["id"])
+                if len(had) % 7 == 0:
+                    break
+            running.kill(signal.SIGKILL)
+            for other in waiting:
+                error = other.exception()
+                if error is None:
+                    had.add(other.result()["id"])
+                else:
+                    assert isinstance(error, urllib.error.URLError | OSError | ValueError)
         names = [path.name for path in (tmp_path / "traces").glob("*.safetensors")]
         for answer in had:
             assert len([name for name in names if answer in name]) == 2, answer
@@ -151,7 +155,13 @@ def test_the_journal_has_every_answer_when_the_server_is_killed(key_file: Path, 
 
 def secret_forms() -> list[bytes]:
     """The secret as it may be written down."""
-    forms = [SECRET, SECRET.hex().encode(), base64.b64encode(SECRET), base64.urlsafe_b64encode(SECRET), repr(SECRET).encode()]
+    forms = [
+        SECRET,
+        SECRET.hex().encode(),
+        base64.b64encode(SECRET),
+        base64.urlsafe_b64encode(SECRET),
+        repr(SECRET).encode(),
+    ]
     return [*forms, SECRET.hex().upper().encode(), str(list(SECRET)).encode(), ",".join(map(str, SECRET)).encode()]
 
 

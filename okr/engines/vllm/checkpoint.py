@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,7 +54,9 @@ def _write(place: Place, folder: Path) -> None:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         if not (folder / "config.json").exists():  # else another process was faster
-            raise InvalidConfig(f"cannot write {folder}: {error.strerror}: set XDG_CACHE_HOME to a writable folder") from None
+            raise InvalidConfig(
+                f"cannot write {folder}: {error.strerror}: set XDG_CACHE_HOME to a writable folder"
+            ) from None
 
 
 def export(model: nn.Module, folder: Path) -> None:
@@ -62,13 +65,14 @@ def export(model: nn.Module, folder: Path) -> None:
     vLLM's class for DeepSeek-MoE ties no embeddings: without ``lm_head.weight`` in the file all its logits are 0,
     silently. So the output embedding is written out.
     """
-    config = model.config
+    made: Any = model
+    config = made.config
     if config.tie_word_embeddings:
         config.tie_word_embeddings = False
-        weight = model.get_input_embeddings().weight
-        model.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        weight = made.get_input_embeddings().weight
+        made.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     head = getattr(config, "head_dim", None)
     if config.model_type == "deepseek" and head not in (None, config.hidden_size // config.num_attention_heads):
         raise InvalidConfig(f"vLLM takes heads of hidden_size / num_attention_heads numbers for this class, not {head}")
     with torch.no_grad():
-        model.save_pretrained(folder)
+        made.save_pretrained(folder)

@@ -176,8 +176,8 @@ class VllmEngine:
         worker = getattr(self.llm.llm_engine.model_executor, "driver_worker", None) if self._inside else None
         if worker is None:
             raise InvalidSetting(
-                f"{what}, the model must run in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0 and leave tensor and "
-                "pipeline parallelism out"
+                f"{what}, the model must run in this process: set VLLM_ENABLE_V1_MULTIPROCESSING=0 and leave tensor "
+                "and pipeline parallelism out"
             )
         return worker.worker.okr
 
@@ -261,8 +261,8 @@ class _Scorer:
         if tokens > scheduler.max_num_batched_tokens or rows > scheduler.max_num_seqs:
             raise InvalidText(
                 f"{rows} keys side by side take {tokens} tokens in one pass, and this vLLM takes "
-                f"{scheduler.max_num_batched_tokens} of {scheduler.max_num_seqs} requests: judge fewer rows at once, or "
-                "raise max_num_batched_tokens"
+                f"{scheduler.max_num_batched_tokens} of {scheduler.max_num_seqs} requests: judge fewer rows at once, "
+                "or raise max_num_batched_tokens"
             )
 
     @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from okr.engines.vllm.configuration import Configuration
 
+
 def register() -> None:
     """What the entry point ``vllm.general_plugins`` names. It may be called several times."""
     from okr.engines.vllm.journal import keep_journal
@@ -94,6 +95,9 @@ def records_itself(config: Any) -> bool:
 def _check(config: Any) -> None:
     """Raise ValueError where routed experts could not be told apart or collected."""
     if config.parallel_config.pipeline_parallel_size > 1:
-        raise ValueError("okr: routed experts cannot be returned with pipeline parallelism: okr serve --no-routed-experts (record: false)")
+        raise ValueError(
+            "okr: routed experts cannot be returned with pipeline parallelism: okr serve --no-routed-experts "
+            "(record: false)"
+        )
     if config.parallel_config.data_parallel_size > 1 and config.parallel_config.enable_expert_parallel:
         raise ValueError("okr: routed experts cannot be told apart with data and expert parallelism on a CPU")

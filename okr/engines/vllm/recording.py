@@ -87,7 +87,7 @@ class Recorder:
             return Uncached(config)
         store = get_aux_output_connector(model, config, kv_cache_config)
         for module in model.modules():  # a compiled model never calls these: okr::route records
-            router = getattr(module, "router", None)
+            router: Any = getattr(module, "router", None)
             if hasattr(router, "capture_fn"):
                 router.set_capture_fn(None)
         return store

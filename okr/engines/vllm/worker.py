@@ -95,7 +95,10 @@ class WorkerMethods:
         steps = self.okr.steps
         steps.layout = []
         self.okr.decide(
-            {place.site.path: Forced(steps, torch.as_tensor(experts[place.site.path]).long()) for place in self.okr.places}
+            {
+                place.site.path: Forced(steps, torch.as_tensor(experts[place.site.path]).long())
+                for place in self.okr.places
+            }
         )
 
     def okr_seen(self, path: str) -> tuple[Tensor, Tensor] | None:
@@ -118,15 +121,14 @@ class WorkerMethods:
 def _linear(gate: Any, place: RoutedSite) -> dict[str, Tensor] | None:
     """The weight [E, d] and bias [E] of a gate, read off its answers to unit vectors, since a kernel may have packed
     them. None if it is not linear."""
-    size, like = place.site.hidden_size, {"device": place.device, "dtype": place.dtype}
+    units = torch.eye(place.site.hidden_size, device=place.device, dtype=place.dtype)
 
-    def answer(states: Tensor) -> Tensor:
+    def answer(states: Tensor) -> Any:
         found = gate(states)
         return found[0] if isinstance(found, tuple) else found
 
     try:
-        constant, rows = answer(torch.zeros(1, size, **like)), answer(torch.eye(size, **like))
-        twice = answer(2 * torch.eye(size, **like)[:1])
+        constant, rows, twice = answer(torch.zeros_like(units[:1])), answer(units), answer(2 * units[:1])
     except (RuntimeError, TypeError, ValueError):
         return None
     weight = (rows - constant).t()
