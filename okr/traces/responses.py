@@ -4,7 +4,6 @@ A response may come from an attacker. Whatever it holds, reading it gives consis
 """
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from jaxtyping import Int
 from pydantic import BaseModel
 
 from okr.errors import InvalidTrace
+from okr.traces.routed_experts import whole_array
 
 KEY_ID, SETTING = "okr_key_id", "okr_setting"
 """The fields of a response in which ``okr serve`` says what it was made under."""
@@ -91,7 +91,8 @@ def _document(given: Any) -> Mapping[str, Any]:
 
 
 def _tokens(given: Any, name: str) -> list[int]:
-    tokens = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else None
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    tokens = list(given) if listed or (isinstance(given, np.ndarray) and given.ndim == 1) else None
     if tokens is None or any(isinstance(token, bool) or not isinstance(token, int | np.integer) for token in tokens):
         raise InvalidTrace(f"{name} must be whole numbers")
     return [int(token) for token in tokens]
@@ -102,7 +103,7 @@ def _array(given: Any) -> np.ndarray:
     if given is None:
         raise InvalidTrace("the response has no routed_experts: the server must return them (okr serve does)")
     if not isinstance(given, str):
-        return np.asarray(given)
+        return whole_array(given, "routed_experts")
     if len(given) > _MOST_BYTES:
         raise InvalidTrace(f"routed_experts is larger than {_MOST_BYTES} bytes")
     try:
@@ -110,7 +111,7 @@ def _array(given: Any) -> np.ndarray:
         if content.startswith(_NUMPY):
             return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
         return np.frombuffer(content, "<i4")
-    except (binascii.Error, ValueError, EOFError, OSError, MemoryError):
+    except Exception:  # NumPy does not list what a hostile header can raise
         raise InvalidTrace("routed_experts is not base64 of an array, or is damaged") from None
 
 
@@ -130,7 +131,7 @@ def shaped(
     """``experts`` as [rows, columns, k] if it is flat. Raises InvalidTrace if it does not divide."""
     if experts.ndim != 1:
         return experts
-    if len(experts) % (columns * top_k) or len(experts) // (columns * top_k) > tokens:
+    if columns == 0 or len(experts) % (columns * top_k) or len(experts) // (columns * top_k) > tokens:
         raise InvalidTrace(
             f"{len(experts)} experts are not those of {columns} layers with {top_k} each for up to {tokens} tokens: "
             "say which layers the columns belong to with layers="
