@@ -24,7 +24,7 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     cannot be served.
     """
     check_installed()
-    taken = next((name for name in _OURS if any(given.partition("=")[0] == name for given in options)), None)
+    taken = next((name for name in _OURS if any(_names(given, name) for given in options)), None)
     if taken is not None:
         raise InvalidConfig(f"okr serve sets {taken} itself: leave it out")
     folder, suggested = served(model)
@@ -39,6 +39,13 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     if configuration.record and not _on_cpu():
         line += ["--enable-return-routed-experts"]
     return [*line, *options]
+
+
+def _names(given: str, option: str) -> bool:
+    """Whether vLLM may take the argument ``given`` for ``option``: it reads underscores as dashes, beginnings of names,
+    and single entries of an option that is JSON (``--option.entry``)."""
+    name = given.partition("=")[0].replace("_", "-").partition(".")[0]
+    return len(name) > len("--") and option.startswith(name)
 
 
 def check_installed() -> None:
