@@ -15,6 +15,7 @@ MAY = {
     "traces": {"ground", "routing", "discovery"},
     "engines": {"ground", "routing", "discovery", "traces"},
     "transformers": {"ground", "routing", "discovery", "traces", "engines"},
+    "vllm": {"ground", "routing", "discovery", "traces", "engines", "loaders"},
     "detection": {"ground", "routing", "discovery", "traces", "engines"},
     "pages": {"ground"},
     "jobs": {"ground", "loaders"},
@@ -29,10 +30,10 @@ LATE = {("okr.engines.prepared", "transformers")}
 
 
 def room_of(module: str) -> str:
-    """The room of a module; the engine for transformers is one of its own."""
+    """The room of a module; the engines for transformers and for vLLM are rooms of their own."""
     parts = module.split(".")
-    if parts[1:3] == ["engines", "transformers"]:
-        return "transformers"
+    if parts[1:2] == ["engines"] and parts[2:3] in (["transformers"], ["vllm"]):
+        return parts[2]
     if len(parts) > 1 and (OKR / parts[1]).is_dir():
         return parts[1]
     return "ground" if len(parts) > 1 and parts[1] in GROUND else "top"
@@ -98,8 +99,41 @@ def test_no_private_name_is_used_in_another_room():
 
 def test_every_folder_is_a_room():
     assert {path.name for path in OKR.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        *(room for room in MAY if room not in ("top", "transformers")), "spec",
+        *(room for room in MAY if room not in ("top", "transformers", "vllm")), "spec",
     }  # fmt: skip
+
+
+def others(tree: ast.AST, *, now: bool = False) -> set[str]:
+    """The packages that ``tree`` imports; with ``now`` those alone that it imports when it is imported itself."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if now and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".")[0])
+        found |= others(node, now=now)
+    return found
+
+
+def test_only_the_room_of_vllm_imports_vllm():
+    """And the adapter by which the harness judges it."""
+    named = modules()
+    assert {room_of(module) for module, tree in named.items() if "vllm" in others(tree)} == {"vllm"}
+    spec = (
+        path for path in (OKR.parent / "spec").rglob("*.py") if "vllm" in others(ast.parse(path.read_text("utf-8")))
+    )
+    assert [path.name for path in spec] in ([], ["vllm_router.py"])
+
+
+def test_the_room_of_vllm_can_be_imported_without_vllm():
+    """Each of its modules, since vLLM is imported only where it is used."""
+    room = {module: tree for module, tree in modules().items() if room_of(module) == "vllm"}
+    assert len(room) > 10
+    for module, tree in room.items():
+        assert "vllm" not in others(tree, now=True), module
+        importlib.import_module(module)
 
 
 @pytest.mark.parametrize("folder", ["bench", "studies", "tools"])
