@@ -5,7 +5,6 @@ A response may come from an attacker. Whatever it holds, reading it gives consis
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,8 @@ class Answer:
         token_ids: prompt and generated tokens.
         prompt_length: how many of them were given.
         experts: the engine's array [rows, columns, k], or flat where the engine does not say its shape.
-        header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as the response names them.
+        header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as the response names them,
+            as it writes them.
     """
 
     token_ids: Sequence[int]
@@ -121,8 +121,7 @@ def _header(document: Mapping[str, Any]) -> dict[str, Any]:
     setting = document.get(SETTING)
     if isinstance(setting, Mapping):
         header |= {name: setting.get(name) for name in ("zone", "epsilon", "strength")}
-    given = {name: value for name, value in header.items() if value is not None}
-    return {name: math.inf if value == "inf" else value for name, value in given.items()}
+    return {name: value for name, value in header.items() if value is not None}
 
 
 def shaped(
