@@ -33,7 +33,7 @@ def check_engine(name: str, options: str | None, placement: "Placement") -> dict
         raise InvalidConfig(f"vLLM places models itself: leave --{min(asked).replace('_', '-')} out")
     try:
         found = json.loads(options or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InvalidConfig('--engine-options must be a JSON object, such as {"tensor_parallel_size": 2}')

@@ -42,12 +42,12 @@ def serve_command(
     from okr.routing import Key
 
     chosen = AskedSetting.checked(setting, epsilon, zone, strength).for_generation(model)
-    if key is not None and (str(key).startswith(("env:", "fd:")) or not key.is_file()):
+    if key is not None and not str(key).startswith(("env:", "fd:")):
+        Key.load(key)  # what is wrong with it is said now, and only its own errors never show a key
+    if key is not None and not key.is_file():
         raise InvalidConfig(f"--key {key}: vLLM's processes read the key themselves, so it must be a file (okr keygen)")
     if traces is not None and not routed_experts:
         raise InvalidConfig("--traces needs the routed experts: leave --no-routed-experts out")
-    if key is not None:
-        Key.load(key)  # what is wrong with it is said now
     configuration = Configuration(
         key_file=None if key is None else str(key.resolve()),
         zone=chosen.zone,

@@ -27,7 +27,7 @@ def read_traces(paths: Iterable[Path], refused: Refusals) -> list[Read]:
             found.append((name, given))
             continue
         choices = given.get("choices")
-        count = len(choices) if isinstance(choices, list) else 1
+        count = len(choices) if isinstance(choices, list) and choices else 1
         found += [(name if count == 1 else f"{name}[{choice}]", (given, choice)) for choice in range(count)]
     return found
 
@@ -37,7 +37,8 @@ def _read(path: Path) -> "Trace | dict[str, Any]":
 
     try:
         with path.open("rb") as file:
-            is_response = file.read(64).lstrip()[:1] == b"{"
+            start = file.read(64)
+            is_response = start.lstrip()[:1] == b"{" and b"\0" not in start  # a trace begins with its header's size
     except (OSError, ValueError):
         is_response = False
     return _response(path) if is_response else Trace.load(path)  # which says what is wrong with the file

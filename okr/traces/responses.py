@@ -4,9 +4,7 @@ A response may come from an attacker. Whatever it holds, reading it gives consis
 """
 
 import base64
-import binascii
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +31,8 @@ class Answer:
         token_ids: prompt and generated tokens.
         prompt_length: how many of them were given.
         experts: the engine's array [rows, columns, k], or flat where the engine does not say its shape.
-        header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as the response names them.
+        header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as the response names them,
+            as it writes them.
     """
 
     token_ids: Sequence[int]
@@ -92,7 +91,8 @@ def _document(given: Any) -> Mapping[str, Any]:
 
 
 def _tokens(given: Any, name: str) -> list[int]:
-    tokens = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else None
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    tokens = list(given) if listed or (isinstance(given, np.ndarray) and given.ndim == 1) else None
     if tokens is None or any(isinstance(token, bool) or not isinstance(token, int | np.integer) for token in tokens):
         raise InvalidTrace(f"{name} must be whole numbers")
     return [int(token) for token in tokens]
@@ -111,7 +111,7 @@ def _array(given: Any) -> np.ndarray:
         if content.startswith(_NUMPY):
             return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
         return np.frombuffer(content, "<i4")
-    except (binascii.Error, ValueError, EOFError, OSError, MemoryError):
+    except Exception:  # NumPy does not list what a hostile header can raise
         raise InvalidTrace("routed_experts is not base64 of an array, or is damaged") from None
 
 
@@ -121,8 +121,7 @@ def _header(document: Mapping[str, Any]) -> dict[str, Any]:
     setting = document.get(SETTING)
     if isinstance(setting, Mapping):
         header |= {name: setting.get(name) for name in ("zone", "epsilon", "strength")}
-    given = {name: value for name, value in header.items() if value is not None}
-    return {name: math.inf if value == "inf" else value for name, value in given.items()}
+    return {name: value for name, value in header.items() if value is not None}
 
 
 def shaped(
@@ -131,7 +130,7 @@ def shaped(
     """``experts`` as [rows, columns, k] if it is flat. Raises InvalidTrace if it does not divide."""
     if experts.ndim != 1:
         return experts
-    if len(experts) % (columns * top_k) or len(experts) // (columns * top_k) > tokens:
+    if columns == 0 or len(experts) % (columns * top_k) or len(experts) // (columns * top_k) > tokens:
         raise InvalidTrace(
             f"{len(experts)} experts are not those of {columns} layers with {top_k} each for up to {tokens} tokens: "
             "say which layers the columns belong to with layers="

@@ -122,8 +122,10 @@ class Trace:
         if not sites or any(site.stack.startswith("encoder") for site in sites):
             raise InvalidTrace("routed experts need at least one router site, and decoder sites only")
         tokens = whole_array(token_ids, "token_ids")
-        if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu" or tokens.max() >= 2**31:
+        if tokens.ndim != 1 or len(tokens) < 2 or tokens.dtype.kind not in "iu":
             raise InvalidTrace("token_ids must be at least two token ids in one dimension")
+        if tokens.min() < 0 or tokens.max() >= 2**31:
+            raise InvalidTrace("token_ids must lie between 0 and 2^31 - 1")
         experts, ignored = arrange(
             array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
         )
@@ -167,7 +169,7 @@ class Trace:
         experts = answer.experts
         if experts.ndim == 1:
             top_k = max((site.top_k for site in discover(model) if site.keyable), default=1)
-            columns = depth_of(model) or 1 if layers is None else len(layers)
+            columns = depth_of(model) or 1 if layers is None else np.size(layers)
             experts = responses.shaped(experts, len(answer.token_ids), columns, top_k)
         return cls.from_routed_experts(
             answer.token_ids,

@@ -65,13 +65,14 @@ def export(model: Any, folder: Path) -> None:
     vLLM's class for DeepSeek-MoE ties no embeddings: without ``lm_head.weight`` in the file all its logits are 0,
     silently. So the output embedding is written out.
     """
-    config = model.config
+    made: Any = model
+    config = made.config
     if config.tie_word_embeddings:
         config.tie_word_embeddings = False
-        weight = model.get_input_embeddings().weight
-        model.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        weight = made.get_input_embeddings().weight
+        made.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     head = getattr(config, "head_dim", None)
     if config.model_type == "deepseek" and head not in (None, config.hidden_size // config.num_attention_heads):
         raise InvalidConfig(f"vLLM takes heads of hidden_size / num_attention_heads numbers for this class, not {head}")
     with torch.no_grad():
-        model.save_pretrained(folder)
+        made.save_pretrained(folder)

@@ -57,8 +57,7 @@ class Configuration(BaseModel):
         try:
             found = cls.model_validate(section)
         except ValidationError as error:
-            problem = first_problem(error)
-            raise InvalidSetting(f"additional_config: okr: {problem.place}: {problem.message}") from None
+            raise InvalidSetting(f"additional_config: okr: {first_problem(error).line()}") from None
         found.setting  # noqa: B018 - checked here, where the error names its origin
         return found
 

@@ -92,8 +92,8 @@ class VllmEngine:
         folder, named = served(model)
         options = {"max_num_batched_tokens": 8192, "enable_prefix_caching": False, **named, **options}
         options |= {"enforce_eager": True, "worker_extension_cls": WORKER, "skip_tokenizer_init": True}
-        options["additional_config"] = options.get("additional_config", {}) | Configuration().section()
         try:
+            options["additional_config"] = options.get("additional_config", {}) | Configuration().section()
             return cls(LLM(folder, **options))
         except (ValueError, TypeError, RuntimeError, OSError) as error:  # what vLLM raises for what it cannot load
             reason = " ".join(str(error).split())[:400] or type(error).__name__

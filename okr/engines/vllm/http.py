@@ -86,8 +86,9 @@ class _Answer:
     async def send(self, message: Any) -> None:
         """Pass a message on. A JSON answer is held until it is whole."""
         if message["type"] == "http.response.start" and message["status"] == 200:
-            kind = next((value for name, value in message["headers"] if name.lower() == b"content-type"), b"")
-            named = {**message, "headers": [*message["headers"], (HEADER, self.key_id.encode())]}
+            headers = list(message.get("headers", ()))
+            kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+            named = {**message, "headers": [*headers, (HEADER, self.key_id.encode())]}
             if kind.startswith(b"application/json"):
                 self.start = named
             else:
@@ -100,12 +101,20 @@ class _Answer:
             await self.forward(message)
 
     async def _send_whole(self) -> None:
-        document = json.loads(self.body)
-        if isinstance(document, dict):
-            section = self.configuration.model_dump(mode="json", include={"zone", "epsilon", "strength"})
-            document |= {KEY_ID: self.key_id, SETTING: section}
-        body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        body = self._named()
         headers = [pair for pair in self.start["headers"] if pair[0].lower() != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await self.forward({**self.start, "headers": headers})
         await self.forward({"type": "http.response.body", "body": body})
+
+    def _named(self) -> bytes:
+        """The body with the key and the setting, or as it is if it is no JSON object."""
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            return self.body
+        if not isinstance(document, dict):
+            return self.body
+        section = self.configuration.model_dump(mode="json", include={"zone", "epsilon", "strength"})
+        document |= {KEY_ID: self.key_id, SETTING: section}
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

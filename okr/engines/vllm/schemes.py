@@ -91,12 +91,12 @@ def proven_scheme(router: Any, native: Native, site: RouterSite, device: torch.d
     hidden = torch.randn(_SAMPLES, site.hidden_size, generator=generator).to(device, dtype)
     logits = (2 * torch.randn(_SAMPLES, site.num_experts, generator=generator)).to(device, dtype)
     try:
-        weights, experts = native(hidden, logits)
+        weights, experts = (torch.as_tensor(part) for part in native(hidden, logits))
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnsupportedRouter(f"{site.path} ({type(router).__name__}) cannot be tried out: {reason}") from None
     tried = list(_candidates(router, site))
-    for scheme in tried:
+    for scheme in tried if _is_routing(weights, experts, site) else ():
         if _agrees(scheme, logits, weights, experts.long()):
             return scheme
     raise UnsupportedRouter(
@@ -124,15 +124,26 @@ def _custom(router: Any) -> bool:
     return getattr(router, "custom_routing_function", None) is not None
 
 
+def _is_routing(weights: Tensor, experts: Tensor, site: RouterSite) -> bool:
+    """Whether a router's answer has k weights and k distinct experts for each token."""
+    shape = (_SAMPLES, site.top_k)
+    if weights.shape != shape or experts.shape != shape or not weights.dtype.is_floating_point:
+        return False
+    ordered = experts.long().sort(-1).values
+    inside = (ordered >= 0) & (ordered < site.num_experts)
+    return bool(inside.all()) and bool((ordered.diff(dim=-1) > 0).all())
+
+
 def _agrees(scheme: Scheme, logits: Tensor, weights: Tensor, experts: Tensor) -> bool:
     """Whether the scheme ranks the router's experts first and gives its weights, but for rounding."""
-    if scheme.scoring not in ("softmax", "sigmoid") or not weights.dtype.is_floating_point:
+    if scheme.scoring not in ("softmax", "sigmoid"):
         return False
     choice = scheme.choice(logits)
     least = choice.gather(-1, experts).amin(-1)
     best = choice.topk(experts.shape[-1], dim=-1).values[:, -1]
     close = _CLOSE.get(logits.dtype, 0.02)
-    if not bool(torch.isfinite(least).all()) or bool((best - least > close * choice.abs().clamp_max(1e4).amax()).any()):
+    largest = choice.abs().masked_fill(choice.isinf(), 0).amax()
+    if not bool(torch.isfinite(least).all()) or bool((best - least > close * largest).any()):
         return False
     expected = scheme.weights(logits, experts)
     largest = expected.abs().amax(-1, keepdim=True)

@@ -24,7 +24,7 @@ def command(model: str, configuration: Configuration, options: Sequence[str]) ->
     cannot be served.
     """
     check_installed()
-    taken = next((name for name in _OURS if any(given.partition("=")[0] == name for given in options)), None)
+    taken = next((name for name in _OURS if any(_names(given, name) for given in options)), None)
     if taken is not None:
         raise InvalidConfig(f"okr serve sets {taken} itself: leave it out")
     folder, suggested = served(model)
@@ -45,6 +45,13 @@ def is_installed() -> bool:
     """Whether vLLM is installed. A folder that is merely called ``vllm`` has no origin."""
     found = importlib.util.find_spec("vllm")
     return found is not None and found.origin is not None
+
+
+def _names(given: str, option: str) -> bool:
+    """Whether vLLM may take the argument ``given`` for ``option``: it reads underscores as dashes, beginnings of names,
+    and single entries of an option that is JSON (``--option.entry``)."""
+    name = given.partition("=")[0].replace("_", "-").partition(".")[0]
+    return len(name) > len("--") and option.startswith(name)
 
 
 def check_installed() -> None:
