@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 START_S = 240
+SECRET = bytes(range(32))
+PROMPTS = ["The whale", "And it came to pass", "Call me Ishmael.", "In the beginning", "Once more", "The captain said"]
 
 
 def small_machine() -> dict[str, str]:
