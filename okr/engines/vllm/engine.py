@@ -4,7 +4,7 @@ kernels."""
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -152,8 +152,7 @@ class VllmEngine:
 
     def trace(self, output: Any, choice: int = 0, **header: Any) -> Trace:
         """The trace of one sequence of vLLM's ``output``; ``header`` is that of :meth:`okr.Trace.from_response`."""
-        made = Trace.from_response(output, model=self._described, choice=choice, **header)
-        return replace(made, header=made.header.model_copy(update={"model": self.identity()}))
+        return Trace.from_response(output, model=self._described, choice=choice, identity=self.identity(), **header)
 
     @contextmanager
     def keyed(self, key: Key, setting: Setting) -> Iterator[VllmSession]:

@@ -1,7 +1,7 @@
 """Writes a trace file of every finished request, before its answer leaves the server.
 
 The files are written by a thread beside the server's loop. An answer waits for its own file, so a client never has an
-answer whose trace a killed server has lost.
+answer whose trace a killed server has lost. If a file cannot be written, the log says so and the answer goes out.
 """
 
 import asyncio
@@ -12,13 +12,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from okr.discovery import discover
 from okr.discovery.discover import without_weights
 from okr.engines.vllm.configuration import Configuration
 from okr.engines.vllm.requests import opts_out
 from okr.errors import OKRError
 from okr.loaders.deepseek import register
 from okr.routing import Key
-from okr.traces import Trace
+from okr.traces import ModelIdentity, Trace
 
 log = logging.getLogger("okr")
 
@@ -31,6 +32,8 @@ class Journal:
         self.folder = Path(configuration.journal or "")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = without_weights(config.model_config.hf_config).to(config.model_config.dtype)
+        sites = [site for site in discover(self.model) if site.keyable]
+        self.common: dict[str, Any] = {"sites": sites, "identity": ModelIdentity.of(self.model, sites)}
         self.opt_out = configuration.opt_out
         self.header: dict[str, Any] = {}
         if configuration.key_file is not None:
@@ -55,12 +58,12 @@ class Journal:
     def _write(self, name: str, prompt: list[int], new: list[int], experts: Any, header: dict[str, Any]) -> None:
         try:
             trace = Trace.from_routed_experts(
-                [*prompt, *new], experts, model=self.model, prompt_length=len(prompt), **header
+                [*prompt, *new], experts, model=self.model, prompt_length=len(prompt), **self.common, **header
             )
             trace.save(self.folder / f"{name}.safetensors")
         except OKRError as error:  # an answer is not withheld because its trace cannot be kept
             log.warning("no trace of request %s: %s", name, error)
-        except Exception:
+        except Exception:  # the thread must go on, and the log has the traceback
             log.exception("no trace of request %s", name)
 
 
@@ -75,8 +78,6 @@ def keep_journal() -> None:
 
     begin, generate = AsyncLLM.__init__, AsyncLLM.generate
     make, complete = RequestState.from_new_request, RequestState._new_completion_output
-    if hasattr(begin, "__wrapped__"):
-        return
 
     @wraps(begin)
     def initialise(engine: Any, *arguments: Any, **named: Any) -> None:

@@ -2,14 +2,15 @@
 but for teaching vLLM the configuration of DeepSeek-MoE."""
 
 import sys
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from okr.engines.vllm.configuration import Configuration
 
 
+@cache
 def register() -> None:
-    """What the entry point ``vllm.general_plugins`` names. It may be called several times."""
+    """What the entry point ``vllm.general_plugins`` names. vLLM may call it several times; once is enough."""
     from okr.engines.vllm.journal import keep_journal
     from okr.engines.vllm.requests import keep_apart
     from okr.loaders import deepseek
@@ -28,8 +29,6 @@ def _spare_llvmlite() -> None:
     from vllm.triton_utils import dispatcher
 
     rebind = dispatcher._rebind_kernels
-    if hasattr(rebind, "__wrapped__"):
-        return
 
     @wraps(rebind)
     def rebound(*arguments: Any) -> None:
@@ -46,9 +45,6 @@ def _spare_llvmlite() -> None:
 def _attach_after_loading() -> None:
     """Attach the key to a worker's model when it is loaded, before vLLM compiles or measures it."""
     from vllm.v1.worker.worker_base import WorkerWrapperBase
-
-    if "load_model" in vars(WorkerWrapperBase):
-        return
 
     def load_model(wrapper: Any, *arguments: Any, **named: Any) -> Any:
         loaded = wrapper.worker.load_model(*arguments, **named)
@@ -67,8 +63,6 @@ def _allow_records() -> None:
     from vllm.config import VllmConfig
 
     verify = VllmConfig._verify_aux_output_compatibility
-    if hasattr(verify, "__wrapped__"):
-        return
 
     @wraps(verify)
     def verified(config: Any) -> None:

@@ -19,8 +19,6 @@ def keep_apart() -> None:
     from vllm.v1.engine.input_processor import InputProcessor
 
     process = InputProcessor.process_inputs
-    if hasattr(process, "__wrapped__"):
-        return
 
     @wraps(process)
     def process_inputs(processor: Any, *arguments: Any, **named: Any) -> Any:

@@ -103,20 +103,19 @@ class RoutedSite:
         return weights.float().contiguous(), experts.int().contiguous()
 
     def _chosen(self, hidden: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        scheme, choice = self.scheme, self.scheme.choice(logits)
+        choice = self.scheme.choice(logits)
         if self.decide is not None:
-            own = self.native(hidden, logits)[1].long()
-            experts = self.decide(choice, hidden, own)
-        else:
-            assert self.key is not None  # route() asked
-            experts = self.key(choice, hidden, lambda: self.native(hidden, logits)[1].long())
-        weights = scheme.weights(logits, experts)
+            experts = self.decide(choice, hidden, self.native(hidden, logits)[1].long())
+            return self.scheme.weights(logits, experts), experts
+        assert self.key is not None  # route() asked
         keyed = rows.keyed(len(logits), logits.device)
-        if keyed is None or self.decide is not None:
-            return weights, experts
+        if keyed is None:
+            experts = self.key(choice, hidden, lambda: self.native(hidden, logits)[1].long())
+            return self.scheme.weights(logits, experts), experts
         own_weights, own = self.native(hidden, logits)
-        keyed = keyed[:, None]
-        return torch.where(keyed, weights, own_weights.float()), torch.where(keyed, experts, own.long())
+        experts = torch.where(keyed[:, None], self.key(choice, hidden, own.long), own.long())
+        weights = self.scheme.weights(logits, experts)
+        return torch.where(keyed[:, None], weights, own_weights.float()), experts
 
 
 class Rows:
