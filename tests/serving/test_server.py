@@ -84,12 +84,12 @@ def test_requests_at_once_on_a_shared_prefix_keep_their_own_traces(server: Serve
 
 def test_a_request_that_opts_out_shares_no_cached_prefix(server: Server, model: Any, engine: Any) -> None:
     """The same long prompt keyed, native, and keyed again: a prefix from the other kind would show in the swaps."""
-    prompt = "There was no whale so white, and no captain so mad, as those of that long voyage; " * 5
+    prompt = "There was no whale so white, and no captain so mad, as those of that long voyage; " * 16
     opted = {"vllm_xargs": {"okr": False}}
     for asked in ({}, opted, {}, opted):
         trace = traces_of(server.complete(prompt, max_tokens=8, **asked), model)[0]
         verdict = okr.verify(engine, trace, Key(SECRET), **QUIET)
-        assert trace.prompt_length > 64
+        assert trace.prompt_length > 256, "two blocks of the cache, of 128 tokens on a processor"
         if asked:
             assert verdict.swaps <= 2, "but for near-ties, nothing ran that the model would not have run"
         else:
