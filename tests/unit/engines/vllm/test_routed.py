@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routers import Router, site
+from vllm_routers import Router, site
 from torch import Tensor
 
 from okr.engines.vllm import routed

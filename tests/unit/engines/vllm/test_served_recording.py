@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from routers import Router, site
+from vllm_routers import Router, site
 
 from okr.engines.vllm import routed
 from okr.engines.vllm.recording import Steps
