@@ -38,7 +38,7 @@ def serve_command(
     import shlex
 
     from okr.engines.vllm.configuration import Configuration
-    from okr.engines.vllm.serving import command, environment, journal_folder
+    from okr.engines.vllm.serving import command, environment, make_journal
     from okr.routing import Key
 
     chosen = AskedSetting.checked(setting, epsilon, zone, strength).for_generation(model)
@@ -55,10 +55,12 @@ def serve_command(
         strength=chosen.strength,
         record=routed_experts,
         opt_out=opt_out,
-        journal=None if traces is None else journal_folder(traces),
+        journal=None if traces is None else str(traces.resolve()),
     )
     line = command(model, configuration, context.args)
     if dry_run:
         print(shlex.join(line))
         return
+    if traces is not None:
+        make_journal(traces)
     os.execve(line[0], line, environment(model))  # noqa: S606 - the server takes this process's place, and its signals

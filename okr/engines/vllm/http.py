@@ -10,7 +10,8 @@ from okr.routing import Key
 from okr.traces.responses import KEY_ID, SETTING
 
 HEADER = b"okr-key-id"
-_ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/inference/v1/generate")
+_TOKENS_IN = "/inference/v1/generate"  # takes vLLM's sampling parameters as they are
+_ENDPOINTS = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", _TOKENS_IN)
 
 
 @lru_cache
@@ -34,7 +35,7 @@ class KeyedResponses:
             await self.app(scope, receive, send)
             return
         messages, body = await _received(receive)
-        if configuration.opt_out and _asks_to_opt_out(body):
+        if configuration.opt_out and _asks_to_opt_out(body, scope["path"]):
             await self.app(scope, _replayed(messages, receive), send)
             return
         answer = _Answer(send, _key_id(configuration.key_file), configuration)
@@ -64,15 +65,18 @@ def _replayed(messages: list[Any], receive: Any) -> Any:
     return again
 
 
-def _asks_to_opt_out(body: bytes) -> bool:
+def _asks_to_opt_out(body: bytes, path: str) -> bool:
+    """Whether a request to an endpoint opts out, where vLLM looks for it there."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
         return False
     if not isinstance(request, dict):
         return False
+    if not path.endswith(_TOKENS_IN):
+        return opts_out(request.get("vllm_xargs"))
     sampling = request.get("sampling_params")
-    return opts_out(request.get("vllm_xargs")) or (isinstance(sampling, dict) and opts_out(sampling.get("extra_args")))
+    return isinstance(sampling, dict) and opts_out(sampling.get("extra_args"))
 
 
 class _Answer:

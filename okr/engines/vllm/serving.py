@@ -86,8 +86,8 @@ def environment(model: str) -> dict[str, str]:
     return {"VLLM_NO_USAGE_STATS": "1", **small, **os.environ}
 
 
-def journal_folder(path: Path) -> str:
-    """The folder for traces, made and written to once. Raises InvalidConfig if that fails."""
+def make_journal(path: Path) -> None:
+    """Make the folder for traces and write to it once. Raises InvalidConfig if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".okr-{os.getpid()}.part"
@@ -95,4 +95,3 @@ def journal_folder(path: Path) -> str:
         probe.unlink()
     except OSError as error:
         raise InvalidConfig(f"--traces {path}: cannot be written: {error.strerror}") from None
-    return str(path.resolve())

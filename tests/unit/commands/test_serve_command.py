@@ -93,7 +93,7 @@ def test_setting_key_and_traces_reach_vllm(
         key_file=key, epsilon=0.5, zone="max", strength=float("inf"), record=False
     )
     assert told(line([folder, "--traces", "new/traces"], capfd)).journal == str(tmp_path / "new" / "traces")
-    assert list((tmp_path / "new" / "traces").iterdir()) == []
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("installed")
@@ -130,12 +130,13 @@ def test_an_embedded_model_is_served_from_a_checkpoint_in_float32(
 
 @pytest.mark.usefixtures("installed")
 def test_vllm_takes_the_place_of_this_process(
-    key: str, folder: str, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    key: str, folder: str, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Any] = []
     monkeypatch.setenv("OKR_TEST_VARIABLE", "kept")
     monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
-    assert execute(["serve", folder, "--key", key]) == 0
+    assert execute(["serve", folder, "--key", key, "--traces", str(tmp_path / "new" / "traces")]) == 0
+    assert list((tmp_path / "new" / "traces").iterdir()) == []
     [(program, words, environment)] = started
     assert program == words[0] == sys.executable
     assert told(words).key_file == key
@@ -145,10 +146,14 @@ def test_vllm_takes_the_place_of_this_process(
 
 
 @pytest.mark.usefixtures("not_installed")
-def test_without_vllm_it_says_how_to_install_it(key: str, folder: str, capfd: pytest.CaptureFixture) -> None:
-    for words in ([folder], [folder, "--key", key, "--dry-run"], ["tiny"]):
+def test_without_vllm_it_says_how_to_install_it_and_leaves_nothing_behind(
+    key: str, folder: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    traces = tmp_path / "traces"
+    for words in ([folder], [folder, "--key", key, "--dry-run"], ["tiny"], ["tiny", "--traces", str(traces)]):
         said = refused(words, capfd)
         assert "vLLM is not installed here: pip install vllm" in said
+    assert not traces.exists()
 
 
 @pytest.mark.usefixtures("installed")

@@ -17,7 +17,11 @@ from okr.engines.vllm.http import KeyedResponses
 from okr.routing import Key
 
 KEY = Key(bytes(range(32)))
-PATHS = ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/inference/v1/generate", "/prefix/v1/completions"]
+TOKENS_IN = "/inference/v1/generate"
+PATHS = [
+    *("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", TOKENS_IN),
+    "/prefix/v1/completions",
+]
 JSON = [(b"content-type", b"application/json"), (b"x-other", b"1")]
 ANSWER = {"id": "cmpl-1", "choices": [{"text": "Wörter — 話", "logprobs": None, "value": 0.1}], "usage": {"total": 3}}
 OPT_OUT = json.dumps({"prompt": "a", "vllm_xargs": {"okr": False}}).encode()
@@ -146,18 +150,27 @@ def test_what_is_no_request_is_passed_on(keyed: Configuration) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_body",
+    ("path", "request_body"),
     [
-        OPT_OUT,
-        b'{"vllm_xargs": {"okr": "off", "other": 1}}',
-        b'{"vllm_xargs": {"okr": "false"}}',
-        b'{"sampling_params": {"extra_args": {"okr": false}}}',
+        (PATHS[0], OPT_OUT),
+        (PATHS[0], b'{"vllm_xargs": {"okr": "off", "other": 1}}'),
+        ("/v1/messages", b'{"vllm_xargs": {"okr": "false"}}'),
+        (TOKENS_IN, b'{"sampling_params": {"extra_args": {"okr": false}}}'),
     ],
 )
-def test_a_request_that_opts_out_gets_neither_header_nor_fields(keyed: Configuration, request_body: bytes) -> None:
+def test_a_request_that_opts_out_gets_neither_header_nor_fields(
+    keyed: Configuration, path: str, request_body: bytes
+) -> None:
     server = Server(keyed, answer())
-    assert server.get(PATHS[0], request_body) == answer()
+    assert server.get(path, request_body) == answer()
     assert server.bodies == [request_body]
+
+
+def test_an_endpoint_reads_an_opt_out_only_where_vllm_reads_it(keyed: Configuration) -> None:
+    """Elsewhere vLLM ignores the wish, so the answer is keyed and must say so."""
+    for path in PATHS:
+        body = OPT_OUT if path == TOKENS_IN else b'{"sampling_params": {"extra_args": {"okr": false}}}'
+        assert json.loads(Server(keyed, answer()).get(path, body)[1]["body"])["okr_key_id"] == KEY.id
 
 
 @pytest.mark.parametrize(
