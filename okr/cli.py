@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from okr import startup
+from okr.commands.bake import bake_command, inspect_command, unbake_command
 from okr.commands.calibrate import calibrate_command
 from okr.commands.conform import conform_command
 from okr.commands.detection import attribute_command, detect_command, verify_command
@@ -60,6 +61,9 @@ app.command("discover")(discover_command)
 app.command("run")(run_command)
 app.command("generate")(generate_command)
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve_command)
+app.command("bake")(bake_command)
+app.command("unbake")(unbake_command)
+app.command("inspect")(inspect_command)
 app.command("verify")(verify_command)
 app.command("detect")(detect_command)
 app.command("attribute")(attribute_command)

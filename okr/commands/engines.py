@@ -8,10 +8,13 @@ import typer
 from okr.errors import InvalidConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from okr.engines import Engine
     from okr.jobs.placement import Placement
     from okr.jobs.processes import Processes
     from okr.loaders import Loaded
+    from okr.routing import Key
 
 ENGINES = ("transformers", "vllm")
 EngineName = Annotated[str, typer.Option("--engine", help="What runs the model: transformers or vllm.")]
@@ -41,17 +44,27 @@ def check_engine(name: str, options: str | None, placement: "Placement") -> dict
 
 
 def opened(
-    name: str, options: dict[str, Any], placement: "Placement", processes: "Processes | None" = None
+    name: str,
+    options: dict[str, Any],
+    placement: "Placement",
+    keys: "Sequence[Key]",
+    processes: "Processes | None" = None,
 ) -> "tuple[Engine, Loaded]":
     """The engine ``name`` with the model of ``placement``, and that model with its tokenizer. In vLLM the model here is
-    transformers' without weights."""
+    transformers' without weights. If the model is baked with one of ``keys``, that key is taken out of its gates."""
+    from okr.baking.models import header_of, take_out
     from okr.engines import prepare
 
+    header = header_of(placement.model)
     if name == "transformers":
         from okr.jobs.loading import load_placed
 
         loaded = load_placed(placement) if processes is None else load_placed(placement, processes)
+        if header is not None:
+            take_out(loaded.model, header, keys)
         return prepare(loaded.model), loaded
+    if header is not None:
+        raise InvalidConfig(f"{placement.model} is baked, and vLLM cannot take a key out: give the original model")
     from okr.engines.vllm import load_engine
     from okr.loaders import Loaded, load_tokenizer
 

@@ -3,7 +3,7 @@ for experiments."""
 
 from okr.loaders.expert_counts import ExpertCounts, check_declared, expert_counts, generation_defaults
 from okr.loaders.failures import is_out_of_memory, memory_guard, out_of_memory
-from okr.loaders.loading import Loaded, config_alone, load, load_tokenizer
+from okr.loaders.loading import Loaded, architecture, config_alone, load, load_tokenizer
 from okr.loaders.passages import Passage, passages
 from okr.loaders.sources import EMBEDDED, PRESETS
 
@@ -13,6 +13,7 @@ __all__ = [
     "ExpertCounts",
     "Loaded",
     "Passage",
+    "architecture",
     "check_declared",
     "config_alone",
     "expert_counts",

@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from okr.errors import ModelLoadError
@@ -65,3 +65,18 @@ def _not_found(place: Place, what: str, advice: str) -> ModelLoadError:
     looked = "; ".join((*place.passed, f"hub {place.location} at {endpoint()} ({what})"))
     ways = ", ".join(filter(None, (advice, place.advice, "or give the path of a local folder")))
     return ModelLoadError(f"{place.name} was not found. Looked in: {looked}. What to do: {ways}")
+
+
+def downloaded(place: Place) -> Path:
+    """The folder in the local cache with all files of ``place`` but weights in other formats than safetensors. Raises
+    ModelLoadError as :func:`reachable` does, and if the download fails."""
+    try:
+        return Path(
+            snapshot_download(
+                place.location,
+                ignore_patterns=["*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "original/*"],
+                local_files_only=not reachable(place),
+            )
+        )
+    except (OSError, HfHubHTTPError) as error:
+        raise _not_found(place, "its files cannot be downloaded", "try again, or check the disk") from error

@@ -133,9 +133,16 @@ def config_alone(source: str | os.PathLike[str], *, trust_remote_code: bool = Fa
     place = resolve(source)
     if place.kind != "folder" or (_has_tokenizer(place.location) and _has_weights(place.location)):
         return None
+    return architecture(source, trust_remote_code=trust_remote_code)
+
+
+def architecture(source: str | os.PathLike[str], *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration of a model with files. Raises ModelLoadError if it cannot be read."""
+    place = resolve(source)
     register()
+    local = place.is_local or not hub.reachable(place)
     with quiet(progress=False) as report:
-        return _config(place, {"trust_remote_code": trust_remote_code, "local_files_only": True}, report)
+        return _config(place, {"trust_remote_code": trust_remote_code, "local_files_only": local}, report)
 
 
 def _say_share(place: Place, share: float, quantization: str | None) -> None:

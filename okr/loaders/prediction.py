@@ -57,18 +57,24 @@ def predict(loaded: Loaded, before: Sequence[int], own: Sequence[int]) -> Predic
     return Predicted(logits, targets, inputs)
 
 
-def predict_passage(loaded: Loaded, text: str) -> Predicted:
-    """What the model predicts of ``text``. A decoder-only model predicts every token but the first. An encoder-decoder
-    reads the first SOURCE_WORDS words and predicts the rest. Each part is cut to MAX_TOKENS tokens."""
+def passage_tokens(loaded: Loaded, text: str) -> tuple[list[int], list[int]]:
+    """The token ids of ``text`` in two parts: what is given and what is predicted. For a decoder-only model the first
+    token is given. An encoder-decoder reads the first SOURCE_WORDS words and predicts the rest. Each part is cut to
+    MAX_TOKENS tokens."""
 
     def ids(part: str) -> list[int]:
         return list(loaded.tokenizer(part, truncation=True, max_length=MAX_TOKENS)["input_ids"])
 
     if not loaded.model.config.is_encoder_decoder:
-        first, *rest = ids(text)
-        return predict(loaded, [first], rest)
+        whole = ids(text)
+        return whole[:1], whole[1:]
     words = text.split()
-    return predict(loaded, ids(" ".join(words[:SOURCE_WORDS])), ids(" ".join(words[SOURCE_WORDS:])))
+    return ids(" ".join(words[:SOURCE_WORDS])), ids(" ".join(words[SOURCE_WORDS:]))
+
+
+def predict_passage(loaded: Loaded, text: str) -> Predicted:
+    """What the model predicts of ``text``, parted by :func:`passage_tokens`."""
+    return predict(loaded, *passage_tokens(loaded, text))
 
 
 def passage_loss(loaded: Loaded, text: str) -> tuple[float, int]:

@@ -21,6 +21,8 @@ MIN_SECRET_BYTES = 16
 MIN_PASSPHRASE_CHARACTERS = 12
 _DOMAIN_ID = b"okr-key-id\x00"
 _DOMAIN_PROJECTION = b"OKR-v1\x00"
+_DOMAIN_TAG = b"OKR-tag-v1\x00"
+_DOMAIN_STREAM = b"OKR-stream-v1\x00"
 _FILE_FORMAT = "okr-key-1"
 
 
@@ -48,8 +50,7 @@ def projection(
     header = b"".join(
         (
             _DOMAIN_PROJECTION,
-            struct.pack(">H", len(secret)),
-            secret,
+            _sized(secret),
             stack.encode("utf-8"),
             b"\x00",
             struct.pack(">III", layer, hidden_size, num_experts),
@@ -59,6 +60,11 @@ def projection(
     stream = hashlib.shake_256(header).digest((count + 7) // 8)
     bits = np.unpackbits(np.frombuffer(stream, dtype=np.uint8), count=count, bitorder="big")
     return (bits.astype(np.int8) * 2 - 1).reshape(hidden_size, num_experts)
+
+
+def _sized(secret: bytes) -> bytes:
+    """A secret behind its size, 16 bits."""
+    return struct.pack(">H", len(secret)) + secret
 
 
 def _checked(secret: bytes) -> bytes:
@@ -139,6 +145,16 @@ class Key:
     ) -> Int8[np.ndarray, "hidden_size num_experts"]:
         """This key's projection of one router site: int8 [hidden_size, num_experts] of +1 and -1."""
         return projection(self.__secret, stack=stack, layer=layer, hidden_size=hidden_size, num_experts=num_experts)
+
+    def tag(self, content: bytes) -> bytes:
+        """A keyed digest of ``content``, 32 bytes: SHAKE-256("OKR-tag-v1" || 0x00 || size of the secret || secret ||
+        content)."""
+        return hashlib.shake_256(_DOMAIN_TAG + _sized(self.__secret) + content).digest(32)
+
+    def stream(self, label: bytes, count: int) -> bytes:
+        """``count`` bytes that nobody can tell from random ones without the secret, for this ``label``: SHAKE-256(
+        "OKR-stream-v1" || 0x00 || size of the secret || secret || label)."""
+        return hashlib.shake_256(_DOMAIN_STREAM + _sized(self.__secret) + label).digest(count)
 
     def __repr__(self) -> str:
         return f"Key(id={self.id})"

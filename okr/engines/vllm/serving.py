@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from okr.engines.vllm.checkpoint import served_folder
 from okr.engines.vllm.configuration import Configuration
 from okr.errors import InvalidConfig
+from okr.loaders.exported import exported
 from okr.loaders.sources import resolve
 
 MIDDLEWARE = "okr.engines.vllm.http.KeyedResponses"
@@ -69,7 +69,10 @@ def served(model: str) -> tuple[str, dict[str, str]]:
     place = resolve(model)
     if place.kind in ("folder", "hub"):
         return place.location, {}
-    return str(served_folder(place)), {"dtype": "float32"}
+    folder = exported(place)
+    if json.loads((folder / "config.json").read_bytes()).get("is_encoder_decoder"):
+        raise InvalidConfig(f"{place.name} is an encoder-decoder: vLLM serves decoder-only models, such as tiny")
+    return str(folder), {"dtype": "float32"}
 
 
 def _on_cpu() -> bool:

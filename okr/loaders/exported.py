@@ -1,4 +1,4 @@
-"""Writes an embedded model as a checkpoint that vLLM serves."""
+"""Writes an embedded model as a checkpoint that serving engines read: float32, with its output embedding."""
 
 import contextlib
 import hashlib
@@ -12,22 +12,22 @@ import torch
 from torch import nn
 
 from okr.errors import InvalidConfig
-from okr.loaders import load
+from okr.loaders.loading import load
 from okr.loaders.quiet import quiet
 from okr.loaders.sources import Place
 from okr.version import __version__
 
 
-def served_folder(place: Place) -> Path:
+def exported(place: Place) -> Path:
     """The folder of an embedded model's checkpoint. It is written once, into the user's cache.
 
-    Raises InvalidConfig for a model that is no file anywhere or that vLLM cannot serve.
+    Raises InvalidConfig for a model that is no file anywhere.
     """
     if place.kind != "embedded":
-        raise InvalidConfig(f"{place.name} has random weights and no files: vLLM serves a folder or a hub id")
+        raise InvalidConfig(f"{place.name} has random weights and no files: name a folder or a hub id")
     source = Path(place.location)
     held = hashlib.sha256((source / "config.json").read_bytes() + (source / "model.safetensors").read_bytes())
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "okr" / "served"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "okr" / "exported"
     folder = base / f"{place.name}-{__version__}-{held.hexdigest()[:12]}"
     if not (folder / "config.json").exists():
         _write(place, folder)
@@ -37,15 +37,12 @@ def served_folder(place: Place) -> Path:
 def _write(place: Place, folder: Path) -> None:
     """Write the checkpoint of an embedded model. It appears whole or not at all."""
     loaded = load(place.name)
-    model = loaded.model
-    if model.config.is_encoder_decoder:
-        raise InvalidConfig(f"{place.name} is an encoder-decoder: vLLM serves decoder-only models, such as tiny")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
             with quiet(progress=False):
-                export(model, made)
+                export(loaded.model, made)
             loaded.tokenizer.save_pretrained(made)
             made.chmod(0o755)
             with contextlib.suppress(FileExistsError, NotADirectoryError):
@@ -60,19 +57,15 @@ def _write(place: Place, folder: Path) -> None:
 
 
 def export(model: Any, folder: Path) -> None:
-    """Write a transformers model into ``folder`` as vLLM reads its class.
+    """Write a transformers model into ``folder``, the output embedding of a decoder-only one included.
 
     vLLM's class for DeepSeek-MoE ties no embeddings: without ``lm_head.weight`` in the file all its logits are 0,
-    silently. So the output embedding is written out.
+    silently. T5's classes scale their states only where embeddings are tied, so theirs stay as they are.
     """
-    made: Any = model
-    config = made.config
-    if config.tie_word_embeddings:
+    config = model.config
+    if config.tie_word_embeddings and not config.is_encoder_decoder:
         config.tie_word_embeddings = False
-        weight = made.get_input_embeddings().weight
-        made.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    head = getattr(config, "head_dim", None)
-    if config.model_type == "deepseek" and head not in (None, config.hidden_size // config.num_attention_heads):
-        raise InvalidConfig(f"vLLM takes heads of hidden_size / num_attention_heads numbers for this class, not {head}")
+        weight = model.get_input_embeddings().weight
+        model.get_output_embeddings().weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     with torch.no_grad():
-        made.save_pretrained(folder)
+        model.save_pretrained(folder)
