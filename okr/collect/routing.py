@@ -1,0 +1,75 @@
+"""What a collector gathers: the experts of one sequence, layer by layer, as they ran."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from torch import nn
+
+from okr.baking.models import header_of
+from okr.discovery.discover import without_weights
+from okr.errors import InvalidTrace
+from okr.loaders import architecture
+from okr.traces import Trace
+
+
+class Routing:
+    """The experts that ran for one sequence. A collector adds them in the order of the tokens."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, list[Any]] = {}
+
+    def add(self, layer: int, experts: Any) -> None:
+        """Add the experts of the next tokens at a layer: anything that NumPy reads as [tokens, k]. It is read when
+        :meth:`array` is called."""
+        self._parts.setdefault(layer, []).append(experts)
+
+    def clear(self) -> None:
+        """Forget what was added, before another sequence."""
+        self._parts.clear()
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that experts were added for."""
+        return sorted(self._parts)
+
+    def array(self) -> Int[np.ndarray, "tokens layers k"]:
+        """All that was added. Raises InvalidTrace if the layers do not fit together: several sequences ran at once, or
+        one was broken off."""
+        if not self._parts:
+            raise InvalidTrace("no experts were collected: did the engine run within the block?")
+        joined = [np.concatenate([np.asarray(part) for part in self._parts[layer]]) for layer in self.layers]
+        if len({part.shape for part in joined}) != 1:
+            raise InvalidTrace("the layers ran different numbers of tokens: collect one sequence at a time")
+        return np.stack(joined, axis=1).astype(np.int64)
+
+    def trace(self, token_ids: Sequence[int], *, model: str | nn.Module, prompt_length: int, **header: Any) -> Trace:
+        """The trace of the sequence that ran.
+
+        Arguments:
+            token_ids: whole numbers [n], prompt and generated tokens.
+            model: the model in transformers, or its embedded name, folder or hub id, of which only the configuration is
+                read. The trace of a baked folder names the folder's key and setting.
+            prompt_length: how many tokens were given.
+            **header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as they are known.
+
+        Raises InvalidTrace if fewer experts were collected than the tokens need.
+        """
+        experts = self.array()
+        if len(experts) < len(token_ids) - 1:
+            raise InvalidTrace(f"{len(experts)} tokens were collected, but {len(token_ids)} are given")
+        if not isinstance(model, nn.Module):
+            baked = header_of(model)
+            if baked is not None:
+                header = {"key_id": baked.key_id, **vars(baked.setting)} | header
+            model = without_weights(architecture(model))
+        return Trace.from_routed_experts(
+            token_ids,
+            experts[: len(token_ids)],
+            model=model,
+            layers=self.layers,
+            first=0,
+            prompt_length=prompt_length,
+            **header,
+        )
