@@ -18,9 +18,7 @@ ORIGINALS_FILE = "okr.originals"
 _nothing: Advance = lambda count: None  # noqa: E731
 
 
-def bake(
-    source: Path, target: Path, key: Key, gates: Gates, strength: float, *, advance: Advance = _nothing
-) -> Header:
+def bake(source: Path, target: Path, key: Key, gates: Gates, strength: float, *, advance: Advance = _nothing) -> Header:
     """Write to ``target`` the checkpoint in ``source`` with ``key`` added to its gates.
 
     Nothing else changes, but that ``okr.json`` (the header) and ``okr.originals`` (the original gates, sealed with the
@@ -96,7 +94,9 @@ def _originals(checkpoint: Checkpoint, held: Gates | Header) -> Iterator[tuple[s
             raise InvalidConfig(f"{checkpoint.folder} has no gate {gate.tensor} of {gate.num_experts} experts")
         content = checkpoint.raw(gate.tensor)
         if hashlib.sha256(content).hexdigest() != gate.sha256:
-            raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is not the weight that the file on its gates knows")
+            raise InvalidConfig(
+                f"{checkpoint.folder}: {gate.tensor} is not the weight that the file on its gates knows"
+            )
         yield gate.tensor, content
 
 

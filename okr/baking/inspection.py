@@ -85,7 +85,7 @@ def inspect(
     """
     checkpoint = Checkpoint(folder)
     tables = [products(_weight(checkpoint, gate), gate.signs(key)) for gate in gates]
-    drawn = [_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)]
+    drawn = np.sum([_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)], axis=0)
     sums, sizes = [_in_order(table) for table in tables], [len(table) for table in tables]
     whole = all(table.shape[0] == table.shape[1] for table in tables)
     best = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables)
@@ -98,7 +98,7 @@ def inspect(
         z=z,
         matched_z=matched_z,
         p_value=min(1.0, max(LEAST_P, math.exp(min(0.0, math.log(2) + log_p)))),
-        rank_p=(1 + int((sum(drawn) / scale >= z).sum())) / (decoys + 1),
+        rank_p=(1 + int((drawn / scale >= z).sum())) / (decoys + 1),
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
@@ -116,7 +116,8 @@ def products(weight: Float[Tensor, "kept hidden_size"], signs: np.ndarray) -> np
     entry is a sum of random signs of variance 1.
     """
     left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
-    return ((left @ right) @ torch.from_numpy(signs).double()).numpy()
+    table: np.ndarray = ((left @ right) @ torch.from_numpy(signs).double()).numpy()
+    return table
 
 
 def log_sign_sum_p(z: float) -> float:

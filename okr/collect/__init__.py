@@ -1,7 +1,7 @@
-"""Reads which experts ran in engines that do not return them. No key, and none of this package's routing, is involved.
+"""Reads which experts ran in engines that do not return them. No key and none of this package's routing is involved.
 
-One module for each engine: :mod:`okr.collect.mlx` and :mod:`okr.collect.llama_cpp`. transformers' own models are read by
-:func:`okr.record`; vLLM and SGLang return the experts themselves (:meth:`okr.Trace.from_response`).
+There is one module for each engine. transformers' own models are read by :func:`okr.record`; vLLM and SGLang return the
+experts themselves (:meth:`okr.Trace.from_response`).
 """
 
 from okr.collect.routing import Routing

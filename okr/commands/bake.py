@@ -1,4 +1,4 @@
-"""``okr bake``, ``okr unbake`` and ``okr inspect``: a key put into the weights of a checkpoint, taken out, looked for."""
+"""``okr bake``, ``okr unbake`` and ``okr inspect``: a key in the weights of a checkpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,9 +80,7 @@ def _gates(placement: "Placement", folder: Path, text: Path | None, norms: Path 
     checkpoint = Checkpoint(folder)
     loaded = load_placed(placement.model_copy(update={"model": str(folder)}))
     with counting("passages read", len(passages)) as advance:
-        found = measure(
-            prepare(loaded.model), checkpoint, placement.model, texts_of(loaded, passages), advance=advance
-        )
+        found = measure(prepare(loaded.model), checkpoint, placement.model, texts_of(loaded, passages), advance=advance)
     if norms is not None:
         try:
             replace(norms, found.model_dump_json(indent=1).encode() + b"\n")
