@@ -65,7 +65,7 @@ def unbake(source: Path, target: Path, key: Key, *, advance: Advance = _nothing)
     try:
         content = (source / ORIGINALS_FILE).read_bytes()
     except OSError as error:
-        raise InvalidConfig(f"cannot read {source / ORIGINALS_FILE}, which holds the original gates: {error.strerror}")
+        raise InvalidConfig(f"cannot read {source / ORIGINALS_FILE}, the original gates: {error.strerror}") from None
     original = sealed(content, key, header)
     if len(content) != sum(sizes) or key.tag(original).hex() != header.tag:
         raise InvalidConfig(f"{source / ORIGINALS_FILE} is damaged: the original gates cannot be restored from it")

@@ -1,4 +1,4 @@
-"""The file ``okr.json`` beside the weights of a baked checkpoint: under which key it is, and how. It holds no secret."""
+"""The file ``okr.json`` beside the weights of a baked checkpoint: under which key, and how. It holds no secret."""
 
 import math
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Gates(BaseModel):
 
 
 class Header(BaseModel):
-    """The content of ``okr.json``. ``tag`` is a keyed digest of the original gates, by which a restored one is known."""
+    """The content of ``okr.json``. ``tag`` is a keyed digest of the original gates, by which restored ones are known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
