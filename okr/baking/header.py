@@ -70,7 +70,7 @@ class Gates(BaseModel):
 
 
 class Header(BaseModel):
-    """The content of ``okr.json``. ``tag`` is a keyed digest of the original gates, by which restored ones are known."""
+    """The content of ``okr.json``. ``tag`` is a keyed digest of the original gates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -27,6 +27,10 @@ from okr.errors import InvalidConfig
 from okr.routing import Key
 
 
+LEAST_SIZE = 1e-6
+"""Directions of a weight whose singular value is a smaller share of the largest are left out: they are rounding."""
+
+
 @dataclass(frozen=True)
 class GateInspection:
     """What one gate shows: z, how far it lies on the key's side, in standard deviations."""
@@ -75,49 +79,80 @@ class Inspection:
 
 
 def inspect(
-    folder: Path, key: Key, gates: Sequence[Gate | UnreadGate], *, decoys: int = 999, alpha: float = 0.001
+    folder: Path,
+    key: Key,
+    gates: Sequence[Gate | UnreadGate],
+    *,
+    original: Path | None = None,
+    decoys: int = 999,
+    alpha: float = 0.001,
 ) -> Inspection:
     """Whether the checkpoint in ``folder`` carries ``key`` in ``gates``. No model is run, and memory holds one gate.
 
     ``gates`` are those of the header, or those that :func:`okr.baking.lookup.find_gates` finds. A gate may have fewer
-    experts than ``gates`` says, and in another order: experts that were pruned or permuted. Raises InvalidConfig if the
-    checkpoint lacks one of the gates.
+    experts than ``gates`` says, and in another order: experts that were pruned or permuted. With the folder of the
+    ``original``, whose gates were measured, their order is known and what they have in common is subtracted, so that a
+    much weaker trace of the key is found. Raises InvalidConfig if a checkpoint lacks one of the gates.
     """
-    checkpoint = Checkpoint(folder)
-    tables = [products(_weight(checkpoint, gate), gate.signs(key)) for gate in gates]
+    checkpoint, before = Checkpoint(folder), None if original is None else Checkpoint(original)
+    whitened = []
+    for gate in gates:
+        weight, signs = _weight(checkpoint, gate), gate.signs(key)
+        if before is not None:
+            weight, order = beyond(weight, _weight(before, gate))
+            signs = signs[:, order]
+        whitened.append(products(weight, signs))
+    tables, ranks = [table for table, _ in whitened], [rank for _, rank in whitened]
+    z, matched_z, p_value = evidence(tables, ranks)
     drawn = np.sum([_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)], axis=0)
-    sums, sizes = [_in_order(table) for table in tables], [len(table) for table in tables]
-    whole = all(table.shape[0] == table.shape[1] for table in tables)
-    best = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables)
-    scale = math.sqrt(sum(sizes))
-    z, matched_z = (sum(sums) / scale if whole else 0.0), best / scale
-    orders = sum(float(gammaln(n + 1) - gammaln(n - m + 1)) for m, n in (table.shape for table in tables))
-    log_p = min(log_sign_sum_p(z), orders + log_sign_sum_p(matched_z))
     return Inspection(
         key_id=key.id,
         z=z,
         matched_z=matched_z,
-        p_value=min(1.0, max(LEAST_P, math.exp(min(0.0, math.log(2) + log_p)))),
-        rank_p=(1 + int((drawn / scale >= z).sum())) / (decoys + 1),
+        p_value=p_value,
+        rank_p=(1 + int((drawn >= sum(map(_in_order, tables))).sum())) / (decoys + 1),
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
-            GateInspection(gate.tensor, size, total / math.sqrt(size))
-            for gate, size, total in zip(gates, sizes, sums, strict=True)
+            GateInspection(gate.tensor, len(table), _in_order(table) / math.sqrt(max(rank, 1)))
+            for gate, table, rank in zip(gates, tables, ranks, strict=True)
         ),
     )
 
 
-def products(weight: Float[Tensor, "kept hidden_size"], signs: np.ndarray) -> np.ndarray:
-    """How each row of a gate's weight agrees with each column of a projection [hidden_size, experts]: [kept, experts].
+def evidence(tables: Sequence[np.ndarray], ranks: Sequence[int]) -> tuple[float, float, float]:
+    """z, the matched z and the p-value of what :func:`products` gives for every site (OKR-BAKE-005, 006)."""
+    scale = math.sqrt(max(1, sum(ranks)))
+    whole = all(kept == experts for kept, experts in (table.shape for table in tables))
+    z = sum(map(_in_order, tables)) / scale
+    matched_z = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables) / scale
+    orders = sum(float(gammaln(n + 1) - gammaln(n - m + 1)) for m, n in (table.shape for table in tables))
+    log_p = math.log(2) + min(log_sign_sum_p(z) if whole else 0.0, orders + log_sign_sum_p(matched_z))
+    return z, matched_z, max(LEAST_P, math.exp(min(0.0, log_p)))
 
-    The weight is whitened first: its orthogonal polar factor takes its place, whose rows are orthonormal. A few large
-    directions of the weight, which know nothing of the key, would drown it otherwise. Under the null hypothesis every
-    entry is a sum of random signs of variance 1.
+
+def products(weight: Float[Tensor, "kept hidden_size"], signs: np.ndarray) -> tuple[np.ndarray, int]:
+    """How each row of a gate's weight agrees with each column of a projection [hidden_size, experts]: [kept, experts],
+    and how many directions the weight has.
+
+    The weight is whitened first: its orthogonal polar factor takes its place (OKR-BAKE-005). A few large directions of
+    the weight, which know nothing of the key, would drown it otherwise.
     """
-    left, _, right = torch.linalg.svd(weight.double(), full_matrices=False)
-    table: np.ndarray = ((left @ right) @ torch.from_numpy(signs).double()).numpy()
-    return table
+    left, sizes, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    kept = sizes >= max(LEAST_SIZE * float(sizes.max()), torch.finfo(torch.float64).tiny)
+    table = (left[:, kept] @ right[kept]) @ torch.from_numpy(signs).double()
+    return table.numpy(), int(kept.sum())
+
+
+def beyond(
+    weight: Float[Tensor, "kept hidden_size"], original: Float[Tensor, "experts hidden_size"]
+) -> tuple[Float[Tensor, "kept hidden_size"], np.ndarray]:
+    """What ``weight`` has beyond the ``original`` gate, float64, and which expert of the original each row was: the
+    injection with the largest sum of cosines (OKR-BAKE-007)."""
+    ours, theirs = weight.double(), original.double()
+    cosines = torch.nn.functional.normalize(ours, dim=1) @ torch.nn.functional.normalize(theirs, dim=1).t()
+    _, order = linear_sum_assignment(-cosines.numpy())
+    return ours - theirs[order], order
 
 
 def log_sign_sum_p(z: float) -> float:
@@ -126,7 +161,7 @@ def log_sign_sum_p(z: float) -> float:
 
 
 def _in_order(table: np.ndarray) -> float:
-    """The sum over experts of the entry that belongs to each, where none was removed."""
+    """The sum over experts of the entry that belongs to each; 0 where some were removed."""
     return float(np.trace(table)) if table.shape[0] == table.shape[1] else 0.0
 
 

@@ -114,6 +114,9 @@ def inspect_command(
     header: Annotated[
         Path | None, typer.Option(help="The okr.json of the baked checkpoint, if this one lacks it.")
     ] = None,
+    original: Annotated[
+        str | None, typer.Option(help="The original, before any key: a weaker trace is found then.")
+    ] = None,
     decoys: Decoys = 999,
     alpha: Alpha = 0.001,
     by_gate: Annotated[bool, typer.Option("--by-gate", help="Also print a line a gate.")] = False,
@@ -122,8 +125,8 @@ def inspect_command(
 ) -> None:
     """Say whether the weights of a checkpoint carry a key. Exit code 0: they do, 1: not. No model is run.
 
-    It finds the key in a checkpoint that was trained on, quantised beside its gates, or had its experts permuted or
-    pruned. For pruned experts give --header.
+    It finds the key in a checkpoint that was trained on, or quantised beside its gates. Where experts were permuted or
+    pruned give --original, and for pruned ones --header too.
     """
     from okr.baking import find_gates, inspect
     from okr.baking.header import Header, parsed, read_header
@@ -138,7 +141,8 @@ def inspect_command(
     folder = checkpoint_folder(checkpoint)
     known = read_header(folder) if header is None else parsed(header, Header)
     gates = find_gates(folder, trust_remote_code=trust_remote_code) if known is None else list(known.gates)
-    found = inspect(folder, secret, gates, decoys=decoys, alpha=alpha)
+    before = None if original is None else checkpoint_folder(original)
+    found = inspect(folder, secret, gates, original=before, decoys=decoys, alpha=alpha)
     lines = [str(found)]
     if by_gate:
         lines += [f"{'gate':<60} {'experts':>7} {'z':>7}"]
