@@ -119,6 +119,65 @@ class Evidence:
 
 
 @dataclass(frozen=True, eq=False)
+class BakeCase:
+    """One gate to bake (chapter BAKE): the secret, the site, and the weight, float32 [E, d] with values of the dtype that
+    ``dtype`` names (``float32``, ``bfloat16`` or ``float16``)."""
+
+    secret: bytes
+    stack: str
+    layer: int
+    weight: FloatArray
+    dtype: str
+    strength: float
+    norm: float
+
+    def __repr__(self) -> str:
+        site = f"{self.secret!r}, {self.stack!r}, {self.layer}"
+        return f"BakeCase({site}, {show(self.weight)}, {self.dtype!r}, {self.strength!r}, {self.norm!r})"
+
+
+@dataclass(frozen=True)
+class SealCase:
+    """Bytes to seal under a secret (OKR-BAKE-003)."""
+
+    secret: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A gate in a checkpoint to inspect: its site, how many experts its projection has, its weight [E', d], and the
+    original weight [E, d] where that is at hand."""
+
+    stack: str
+    layer: int
+    num_experts: int
+    weight: FloatArray
+    original: FloatArray | None = None
+
+    def __repr__(self) -> str:
+        arrays = ", ".join("None" if part is None else show(part) for part in (self.weight, self.original))
+        return f"Found({self.stack!r}, {self.layer}, {self.num_experts}, {arrays})"
+
+
+@dataclass(frozen=True)
+class InspectCase:
+    """One question to whoever inspects weights: the claimed secret, and the gates."""
+
+    secret: bytes
+    gates: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """The answer: z, the matched z and the p-value."""
+
+    z: float
+    matched_z: float
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
 class Selected:
     """A checked answer of ``select``: indices int64 [T, k]; the other three are None where not reported."""
 

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import Call, Evidence, EvidenceCase, ProjectionCase, ScoreCase, SelectCase, Selected
+from .cases import (
+    BakeCase,
+    Call,
+    Evidence,
+    EvidenceCase,
+    InspectCase,
+    Inspected,
+    ProjectionCase,
+    ScoreCase,
+    SealCase,
+    SelectCase,
+    Selected,
+)
 from .verdicts import BadImplementation, Fault, Unsupported, words
 
 FUNCTIONS = ("projection", "key_scores", "select")
@@ -71,10 +83,32 @@ class Subject:
 
     def evidence(self, case: EvidenceCase) -> Evidence:
         """The evidence in swaps. Only what verifies traces has this function."""
-        if not self.has("evidence"):
-            raise Unsupported(f"{self.name} has no function evidence")
-        found: Evidence = self.implementation.evidence(case)
+        found: Evidence = self._own("evidence")(case)
         return found
+
+    def bake(self, case: BakeCase, *, out: bool = False) -> NDArray[np.float32]:
+        """The baked weight, float32 [E, d]; with ``out`` the weight with the key taken out of it."""
+        answer = np.asarray(self._own("unbake" if out else "bake")(case))
+        if answer.dtype != np.float32 or answer.shape != case.weight.shape:
+            raise Fault("dtype", f"a weight came back as {answer.dtype} {list(answer.shape)}")
+        return answer
+
+    def seal(self, case: SealCase) -> tuple[bytes, bytes]:
+        """The tag, and the sealed bytes."""
+        tag, content = self._own("seal")(case)
+        return bytes(tag), bytes(content)
+
+    def inspect(self, case: InspectCase) -> Inspected:
+        """What weights show of a key."""
+        found: Inspected = self._own("inspect")(case)
+        return found
+
+    def _own(self, function: str) -> Callable[[Any], Any]:
+        """A function that only some systems have."""
+        if not self.has(function):
+            raise Unsupported(f"{self.name} has no function {function}")
+        asked: Callable[[Any], Any] = getattr(self.implementation, function)
+        return asked
 
     def refuses(self, function: str, *arguments: Any, **options: Any) -> bool:
         """Whether the call raises. A call that never returns is a Fault here as well."""

@@ -35,16 +35,17 @@ def bake(source: Path, target: Path, key: Key, gates: Gates, strength: float, *,
     checkpoint = Checkpoint(source)
     original = dict(_originals(checkpoint, gates))
     baked = {gate.tensor: _baked(checkpoint, gate, key, strength) for gate in gates.gates}
+    tag, sealed = seal(b"".join(original.values()), key)
     header = Header(
         model=gates.model,
         key_id=key.id,
         strength=strength,
-        tag=key.tag(b"".join(original.values())).hex(),
+        tag=tag.hex(),
         gates=with_digests(gates.gates, [hashlib.sha256(baked[gate.tensor]).hexdigest() for gate in gates.gates]),
     )
     with new_folder(target) as folder:
         checkpoint.write(folder, baked, advance)
-        replace(folder / ORIGINALS_FILE, sealed(b"".join(original.values()), key, header))
+        replace(folder / ORIGINALS_FILE, sealed)
         replace(folder / HEADER_FILE, header.model_dump_json(indent=1).encode() + b"\n")
     return header
 
@@ -66,7 +67,7 @@ def unbake(source: Path, target: Path, key: Key, *, advance: Advance = _nothing)
         content = (source / ORIGINALS_FILE).read_bytes()
     except OSError as error:
         raise InvalidConfig(f"cannot read {source / ORIGINALS_FILE}, the original gates: {error.strerror}") from None
-    original = sealed(content, key, header)
+    original = unseal(content, bytes.fromhex(header.tag), key)
     if len(content) != sum(sizes) or key.tag(original).hex() != header.tag:
         raise InvalidConfig(f"{source / ORIGINALS_FILE} is damaged: the original gates cannot be restored from it")
     restored, begin = {}, 0
@@ -80,9 +81,15 @@ def unbake(source: Path, target: Path, key: Key, *, advance: Advance = _nothing)
     return header
 
 
-def sealed(content: bytes, key: Key, header: Header) -> bytes:
-    """``content`` with the key's stream for this header's tag added bit by bit; twice gives ``content`` again."""
-    stream = key.stream(bytes.fromhex(header.tag), len(content))
+def seal(content: bytes, key: Key) -> tuple[bytes, bytes]:
+    """The tag of ``content``, and ``content`` sealed with ``key`` (OKR-BAKE-003)."""
+    tag = key.tag(content)
+    return tag, unseal(content, tag, key)
+
+
+def unseal(content: bytes, tag: bytes, key: Key) -> bytes:
+    """``content`` XOR the stream of ``key`` for ``tag``: it seals, and undoes it."""
+    stream = key.stream(tag, len(content))
     return (np.frombuffer(content, np.uint8) ^ np.frombuffer(stream, np.uint8)).tobytes()
 
 

@@ -26,7 +26,6 @@ from okr.detection.swaps import CONSTANT, LEAST_P
 from okr.errors import InvalidConfig
 from okr.routing import Key
 
-
 LEAST_SIZE = 1e-6
 """Directions of a weight whose singular value is a smaller share of the largest are left out: they are rounding."""
 
@@ -49,7 +48,8 @@ class Inspection:
         z: how far all gates together lie on the key's side, in standard deviations, with the experts in order.
         matched_z: the same with the experts of every gate in the order that fits the key best.
         p_value: the chance of this or more under a random key, at most. It allows for both ways of looking.
-        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact.
+        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact; 1 where
+            experts were removed.
         decoys: how many images.
         alpha: the level that ``p_value`` was held against.
         gates: each gate by itself.
@@ -97,11 +97,8 @@ def inspect(
     checkpoint, before = Checkpoint(folder), None if original is None else Checkpoint(original)
     whitened = []
     for gate in gates:
-        weight, signs = _weight(checkpoint, gate), gate.signs(key)
-        if before is not None:
-            weight, order = beyond(weight, _weight(before, gate))
-            signs = signs[:, order]
-        whitened.append(products(weight, signs))
+        unkeyed = None if before is None else _weight(before, gate)
+        whitened.append(agreement(_weight(checkpoint, gate), gate.signs(key), unkeyed))
     tables, ranks = [table for table, _ in whitened], [rank for _, rank in whitened]
     z, matched_z, p_value = evidence(tables, ranks)
     drawn = np.sum([_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)], axis=0)
@@ -110,11 +107,11 @@ def inspect(
         z=z,
         matched_z=matched_z,
         p_value=p_value,
-        rank_p=(1 + int((drawn >= sum(map(_in_order, tables))).sum())) / (decoys + 1),
+        rank_p=(1 + int((drawn >= _in_order(tables)).sum())) / (decoys + 1) if _whole(tables) else 1.0,
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
-            GateInspection(gate.tensor, len(table), _in_order(table) / math.sqrt(max(rank, 1)))
+            GateInspection(gate.tensor, len(table), _in_order([table]) / math.sqrt(max(rank, 1)))
             for gate, table, rank in zip(gates, tables, ranks, strict=True)
         ),
     )
@@ -123,12 +120,24 @@ def inspect(
 def evidence(tables: Sequence[np.ndarray], ranks: Sequence[int]) -> tuple[float, float, float]:
     """z, the matched z and the p-value of what :func:`products` gives for every site (OKR-BAKE-005, 006)."""
     scale = math.sqrt(max(1, sum(ranks)))
-    whole = all(kept == experts for kept, experts in (table.shape for table in tables))
-    z = sum(map(_in_order, tables)) / scale
+    whole = _whole(tables)
+    z = _in_order(tables) / scale if whole else 0.0
     matched_z = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables) / scale
     orders = sum(float(gammaln(n + 1) - gammaln(n - m + 1)) for m, n in (table.shape for table in tables))
     log_p = math.log(2) + min(log_sign_sum_p(z) if whole else 0.0, orders + log_sign_sum_p(matched_z))
     return z, matched_z, max(LEAST_P, math.exp(min(0.0, log_p)))
+
+
+def agreement(
+    weight: Float[Tensor, "kept hidden_size"],
+    signs: np.ndarray,
+    original: Float[Tensor, "experts hidden_size"] | None = None,
+) -> tuple[np.ndarray, int]:
+    """What :func:`products` gives of a gate, less the ``original`` where that is at hand (OKR-BAKE-007)."""
+    if original is None:
+        return products(weight, signs)
+    rest, order = beyond(weight, original)
+    return products(rest, signs[:, order])
 
 
 def products(weight: Float[Tensor, "kept hidden_size"], signs: np.ndarray) -> tuple[np.ndarray, int]:
@@ -160,9 +169,14 @@ def log_sign_sum_p(z: float) -> float:
     return min(0.0, math.log(CONSTANT) + float(log_ndtr(-z)))
 
 
-def _in_order(table: np.ndarray) -> float:
-    """The sum over experts of the entry that belongs to each; 0 where some were removed."""
-    return float(np.trace(table)) if table.shape[0] == table.shape[1] else 0.0
+def _whole(tables: Sequence[np.ndarray]) -> bool:
+    """Whether no expert was removed."""
+    return all(kept == experts for kept, experts in (table.shape for table in tables))
+
+
+def _in_order(tables: Sequence[np.ndarray]) -> float:
+    """The sum over sites and experts of the entry that belongs to each."""
+    return sum(float(np.trace(table)) for table in tables)
 
 
 def _images(table: np.ndarray, count: int, seed: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import Evidence, EvidenceCase, Routed
+from ..cases import BakeCase, Evidence, EvidenceCase, InspectCase, Inspected, Routed, SealCase
 from .torch_router import TorchRouter
 
 
@@ -32,6 +32,55 @@ class Package(TorchRouter):
         sums = [tally.sum(Projector(site, key).signs) for site, tally in tallies.values()]
         z = distance(sums, [tally.squared_norm() for _, tally in tallies.values()])
         return Evidence(tuple(weights), sum(tally.swaps for _, tally in tallies.values()), z, sign_sum_p(z))
+
+
+    def bake(self, case: BakeCase) -> Any:
+        """A gate with the key."""
+        from okr.baking import arithmetic
+
+        return _changed(case, arithmetic.with_key)
+
+    def unbake(self, case: BakeCase) -> Any:
+        """A gate with the key taken out."""
+        from okr.baking import arithmetic
+
+        return _changed(case, arithmetic.without_key)
+
+    def seal(self, case: SealCase) -> tuple[bytes, bytes]:
+        """The tag and the sealed bytes."""
+        from okr import Key
+        from okr.baking.baking import seal
+
+        return seal(case.content, Key(case.secret))
+
+    def inspect(self, case: InspectCase) -> Inspected:
+        """What gates show of a key."""
+        import torch
+
+        from okr import Key
+        from okr.baking import inspection
+
+        key, whitened = Key(case.secret), []
+        for gate in case.gates:
+            weight = torch.from_numpy(gate.weight)
+            signs = key.projection(
+                stack=gate.stack, layer=gate.layer, hidden_size=weight.shape[1], num_experts=gate.num_experts
+            )
+            original = None if gate.original is None else torch.from_numpy(gate.original)
+            whitened.append(inspection.agreement(weight, signs, original))
+        return Inspected(*inspection.evidence(*zip(*whitened, strict=True)))
+
+
+def _changed(case: BakeCase, change: Any) -> Any:
+    import torch
+
+    from okr import Key
+    from okr.baking.arithmetic import step
+
+    experts, size = case.weight.shape
+    signs = Key(case.secret).projection(stack=case.stack, layer=case.layer, hidden_size=size, num_experts=experts)
+    weight = torch.from_numpy(case.weight).to(getattr(torch, case.dtype))
+    return change(weight, torch.from_numpy(signs), step(case.strength, case.norm)).float().numpy()
 
 
 class _Shown:

@@ -15,7 +15,8 @@ from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
 from ..codec import floats, signs, unfloat
 from ..subject import FUNCTIONS, Subject
 from ..verdicts import Violation
-from . import evidence
+from . import baking, evidence
+from .baking import BakingVector
 from .evidence import EvidenceVector
 
 HERE = Path(__file__).parent
@@ -93,15 +94,21 @@ def load_evidence() -> tuple[EvidenceVector, ...]:
     return tuple(evidence.read(entry) for entry in _entries() if entry["function"] == evidence.FUNCTION)
 
 
+@cache
+def load_baking() -> tuple[BakingVector, ...]:
+    """The stored vectors of chapter BAKE, which no router answers."""
+    return tuple(baking.read(entry) for entry in _entries() if entry["function"] in baking.FUNCTIONS)
+
+
 def _entries() -> Iterator[dict[str, Any]]:
     for path in files():
         yield from json.loads(path.read_text("utf-8"))["vectors"]
 
 
 @cache
-def for_clause(clause: str) -> tuple[Vector | EvidenceVector, ...]:
+def for_clause(clause: str) -> tuple[Vector | EvidenceVector | BakingVector, ...]:
     """The vectors that test a clause."""
-    everything: tuple[Vector | EvidenceVector, ...] = (*load(), *load_evidence())
+    everything: tuple[Vector | EvidenceVector | BakingVector, ...] = (*load(), *load_evidence(), *load_baking())
     return tuple(vector for vector in everything if clause in vector.clauses)
 
 

@@ -12,7 +12,7 @@ from ..cases import ProjectionCase, ScoreCase, SelectCase, Setting
 from ..codec import floats, hexfloat, signs
 from ..registry import VERSION
 from ..strategies import bfloat16, step
-from . import HERE, evidence_cases, expected
+from . import HERE, baking, evidence_cases, expected
 from . import evidence as evidence_vectors
 
 Case = ProjectionCase | ScoreCase | SelectCase
@@ -272,12 +272,13 @@ def render() -> dict[str, str]:
     for file, entries in (("1-keys", key()), ("2-scores", score()), ("3-selections", selections)):
         document = {"spec_version": VERSION, "vectors": [entry(file[2:], item) for item in entries]}
         contents[f"{file}.json"] = json.dumps(document, indent=1) + "\n"
-    return contents | {"4-evidence.json": _evidence()}
+    contents["4-evidence.json"] = _lines(evidence_vectors.render(*item) for item in evidence_cases.every())
+    return contents | {"5-baking.json": _lines(baking.render(*item) for item in baking.every())}
 
 
-def _evidence() -> str:
-    """The content of the evidence's file, a vector a line."""
-    lines = [json.dumps(evidence_vectors.render(*item)) for item in evidence_cases.every()]
+def _lines(vectors: Iterator[dict[str, Any]]) -> str:
+    """The content of a file with a vector a line."""
+    lines = [json.dumps(vector) for vector in vectors]
     return f'{{\n "spec_version": "{VERSION}",\n "vectors": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
 
