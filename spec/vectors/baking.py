@@ -82,6 +82,8 @@ def every() -> Iterator[Entry]:
 
 def render(name: str, clauses: tuple[str, ...], hunts: str, case: Case) -> dict[str, Any]:
     """A vector as JSON, with the oracle's answer."""
+    given: dict[str, Any]
+    right: Any
     if isinstance(case, BakeCase):
         function, given, right = "bake", vars(case) | {"weight": floats(case.weight)}, baking.baked(case)
     elif isinstance(case, SealCase):
