@@ -20,6 +20,7 @@ from common import worked
 
 import okr
 from okr.detection import prefix_p_values
+from okr.engines import Engine
 from okr.intervals import share
 from okr.jobs.folders import write_atomically
 from okr.loaders import Loaded, passages
@@ -51,9 +52,9 @@ def made(loaded: Loaded, setting: Setting, temperature: float, texts: int) -> li
     return found
 
 
-def p_values(loaded: Loaded, setting: Setting, key: okr.Key, trace: okr.Trace) -> np.ndarray:
+def p_values(engine: Engine, setting: Setting, key: okr.Key, trace: okr.Trace) -> np.ndarray:
     """The p-value after every new token [NEW_TOKENS - 1]: the last one is sampled and not routed."""
-    p = prefix_p_values(okr.prepare(loaded.model), trace, key, setting).numpy()
+    p = prefix_p_values(engine, trace, key, setting).numpy()
     return p[-(NEW_TOKENS - 1) :]
 
 
@@ -71,7 +72,7 @@ def rows(name: str, strength: float, generated: str, texts: int) -> list[dict[st
     traces = made(loaded[generated], setting, TEMPERATURES[name], texts)
     found = []
     for replayed in DTYPES:
-        p = np.stack([p_values(loaded[replayed], setting, key, trace) for key, trace in traces])
+        p = np.stack([p_values(okr.prepare(loaded[replayed].model), setting, key, trace) for key, trace in traces])
         rates = [okr.verify(loaded[replayed].model, trace, key, decoys=1).hit_rate or 0.0 for key, trace in traces]
         value, low, high = share(int((p[:, WITHIN - 1] <= LEVEL).sum()), texts)
         found.append(

@@ -8,11 +8,13 @@ from torch import nn
 
 from okr.baking.arithmetic import step, without_key
 from okr.baking.header import Header, read_header
+from okr.engines.transformers import TransformersEngine
 from okr.errors import InvalidConfig
 from okr.loaders import hub
 from okr.loaders.exported import exported
 from okr.loaders.sources import resolve
 from okr.routing import Key
+from okr.traces import ModelIdentity
 
 
 def checkpoint_folder(model: str) -> Path:
@@ -29,17 +31,38 @@ def header_of(model: str) -> Header | None:
     return read_header(Path(place.location)) if place.kind == "folder" else None
 
 
-@torch.no_grad()
-def take_out(model: nn.Module, header: Header, keys: Iterable[Key]) -> bool:
-    """Take the key of ``header`` out of the gates of ``model``, which was loaded from the baked checkpoint, if it is
-    one of ``keys``. Whether it was.
+class UnbakedEngine(TransformersEngine):
+    """A model whose key was taken out of its gates. Traces know it as the model that it was before: ``baked``."""
 
-    The model is then the original but for rounding, and knows nothing of the key: traces may be judged with it. Raises
-    InvalidConfig if ``model`` has other gates than the header says.
+    def __init__(self, model: nn.Module, baked: ModelIdentity) -> None:
+        super().__init__(model)
+        self._baked = baked
+
+    def identity(self) -> ModelIdentity:
+        """The identity of the baked model."""
+        return self._baked
+
+
+def unbaked(model: nn.Module, header: Header, keys: Iterable[Key]) -> TransformersEngine:
+    """The engine by which traces and texts of a baked model are judged (OKR-BAKE-004).
+
+    ``model`` was loaded from the checkpoint that ``header`` describes. If the key of ``header`` is one of ``keys``, it
+    is taken out of the model's gates, in place. The model is then the original but for rounding and knows nothing of
+    the key. Otherwise the model stays as it is.
+
+    Raises InvalidConfig if ``model`` has other gates than the header says.
     """
+    engine = TransformersEngine(model)
     key = next((key for key in keys if key.id == header.key_id), None)
     if key is None:
-        return False
+        return engine
+    baked = engine.identity()
+    _take_out(model, header, key)
+    return UnbakedEngine(model, baked)
+
+
+@torch.no_grad()
+def _take_out(model: nn.Module, header: Header, key: Key) -> None:
     named = dict(model.named_parameters())
     for gate in header.gates:
         weight = named.get(gate.parameter)
@@ -47,4 +70,3 @@ def take_out(model: nn.Module, header: Header, keys: Iterable[Key]) -> bool:
             raise InvalidConfig(f"the model has no gate {gate.parameter} of {gate.num_experts} experts")
         signs = torch.from_numpy(gate.signs(key)).to(weight.device)
         weight.copy_(without_key(weight, signs, step(header.strength, gate.norm)))
-    return True

@@ -52,7 +52,7 @@ def opened(
 ) -> "tuple[Engine, Loaded]":
     """The engine ``name`` with the model of ``placement``, and that model with its tokenizer. In vLLM the model here is
     transformers' without weights. If the model is baked with one of ``keys``, that key is taken out of its gates."""
-    from okr.baking.models import header_of, take_out
+    from okr.baking.models import header_of, unbaked
     from okr.engines import prepare
 
     header = header_of(placement.model)
@@ -60,9 +60,7 @@ def opened(
         from okr.jobs.loading import load_placed
 
         loaded = load_placed(placement) if processes is None else load_placed(placement, processes)
-        if header is not None:
-            take_out(loaded.model, header, keys)
-        return prepare(loaded.model), loaded
+        return prepare(loaded.model) if header is None else unbaked(loaded.model, header, keys), loaded
     if header is not None:
         raise InvalidConfig(f"{placement.model} is baked, and vLLM cannot take a key out: give the original model")
     from okr.engines.vllm import load_engine

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import baking
-from ..cases import BakeCase, Found, InspectCase, SealCase
+from ..cases import BakeCase, FloatArray, Found, InspectCase, SealCase
 from ..codec import floats, unfloats
 from ..subject import Subject
 from ..verdicts import require
@@ -54,7 +54,7 @@ def _answer(answer: Any) -> Any:
 
 def every() -> Iterator[Entry]:
     """All of them."""
-    weight = (np.arange(12, dtype=np.float32).reshape(3, 4) - 5) / 16
+    weight: FloatArray = np.arange(-5, 7, dtype=np.float32).reshape(3, 4) / np.float32(16)
     plain = BakeCase(SECRET, "decoder", 0, weight, "float32", 0.1, 12.5)
     yield "plain", (BAKE,), "P laid into W untransposed", plain
     lowered = baking.rounded(weight + np.float32(0.3), "bfloat16")
