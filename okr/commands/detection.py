@@ -69,8 +69,7 @@ def verify_command(
     Of several files each is a test of its own; a pooled test of all follows, which a single marked file can decide. A
     file that cannot be judged is named and costs only itself; the exit code is then 2.
     """
-    numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
-    from okr.baking.models import header_of
+    numbers = _numbers(AskedSetting.checked(setting, epsilon, zone, strength), model)
     from okr.commands.display import counting
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import verify, verify_each
@@ -88,8 +87,7 @@ def verify_command(
         if isinstance(given, Trace):
             _check_setting(name, given, numbers)
     engine, loaded = opened(engine_name, running, placement, [secret])
-    baked = header_of(model)
-    made = sift(read, lambda given: as_trace(given, loaded.model, numbers, baked), refused)
+    made = sift(read, lambda given: as_trace(given, loaded.model, numbers), refused)
     for name, trace in made:
         _check_setting(name, trace, numbers)
     fit = sift(made, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
@@ -102,6 +100,16 @@ def verify_command(
             found = verify_each(engine, items, secret, **options, advance=advance)
         findings = Findings(names, found.each, found.pooled, refused)
     raise typer.Exit(findings.tell(as_json, _routers if by_router else lambda verdict: ()))
+
+
+def _numbers(asked: AskedSetting, model: str) -> dict[str, Any]:
+    """Epsilon, zone and strength in place of those in the headers of traces: those that were given, or those of a baked
+    checkpoint. None: the header's."""
+    from okr.baking.models import header_of
+
+    numbers = asked.for_traces(model)
+    baked = header_of(model)
+    return asdict(baked.setting) if baked is not None and set(numbers.values()) == {None} else numbers
 
 
 def _check_setting(name: str, trace: "Trace", numbers: dict[str, Any]) -> None:
@@ -241,8 +249,7 @@ def attribute_command(
 
     Several traces are one test: the key that is named had a part in at least one of them.
     """
-    numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
-    from okr.baking.models import header_of
+    numbers = _numbers(AskedSetting.checked(setting, epsilon, zone, strength), model)
     from okr.commands.display import counting
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import attribute
@@ -256,8 +263,7 @@ def attribute_command(
     keys = [Key.load(file) for file in files]
     read = read_traces(traces, Refusals())
     engine, loaded = opened(engine_name, running, placement, keys)
-    baked = header_of(model)
-    items = [as_trace(given, loaded.model, numbers, baked) for _, given in read]
+    items = [as_trace(given, loaded.model, numbers) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
             engine,
