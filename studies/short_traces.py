@@ -10,6 +10,7 @@ after n tokens if p <= 0.001 there. Intervals are Clopper-Pearson's (95%). Print
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,25 @@ def made(loaded: Loaded, setting: Setting, temperature: float, texts: int) -> li
     found = []
     for first in range(0, texts, BATCH):
         key = okr.Key.public(f"short traces {first}")
-        prompts = [passage.text for passage in passages(200)[first : min(first + BATCH, texts)]]
-        inputs = torch.tensor([loaded.tokenizer(prompt)["input_ids"][:24] for prompt in prompts])
-        torch.manual_seed(first)
-        with okr.watermark(
-            loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
-        ) as watermark:
-            generation = watermark.generate(
-                input_ids=inputs, attention_mask=torch.ones_like(inputs), do_sample=True, top_k=0,
-                temperature=temperature, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
-            )  # fmt: skip
-        found += [(key, trace) for trace in generation.traces]
+        count = min(BATCH, texts - first)
+        found += [(key, trace) for trace in made_under(loaded, key, setting, first, count, temperature)]
     return found
+
+
+def made_under(
+    loaded: Loaded, key: okr.Key, setting: Setting, first: int, count: int = BATCH, temperature: float = 1.0
+) -> Sequence[okr.Trace]:
+    """Traces of one batch of texts under one key; their prompts are the passages from ``first`` on."""
+    prompts = [passage.text for passage in passages(200)[first : first + count]]
+    inputs = torch.tensor([loaded.tokenizer(prompt)["input_ids"][:24] for prompt in prompts])
+    torch.manual_seed(first)
+    with okr.watermark(
+        loaded.model, key, epsilon=setting.epsilon, zone=setting.zone, strength=setting.strength
+    ) as watermark:
+        return watermark.generate(
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), do_sample=True, top_k=0,
+            temperature=temperature, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
+        ).traces  # fmt: skip
 
 
 def p_values(engine: Engine, setting: Setting, key: okr.Key, trace: okr.Trace) -> np.ndarray:
