@@ -36,7 +36,7 @@ from okr.pages.markdown import rows_table
 from okr.routing import Setting
 from okr.routing.named import NAMED
 
-NAME, KEYS, TEXTS, READ = "tiny-deepseek-moe", 3, 16, 24
+NAME, KEYS, TEXTS, READ = "tiny-deepseek-moe", 2, 24, 24
 TRAINED, BATCH, RATE = 160, 8, 3e-4
 PRUNED = 0.1
 SETTING: Setting = NAMED["quiet"]
