@@ -65,7 +65,7 @@ class Target:
 
 
 ROUTING = (
-    Target("okr.routing.keys", ("key",)),
+    Target("okr.routing.keys", ("key", "bake")),
     Target("okr.routing.scores", ("score",)),
     Target("okr.routing.settings", ("zone",)),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
