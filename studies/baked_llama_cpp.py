@@ -3,11 +3,17 @@
     python studies/baked_llama_cpp.py --json docs/data/baked-llama-cpp.json
 
 tiny-deepseek-moe as it is and baked at two strengths is written as GGUF files. llama.cpp samples texts of 48 tokens at
-temperature 1; okr.collect.llama_cpp reads the experts. Every trace is judged alone, without its prompt, by the original
-float32 model. Four texts share a key; traces of the original are judged under the same keys at the setting quiet.
-"new tokens" is after how many of them p was first at most 0.001. "logits within" is the largest difference from the
-logits that transformers computes in float32 from the same checkpoint. Intervals are Clopper-Pearson's (95%). Needs
-llama-cpp-python and gguf. Prints a Markdown table.
+temperature 1, and okr.collect.llama_cpp reads the experts. Every trace is judged alone, without its prompt, by the
+original float32 model. Four texts of a baked model share a key. Texts of the original are controls: each is judged
+under ten keys of its own, at the setting quiet. Columns:
+
+- new tokens: after how many of them p was first at most 0.001;
+- control: the smallest p, and the p-value of a Kolmogorov-Smirnov test that rank_p is uniform (p itself is 1 where
+  nothing was swapped);
+- logits: a token's largest difference from the logits that transformers computes in float32 from the same checkpoint.
+  It is large where rounding let another expert run; llama.cpp's cache is float16.
+
+Intervals are Clopper-Pearson's (95%). Needs llama-cpp-python and gguf. Prints a Markdown table.
 """
 
 import argparse
@@ -38,7 +44,8 @@ from okr.routing.named import QUIET_STRENGTH
 MODEL = "tiny-deepseek-moe"
 STRENGTHS = {"original": None, "baked at 0.1": 0.1, "baked at 0.15": 0.15}
 TYPES = ("F32", "Q8_0", "Q4_0")
-KEYS, TEXTS, PROMPT, NEW_TOKENS, MEASURED = 5, 4, 24, 48, 16
+KEYS, TEXTS, CONTROLS = 5, 4, 10
+PROMPT, NEW_TOKENS, MEASURED = 24, 48, 16
 LEVELS = (1e-6, 1e-3)
 
 
@@ -55,7 +62,7 @@ def gates() -> Gates:
     return measure(okr.prepare(original().model), Checkpoint(checkpoint_folder(MODEL)), MODEL, texts)
 
 
-def texts(arm: str, kind: str, number: int) -> dict[str, list[float]]:
+def texts(arm: str, kind: str, number: int) -> dict[str, list[Any]]:
     """The figures of the texts under key ``number``, a list each."""
     strength, key = STRENGTHS[arm], okr.Key.public(f"baked in llama.cpp {number}")
     with TemporaryDirectory(prefix="okr-study-") as scratch:
@@ -64,12 +71,15 @@ def texts(arm: str, kind: str, number: int) -> dict[str, list[float]]:
             bake(folder, Path(scratch, "baked"), key, gates(), strength)
             folder = Path(scratch, "baked")
         ran = sampled(folder, Path(scratch, "model.gguf"), kind, number)
-    setting = Setting(math.inf, "boundary", strength or QUIET_STRENGTH)
-    figures = [judged(trace, key, setting) | {"logits": apart} for trace, apart in ran]
+    figures = []
+    for text, (trace, apart) in enumerate(ran):
+        others = [okr.Key.public(f"not in llama.cpp {number} {text} {other}") for other in range(CONTROLS)]
+        setting = Setting(math.inf, "boundary", strength or QUIET_STRENGTH)
+        figures += [judged(trace, each, setting) | apart for each in ([key] if strength else others)]
     return {name: [one[name] for one in figures] for name in figures[0]}
 
 
-def sampled(folder: Path, file: Path, kind: str, number: int) -> list[tuple[okr.Trace, float]]:
+def sampled(folder: Path, file: Path, kind: str, number: int) -> list[tuple[okr.Trace, dict[str, float]]]:
     """The traces of texts that llama.cpp samples from the checkpoint in ``folder``, and how far its logits are from
     those of transformers."""
     from gguf_file import write_gguf
@@ -90,13 +100,14 @@ def sampled(folder: Path, file: Path, kind: str, number: int) -> list[tuple[okr.
             trace = routing.trace(tokens, model=str(folder), prompt_length=PROMPT)
             with torch.no_grad():
                 logits = ours.model(torch.tensor([tokens[:-1]])).logits[0].numpy()
-            found.append((trace, float(np.abs(engine.scores[: len(tokens) - 1] - logits).max())))
+            apart = np.abs(engine.scores[: len(tokens) - 1] - logits).max(1)
+            found.append((trace, {"median": float(np.median(apart)), "largest": float(apart.max())}))
     engine.close()
     return found
 
 
-def judged(trace: okr.Trace, key: okr.Key, setting: Setting) -> dict[str, float]:
-    """What the original model says of one trace."""
+def judged(trace: okr.Trace, key: okr.Key, setting: Setting) -> dict[str, Any]:
+    """What the original model says of one trace. ``needed`` is None where all of its tokens do not prove the key."""
     engine = okr.prepare(original().model)
     verdict = okr.verify(engine, trace, key, skip_prompt=True, **vars(setting))
     early = np.flatnonzero(prefix_p_values(engine, trace, key, setting).numpy()[PROMPT:] <= LEVELS[1])
@@ -105,23 +116,26 @@ def judged(trace: okr.Trace, key: okr.Key, setting: Setting) -> dict[str, float]
         "rank p": verdict.rank_p,
         "hit rate": verdict.hit_rate or 0.0,
         "chance": verdict.chance_rate or 0.0,
-        "needed": float(early[0] + 1) if len(early) else math.inf,
+        "needed": int(early[0]) + 1 if len(early) else None,
     }
 
 
-def row(arm: str, kind: str, parts: list[dict[str, list[float]]]) -> dict[str, Any]:
+def row(arm: str, kind: str, parts: list[dict[str, list[Any]]]) -> dict[str, Any]:
     """The line of one model and type."""
-    found = {name: np.array([one for part in parts for one in part[name]]) for name in parts[0]}
-    figures: dict[str, Any] = {"model": arm, "matrices": kind, "texts": len(found["p"])}
+    found = {name: np.array([one for part in parts for one in part[name]], float) for name in parts[0]}
+    needed = np.nan_to_num(found["needed"], nan=math.inf)
+    figures: dict[str, Any] = {"model": arm, "matrices": kind, "traces judged": len(found["p"])}
     for level in LEVELS:
         figures[f"p <= {level:g} (95%)"] = share(int((found["p"] <= level).sum()), len(found["p"])).text(2)
     keyed = STRENGTHS[arm] is not None
     return figures | {
         "median p, largest": f"{np.median(found['p']):.1e}, {found['p'].max():.1e}" if keyed else "",
-        "smallest p; rank_p uniform?": "" if keyed else f"{found['p'].min():.2f}; {uniform(found['rank p']):.2f}",
+        "control: smallest p, rank_p uniform": ""
+        if keyed
+        else f"{found['p'].min():.2f}, {uniform(found['rank p']):.2f}",
         "hit rate (chance)": f"{found['hit rate'].mean():.3f} ({found['chance'].mean():.3f})",
-        "new tokens, median and largest": f"{np.median(found['needed']):g}, {found['needed'].max():g}" if keyed else "",
-        "logits within": f"{found['logits'].max():.2g}",
+        "new tokens, median and largest": f"{np.median(needed):g}, {needed.max():g}" if keyed else "",
+        "logits: median, largest": f"{np.median(found['median']):.2g}, {found['largest'].max():.2g}",
     }
 
 

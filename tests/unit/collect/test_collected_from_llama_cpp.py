@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pages import ROOT, blocks
 from scripts import script
 
 import okr
 from okr import InvalidConfig, Key, RouterNotFound, Trace
 from okr.baking import Checkpoint, bake, measure, texts_of
 from okr.baking.models import checkpoint_folder
+from okr.cli import execute
 from okr.collect.llama_cpp import collected
 from okr.loaders import Loaded, passages
 
@@ -118,6 +120,19 @@ def test_a_baked_model_proves_its_key_and_the_original_does_not(
     plain = trace_of(opened("original", kind), folders["original"], prompt(original, 1))
     setting = {"zone": "boundary", "epsilon": math.inf, "strength": STRENGTH}
     assert okr.verify(original.model, plain, KEY, skip_prompt=True, **setting).p_value > 0.05
+
+
+def test_the_example_of_the_page_runs_as_written(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("baked").symlink_to(folders["baked"])
+    script("studies/gguf_file").write_gguf(Path("baked"), Path("baked.gguf"), "Q4_0")
+    page = blocks(ROOT / "docs" / "how-to" / "bake.md")
+    (code,) = [text for language, text in page if language == "py" and "llama_cpp" in text]
+    exec(compile(code, "bake.md", "exec"), {"__name__": "__main__"})
+    KEY.save(Path("key.json"))
+    assert execute(["verify", "baked", "llama.okrtrace", "--key", "key.json"]) == 0
 
 
 def test_every_text_of_a_block_has_its_own_experts(original: Loaded, opened: Any, folders: Any) -> None:
