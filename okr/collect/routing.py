@@ -12,18 +12,32 @@ from okr.discovery.discover import without_weights
 from okr.errors import InvalidTrace
 from okr.loaders import architecture
 from okr.traces import Trace
+from okr.traces.routed_experts import whole_array
 
 
 class Routing:
     """The experts that ran for one sequence. A collector adds them in the order of the tokens."""
 
     def __init__(self) -> None:
-        self._parts: dict[int, list[Any]] = {}
+        self._parts: dict[int, list[tuple[int, Any]]] = {}  # of each layer, each with its first token
 
     def add(self, layer: int, experts: Any) -> None:
         """Add the experts of the next tokens at a layer: anything that NumPy reads as [tokens, k]. It is read when
         :meth:`array` is called."""
-        self._parts.setdefault(layer, []).append(experts)
+        parts = self._parts.setdefault(layer, [])
+        first = parts[-1][0] + len(parts[-1][1]) if parts else 0
+        parts.append((first, experts))
+
+    def keep(self, tokens: int) -> None:
+        """Forget all but the first ``tokens`` tokens. An engine that goes back in its cache runs the others again."""
+        for layer, parts in list(self._parts.items()):
+            while parts and parts[-1][0] >= tokens:
+                parts.pop()
+            if parts:
+                first, experts = parts[-1]
+                parts[-1] = (first, experts[: tokens - first])
+            else:
+                del self._parts[layer]
 
     def clear(self) -> None:
         """Forget what was added, before another sequence."""
@@ -39,8 +53,12 @@ class Routing:
         one was broken off."""
         if not self._parts:
             raise InvalidTrace("no experts were collected: did the engine run within the block?")
-        joined = [np.concatenate([np.asarray(part) for part in self._parts[layer]]) for layer in self.layers]
-        if len({part.shape for part in joined}) != 1:
+        read = [[whole_array(rows, "experts") for _, rows in self._parts[layer]] for layer in self.layers]
+        kinds = {(part.ndim, part.shape[-1:], part.dtype.kind in "iu") for parts in read for part in parts}
+        if len(kinds) > 1 or kinds.pop()[::2] != (2, True):
+            raise InvalidTrace("experts must be whole numbers [tokens, k], with the same k at every layer")
+        joined = [np.concatenate(parts) for parts in read]
+        if len({len(rows) for rows in joined}) != 1:
             raise InvalidTrace("the layers ran different numbers of tokens: collect one sequence at a time")
         return np.stack(joined, axis=1).astype(np.int64)
 

@@ -53,6 +53,14 @@ def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
     assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
 
 
+def test_the_table_of_llama_cpp_is_what_was_measured():
+    figures = json.loads((ROOT / "docs" / "data" / "baked-llama-cpp.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "how-to" / "bake.md").read_text(encoding="utf-8")
+    assert rows_table(figures["rows"]) in page
+    versions = ("date", "llama-cpp-python")
+    assert all(f"{name} {figures['machine'][name]}".removeprefix("date ") in page for name in versions)
+
+
 def test_short_traces_are_proven_again(monkeypatch):
     """All were within 16 tokens at this strength; so are eight texts made again, whatever rounding does."""
     for row in script("studies/short_traces").rows("tiny-deepseek-moe", 0.3, "float32", 8):

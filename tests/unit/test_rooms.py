@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ MAY = {
     "transformers": {"ground", "routing", "discovery", "traces", "engines"},
     "vllm": {"ground", "routing", "discovery", "loaders", "traces", "engines"},
     "detection": {"ground", "routing", "discovery", "traces", "engines"},
+    "baking": {"ground", "routing", "discovery", "loaders", "traces", "engines", "transformers", "detection"},
+    "collect": {"ground", "discovery", "loaders", "traces", "baking"},
     "pages": {"ground"},
     "jobs": {"ground", "loaders"},
 }
@@ -26,9 +29,9 @@ MAY["suites"] = {*MAY, "ground"} - {"suites", "tuning"}
 MAY["commands"] = {*MAY, "ground", "spec", "top"}
 MAY["top"] = {*MAY, "ground"}
 LATE = {("okr.engines.prepared", "transformers")}
-VLLM = {"okr.spec.implementations.vllm_router"}
-"""Modules outside the room of vLLM that import vLLM."""
 """Imports that stand in a function: an engine is chosen when a model is given."""
+FOREIGN = {"vllm": "okr.engines.vllm", "mlx_lm": "okr.collect.mlx", "llama_cpp": "okr.collect.llama_cpp"}
+"""The engines that need not be installed, and the one place that imports each."""
 
 
 def room_of(module: str) -> str:
@@ -77,17 +80,28 @@ def test_a_room_imports_only_those_below_it(room):
     assert not bad, "\n".join(bad)
 
 
-def test_vllm_is_touched_in_one_room_and_only_when_it_is_asked() -> None:
+def top_packages(nodes: Iterable[ast.AST]) -> set[str]:
+    """The packages that the imports among ``nodes`` name."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("engine", sorted(FOREIGN))
+def test_another_engine_is_touched_in_one_place_and_only_when_it_is_asked(engine: str) -> None:
+    touched = False
     for path in OKR.rglob("*.py"):
         module = ".".join(path.relative_to(OKR.parent).with_suffix("").parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        names = [getattr(node, "module", None) or node.names[0].name for node in found]
-        if any(name.split(".")[0] == "vllm" for name in names):
-            assert room_of(module) == "vllm" or module in VLLM, module
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        named = [getattr(node, "module", None) or node.names[0].name for node in top]
-        assert not any(name.split(".")[0] == "vllm" for name in named), module
+        assert engine not in top_packages(tree.body), module
+        if engine in top_packages(ast.walk(tree)):
+            assert f"{module}.".startswith(f"{FOREIGN[engine]}."), module
+            touched = True
+    assert touched
 
 
 def test_rooms_form_no_cycle():

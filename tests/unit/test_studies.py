@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from scripts import script
 
 PLAN = {"model": "small", "level": 0.01}
+LLAMA_CPP = pytest.mark.skipif(
+    not (find_spec("llama_cpp") and find_spec("gguf")), reason="needs llama.cpp: pip install llama-cpp-python gguf"
+)
 
 
 class Killed(BaseException):
@@ -111,6 +115,7 @@ def test_a_study_without_a_file_leaves_nothing(
     ("name", "words"),
     [
         ("attribution", ["--out", "{}"]),
+        pytest.param("baked_llama_cpp", ["--json", "{}"], marks=LLAMA_CPP),
         ("beside_synthid", ["--json", "{}"]),
         ("cost_and_evidence", ["tiny-switch", "--out", "{}"]),
         ("deployed_keys", ["--json", "{}"]),
