@@ -120,8 +120,8 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class BakeCase:
-    """One gate to bake (chapter BAKE): the secret, the site, and the weight, float32 [E, d] with values of the dtype that
-    ``dtype`` names (``float32``, ``bfloat16`` or ``float16``)."""
+    """One gate to bake (chapter BAKE): the secret, the site, and the weight, float32 [E, d] with values of the dtype
+    that ``dtype`` names (``float32``, ``bfloat16`` or ``float16``)."""
 
     secret: bytes
     stack: str

@@ -24,7 +24,7 @@ SHIPPED = {
     "compile": "okr.spec.implementations.torch_compiled:compiled",
     "numba": "okr.spec.implementations.torch_router:loops",
     "triton": "okr.spec.implementations.triton_router:router",
-    "vllm": "okr.spec.implementations.vllm_router:router",
+    "vllm": "okr.spec.implementations.vllm_router:VllmRouter",
     "reordered": "okr.spec.implementations.variants:reordered",
     "float64": "okr.spec.implementations.variants:float64",
     "okr": "okr.spec.implementations.package:package",

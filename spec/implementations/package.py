@@ -33,7 +33,6 @@ class Package(TorchRouter):
         z = distance(sums, [tally.squared_norm() for _, tally in tallies.values()])
         return Evidence(tuple(weights), sum(tally.swaps for _, tally in tallies.values()), z, sign_sum_p(z))
 
-
     def bake(self, case: BakeCase) -> Any:
         """A gate with the key."""
         from okr.baking import arithmetic

@@ -55,6 +55,3 @@ class VllmRouter(TorchRouter):
         attaching.swap(router, place)
         states, logits = (torch.from_numpy(np.array(part, np.float32, order="C")) for part in (key_scores, choice))
         return router._select_experts(states, logits)[1].numpy()
-
-
-router = VllmRouter()

@@ -120,6 +120,4 @@ def read(entry: dict[str, Any]) -> BakingVector:
 
 def _with_arrays(gate: dict[str, Any]) -> dict[str, Any]:
     """A gate with its matrices as arrays."""
-    return {
-        name: unfloats(part).astype(np.float32) if isinstance(part, list) else part for name, part in gate.items()
-    }
+    return {name: unfloats(part).astype(np.float32) if isinstance(part, list) else part for name, part in gate.items()}
