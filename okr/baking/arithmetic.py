@@ -10,13 +10,20 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from okr.errors import InvalidSetting
+
 GATE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes of gates that a key can be added to, by their names in safetensors."""
 
 
 def step(strength: float, norm: float) -> float:
-    """By how much every entry of a gate changes: strength / norm, rounded to float32 (OKR-BAKE-001)."""
-    return float(np.float32(strength / norm))
+    """By how much every entry of a gate changes: strength / norm, rounded to float32 (OKR-BAKE-001). Raises
+    InvalidSetting if float32 cannot hold it."""
+    with np.errstate(over="ignore"):
+        size = float(np.float32(strength / norm))
+    if not 0 < size < float("inf"):
+        raise InvalidSetting(f"strength {strength:g} over a mean norm of {norm:g} is no number of float32 above 0")
+    return size
 
 
 def with_key(

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln, log_ndtr
 from torch import Tensor
 
+from okr.baking.arithmetic import GATE_DTYPES
 from okr.baking.checkpoint import Checkpoint
 from okr.baking.header import Gate, UnreadGate
 from okr.detection.decoys import Decoys
@@ -45,7 +46,8 @@ class Inspection:
         z: how far all gates together lie on the key's side, in standard deviations, with the experts in order.
         matched_z: the same with the experts of every gate in the order that fits the key best.
         p_value: the chance of this or more under a random key, at most. It allows for both ways of looking.
-        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact.
+        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact. It is 1 where
+            experts were pruned: their order is then not known, and z is 0.
         decoys: how many images.
         alpha: the level that ``p_value`` was held against.
         gates: each gate by itself.
@@ -98,7 +100,7 @@ def inspect(
         z=z,
         matched_z=matched_z,
         p_value=min(1.0, max(LEAST_P, math.exp(min(0.0, math.log(2) + log_p)))),
-        rank_p=(1 + int((drawn / scale >= z).sum())) / (decoys + 1),
+        rank_p=(1 + int((drawn / scale >= z).sum())) / (decoys + 1) if whole else 1.0,
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
@@ -142,9 +144,14 @@ def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate) -> Tensor:
     stored = checkpoint.tensors.get(gate.tensor)
     if stored is None:
         raise InvalidConfig(f"{checkpoint.folder} has no tensor {gate.tensor}: give the okr.json of this checkpoint")
+    if stored.dtype not in GATE_DTYPES:
+        raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is of dtype {stored.dtype}: a quantised gate")
     fits = len(stored.shape) == 2 and 0 < stored.shape[0] <= gate.num_experts and stored.shape[1] == gate.hidden_size
     if not fits:
         raise InvalidConfig(
             f"{checkpoint.folder}: {gate.tensor} is {list(stored.shape)}, not [{gate.num_experts}, {gate.hidden_size}]"
         )
-    return checkpoint.tensor(gate.tensor)
+    weight = checkpoint.tensor(gate.tensor)
+    if not weight.isfinite().all():
+        raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is not finite everywhere")
+    return weight

@@ -84,12 +84,12 @@ def verify_command(
     check_decoys(decoys, alpha)
     secret, refused = Key.load(key), Refusals()
     read = read_traces(traces, refused)
+    plain = header_of(model) is None
     for name, given in read:
-        if isinstance(given, Trace):
+        if isinstance(given, Trace) and plain:
             _check_setting(name, given, numbers)
-    engine, loaded = opened(engine_name, running, placement, [secret])
-    baked = header_of(model)
-    made = sift(read, lambda given: as_trace(given, loaded.model, numbers, baked), refused)
+    engine, loaded, baked = opened(engine_name, running, placement, [secret])
+    made = sift(read, lambda given: as_trace(given, engine, loaded.model, numbers, baked), refused)
     for name, trace in made:
         _check_setting(name, trace, numbers)
     fit = sift(made, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
@@ -183,7 +183,7 @@ def detect_command(
     options: dict[str, Any] = asdict(under) | {"temperature": temperature}
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
     with joined() as processes:
-        engine, loaded = opened(engine_name, running, placement, [secret], processes)
+        engine, loaded, _ = opened(engine_name, running, placement, [secret], processes)
         judged = sift([(text.name, text) for text in written], lambda text: tokenise(loaded, engine, text), refused)
         tests = [] if pooled else [[tokens] for _, tokens in judged]
         tests += [[tokens for _, tokens in judged]] if pooled or len(judged) > 1 else []
@@ -242,7 +242,6 @@ def attribute_command(
     Several traces are one test: the key that is named had a part in at least one of them.
     """
     numbers = AskedSetting.checked(setting, epsilon, zone, strength).for_traces(model)
-    from okr.baking.models import header_of
     from okr.commands.display import counting
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import attribute
@@ -255,9 +254,8 @@ def attribute_command(
     check_alpha(alpha)
     keys = [Key.load(file) for file in files]
     read = read_traces(traces, Refusals())
-    engine, loaded = opened(engine_name, running, placement, keys)
-    baked = header_of(model)
-    items = [as_trace(given, loaded.model, numbers, baked) for _, given in read]
+    engine, loaded, baked = opened(engine_name, running, placement, keys)
+    items = [as_trace(given, engine, loaded.model, numbers, baked) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
             engine,

@@ -10,6 +10,7 @@ from okr.errors import InvalidConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from okr.baking.models import Baked
     from okr.engines import Engine
     from okr.jobs.placement import Placement
     from okr.jobs.processes import Processes
@@ -49,10 +50,11 @@ def opened(
     placement: "Placement",
     keys: "Sequence[Key]",
     processes: "Processes | None" = None,
-) -> "tuple[Engine, Loaded]":
-    """The engine ``name`` with the model of ``placement``, and that model with its tokenizer. In vLLM the model here is
-    transformers' without weights. If the model is baked with one of ``keys``, that key is taken out of its gates."""
-    from okr.baking.models import header_of, take_out
+) -> "tuple[Engine, Loaded, Baked | None]":
+    """The engine ``name`` with the model of ``placement``, that model with its tokenizer, and how it is baked, if it
+    is. In vLLM the model here is transformers' without weights. If the model is baked with one of ``keys``, that key is
+    taken out of its gates."""
+    from okr.baking.models import Baked, header_of, take_out
     from okr.engines import prepare
 
     header = header_of(placement.model)
@@ -60,9 +62,11 @@ def opened(
         from okr.jobs.loading import load_placed
 
         loaded = load_placed(placement) if processes is None else load_placed(placement, processes)
-        if header is not None:
-            take_out(loaded.model, header, keys)
-        return prepare(loaded.model), loaded
+        if header is None:
+            return prepare(loaded.model), loaded, None
+        baked = Baked(header, prepare(loaded.model).identity())
+        take_out(loaded.model, header, keys)
+        return prepare(loaded.model), loaded, baked
     if header is not None:
         raise InvalidConfig(f"{placement.model} is baked, and vLLM cannot take a key out: give the original model")
     from okr.engines.vllm import load_engine
@@ -72,4 +76,4 @@ def opened(
     remote = {"trust_remote_code": True} if placement.trust_remote_code else {}
     engine = load_engine(placement.model, **chosen, **remote, **options)
     tokenizer = load_tokenizer(placement.model, trust_remote_code=placement.trust_remote_code)
-    return engine, Loaded(engine.model, tokenizer, placement.model)
+    return engine, Loaded(engine.model, tokenizer, placement.model), None

@@ -11,7 +11,8 @@ from okr.errors import InvalidTrace
 if TYPE_CHECKING:
     from torch import nn
 
-    from okr.baking import Header
+    from okr.baking.models import Baked
+    from okr.engines import Engine
     from okr.traces import Trace
 
 MAX_RESPONSE_BYTES = 2**30
@@ -58,17 +59,20 @@ def _response(path: Path) -> dict[str, Any]:
 
 
 def as_trace(
-    given: "Trace | tuple[dict[str, Any], int]", model: "nn.Module", numbers: dict[str, Any], baked: "Header | None"
+    given: "Trace | tuple[dict[str, Any], int]",
+    engine: "Engine",
+    model: "nn.Module",
+    numbers: dict[str, Any],
+    baked: "Baked | None",
 ) -> "Trace":
-    """``given`` as a trace. ``numbers`` are epsilon, zone and strength, where the command was given them. A response
-    that does not say its setting has that of the ``baked`` model."""
+    """``given`` as a trace of ``model``, which ``engine`` runs. ``numbers`` are epsilon, zone and strength, where the
+    command was given them. What does not say its setting has that of the ``baked`` model."""
     from okr.traces import Trace
-    from okr.traces.responses import SETTING
 
     if isinstance(given, Trace):
-        return given
-    response, choice = given
-    if baked is not None and SETTING not in response and all(value is None for value in numbers.values()):
-        numbers = vars(baked.setting)
-    told = {name: value for name, value in numbers.items() if value is not None}
-    return Trace.from_response(response, model=model, choice=choice, **told)
+        trace = given
+    else:
+        response, choice = given
+        told = {name: value for name, value in numbers.items() if value is not None}
+        trace = Trace.from_response(response, model=model, choice=choice, **told)
+    return trace if baked is None else baked.told(trace, engine.identity())
