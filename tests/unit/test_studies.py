@@ -111,6 +111,7 @@ def test_a_study_without_a_file_leaves_nothing(
     ("name", "words"),
     [
         ("attribution", ["--out", "{}"]),
+        ("baked_families", ["--json", "{}"]),
         ("beside_synthid", ["--json", "{}"]),
         ("cost_and_evidence", ["tiny-switch", "--out", "{}"]),
         ("deployed_keys", ["--json", "{}"]),
