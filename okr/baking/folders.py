@@ -38,11 +38,11 @@ def new_folder(path: Path, source: Path) -> Iterator[Path]:
         plain = check_new(path, source)
         part = plain.parent / f".{hashlib.sha256(os.fsencode(plain.name)).hexdigest()[:16]}.part"
         made = [folder for folder in plain.parents if not folder.exists()]
-        part.mkdir(parents=True, exist_ok=True)
         try:
+            part.mkdir(parents=True, exist_ok=True)
             yield from _filled(part, plain)
         except BaseException:
-            for folder in made:
+            for folder in (part, *made):
                 with contextlib.suppress(OSError):  # another process has written there
                     folder.rmdir()
             raise
