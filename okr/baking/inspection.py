@@ -43,11 +43,12 @@ class Inspection:
 
     Attributes:
         key_id: the key's public name.
-        z: how far all gates together lie on the key's side, in standard deviations, with the experts in order.
+        z: how far all gates together lie on the key's side, in standard deviations, with the experts in order. Where
+            some were removed, it is the largest for the experts that are left in order.
         matched_z: the same with the experts of every gate in the order that fits the key best.
-        p_value: the chance of this or more under a random key, at most. It allows for both ways of looking.
-        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact. It is 1 where
-            experts were pruned: their order is then not known, and z is 0.
+        p_value: the chance of this or more under a random key, at most. It allows for both ways of looking, and for
+            all ways in which experts can be left out or permuted.
+        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact.
         decoys: how many images.
         alpha: the level that ``p_value`` was held against.
         gates: each gate by itself.
@@ -87,25 +88,26 @@ def inspect(
     """
     checkpoint = Checkpoint(folder)
     tables = [products(_weight(checkpoint, gate), gate.signs(key)) for gate in gates]
-    drawn = np.sum([_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)], axis=0)
-    sums, sizes = [_in_order(table) for table in tables], [len(table) for table in tables]
-    whole = all(table.shape[0] == table.shape[1] for table in tables)
-    best = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables)
-    scale = math.sqrt(sum(sizes))
-    z, matched_z = (sum(sums) / scale if whole else 0.0), best / scale
-    orders = sum(float(gammaln(n + 1) - gammaln(n - m + 1)) for m, n in (table.shape for table in tables))
-    log_p = min(log_sign_sum_p(z), orders + log_sign_sum_p(matched_z))
+    sums = np.array([_in_order(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)])
+    sizes = [len(table) for table in tables]
+    total, scale = sums.sum(0), math.sqrt(sum(sizes))
+    z = float(total[0]) / scale
+    matched_z = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables) / scale
+    shapes = [table.shape for table in tables]
+    left_out = sum(_log_choices(kept, experts) for kept, experts in shapes)
+    orders = left_out + sum(float(gammaln(kept + 1)) for kept, _ in shapes)
+    log_p = min(left_out + log_sign_sum_p(z), orders + log_sign_sum_p(matched_z))
     return Inspection(
         key_id=key.id,
         z=z,
         matched_z=matched_z,
         p_value=min(1.0, max(LEAST_P, math.exp(min(0.0, math.log(2) + log_p)))),
-        rank_p=(1 + int((drawn / scale >= z).sum())) / (decoys + 1) if whole else 1.0,
+        rank_p=(1 + int((total[1:] >= total[0]).sum())) / (decoys + 1),
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
-            GateInspection(gate.tensor, size, total / math.sqrt(size))
-            for gate, size, total in zip(gates, sizes, sums, strict=True)
+            GateInspection(gate.tensor, size, float(own[0]) / math.sqrt(size))
+            for gate, size, own in zip(gates, sizes, sums, strict=True)
         ),
     )
 
@@ -127,17 +129,25 @@ def log_sign_sum_p(z: float) -> float:
     return min(0.0, math.log(CONSTANT) + float(log_ndtr(-z)))
 
 
-def _in_order(table: np.ndarray) -> float:
-    """The sum over experts of the entry that belongs to each, where none was removed."""
-    return float(np.trace(table)) if table.shape[0] == table.shape[1] else 0.0
+def _log_choices(kept: int, experts: int) -> float:
+    """The logarithm of the number of ways in which ``kept`` of ``experts`` can be left."""
+    return float(gammaln(experts + 1) - gammaln(kept + 1) - gammaln(experts - kept + 1))
 
 
-def _images(table: np.ndarray, count: int, seed: str) -> np.ndarray:
-    """The sums of ``count`` random images of the key."""
-    images = Decoys.draw(count, table.shape[1], hashlib.sha256(seed.encode()).digest()).part(1, count + 1)
-    rows = np.arange(table.shape[0])
-    chosen = table[rows, images.columns.numpy()[:, rows]] * images.signs.numpy()[:, rows]
-    return np.asarray(chosen.sum(1))
+def _in_order(table: Float[np.ndarray, "kept experts"], count: int, seed: str) -> Float[np.ndarray, " images"]:
+    """The sum over the rows of the entry that belongs to each, for the key and then for ``count`` random images of it.
+
+    Where experts were removed, the row of a kept one may belong to any later column, and the largest sum that keeps the
+    order is taken.
+    """
+    kept, experts = table.shape
+    images = Decoys.draw(count, experts, hashlib.sha256(seed.encode()).digest())
+    columns, signs = images.columns.numpy(), images.signs.numpy()
+    best = np.zeros((count + 1, experts - kept + 1))  # by how many columns were passed over
+    for row in range(kept):
+        places = slice(row, row + best.shape[1])
+        best = np.maximum.accumulate(best + table[row, columns[:, places]] * signs[:, places], axis=1)
+    return np.asarray(best[:, -1])
 
 
 def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate) -> Tensor:
