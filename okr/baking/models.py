@@ -47,8 +47,7 @@ def checkpoint_folder(model: str) -> Path:
 def model_name(model: str) -> str:
     """The name of ``model`` in a header. Of a folder it is the last part: its place is nobody's business."""
     place = resolve(model)
-    name = Path(place.location).resolve().name if place.kind == "folder" else place.name
-    return name.encode("utf-8", "backslashreplace").decode()
+    return Path(place.location).resolve().name if place.kind == "folder" else place.name
 
 
 def header_of(model: str) -> Header | None:
