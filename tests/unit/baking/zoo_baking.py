@@ -12,10 +12,10 @@ from torch import nn
 
 from okr import Key
 from okr.baking import Checkpoint, Gate, Gates, Header, bake
-from okr.baking.measuring import Seen, gates_of
+from okr.baking.measuring import gates_of
 from okr.discovery import RouterSite, discover
 from okr.engines import prepare
-from okr.engines.transformers.routings import Chosen
+from tests.unit.baking.seen_routers import seen_while
 from tests.unit.discovery.zoo import FAMILIES, VARIANTS, build, model_class, run
 from tests.unit.engines.transformers.families.observed import Call, calls_of
 from tests.unit.engines.transformers.families.oracle import RULES, choice_scores
@@ -32,14 +32,10 @@ def save(name: str, folder: Path) -> nn.Module:
     return model
 
 
-@torch.no_grad()
 def gates(model: nn.Module, name: str, folder: Path, seeds: Sequence[int] = (0,)) -> Gates:
     """What is measured of the gates of ``model`` in ``folder`` on the family's own inputs."""
     engine = prepare(model)
-    seen = [Seen() for _ in engine.sites]
-    with engine.routed([Chosen(site, each.choose) for site, each in zip(engine.sites, seen, strict=True)]):
-        for seed in seeds:
-            run(model, name, seed)
+    seen = seen_while(engine, lambda: [run(model, name, seed) for seed in seeds])
     return gates_of(engine, Checkpoint(folder), name, seen)
 
 
