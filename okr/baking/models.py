@@ -71,7 +71,7 @@ def take_out(model: nn.Module, header: Header, keys: Iterable[Key]) -> bool:
     one of ``keys``. Whether it was.
 
     The model is then the original but for rounding, and knows nothing of the key: traces may be judged with it. Raises
-    InvalidConfig if ``model`` has other gates than the header says.
+    InvalidConfig if ``model`` has other gates than the header says, or has offloaded one.
     """
     key = next((key for key in keys if key.id == header.key_id), None)
     if key is None:
@@ -81,6 +81,10 @@ def take_out(model: nn.Module, header: Header, keys: Iterable[Key]) -> bool:
         weight = named.get(gate.parameter)
         if weight is None or weight.shape != (gate.num_experts, gate.hidden_size):
             raise InvalidConfig(f"the model has no gate {gate.parameter} of {gate.num_experts} experts")
+        if weight.is_meta:
+            raise InvalidConfig(
+                f"{gate.parameter} is offloaded, so the key cannot be taken out: give --max-memory more"
+            )
         signs = torch.from_numpy(gate.signs(key)).to(weight.device)
         weight.copy_(without_key(weight, signs, step(header.strength, gate.norm)))
     return True

@@ -1,15 +1,18 @@
 """Small checkpoints in several shards, with all that stands beside the weights of a published one."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from okr import Key
-from okr.baking import Checkpoint, Gate, Gates
+from okr.baking import Checkpoint, Gate, Gates, Header, bake, unbake
 from okr.baking.checkpoint import INDEX
+from okr.errors import InvalidConfig
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 EXPERTS, HIDDEN, LAYERS = 8, 16, 3
@@ -57,8 +60,6 @@ def write(
 
 def known(folder: Path, layers: int = LAYERS, norm: float = 4.0) -> Gates:
     """What would have been measured of the checkpoint in ``folder``."""
-    import hashlib
-
     checkpoint = Checkpoint(folder)
     return Gates(
         model="small",
@@ -83,5 +84,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def bits(dtype: np.dtype) -> np.dtype:
-    return np.dtype(f"u{dtype.itemsize}")
+def baking(model: Path, target: Path, key: Key = KEY) -> Header:
+    """Bake the checkpoint ``model`` into ``target``."""
+    return bake(model, target, key, known(model), 0.5)
+
+
+def refused(message: str, *given: Any, kind: type[Exception] = InvalidConfig) -> None:
+    """Baking or, with three arguments, unbaking fails with ``message`` on one line."""
+    with pytest.raises(kind) as caught:
+        (bake if len(given) > 3 else unbake)(*given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

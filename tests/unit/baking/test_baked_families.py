@@ -1,14 +1,17 @@
 """Every family of the zoo: those that can be baked are, and shift their logits as specified; the others are refused by
 name."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scripts import ROOT
 
 from okr import Key
 from okr.baking import find_gates
 from okr.errors import RouterNotFound, UnsupportedRouter
-from tests.unit.baking.zoo_baking import ALL, bake_family, gates, save, sides
+from tests.unit.baking.zoo_baking import ALL, FAMILIES, bake_family, gates, save, sides
 
 REFUSED = {
     "diffusion_gemma": (UnsupportedRouter, "its scores do not follow from its input times proj.weight"),  # normed first
@@ -74,6 +77,15 @@ def test_a_family_that_cannot_be_baked_is_refused_by_name(name, tmp_path):
         gates(model, name, tmp_path)
     assert reason in str(caught.value)
     assert any(router in str(caught.value) for router in ("router", "gate", "mlp"))
+
+
+def test_the_figures_are_of_every_family_and_say_which_are_refused():
+    rows = json.loads((ROOT / "docs" / "data" / "baked-families.json").read_bytes())["rows"]
+    assert {row["family"] for row in rows} == set(FAMILIES)
+    refused = {row["family"]: row["baked"].removeprefix("no: ") for row in rows if row["baked"] != "yes"}
+    assert refused.keys() == REFUSED.keys()
+    assert all(REFUSED[name][1] in reason for name, reason in refused.items())
+    assert all(row["different"] < 0.06 for row in rows if row["ranks"] in ("logits", "softmax"))
 
 
 def test_most_families_swap_experts_at_this_strength(tmp_path):

@@ -60,6 +60,14 @@ def test_a_header_of_another_model_is_refused(folders: Path, fields: dict[str, A
         take_out(loaded(folders / "baked"), wrong, [KEY])
 
 
+def test_an_offloaded_gate_is_refused(folders: Path) -> None:
+    """Whatever is written to it is lost."""
+    model, header = loaded(folders / "baked"), read_header(folders / "baked")
+    model.model.layers[1].mlp.gate.to("meta")
+    with pytest.raises(InvalidConfig, match=r"layers\.1\.mlp\.gate\.weight is offloaded"):
+        take_out(model, header, [KEY])
+
+
 def test_a_strength_that_float32_cannot_hold_is_not_taken_out(folders: Path) -> None:
     header = read_header(folders / "baked").model_copy(update={"strength": 1e300})
     with pytest.raises(okr.OKRError, match="is no number of float32"):
