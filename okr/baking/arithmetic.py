@@ -20,11 +20,15 @@ GATE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat1
 
 def step(strength: float, norm: float) -> float:
     """By how much every entry of a gate changes: strength / norm, rounded to float32 (OKR-BAKE-001). Raises
-    InvalidSetting unless both are finite numbers above 0."""
+    InvalidSetting unless all three are finite numbers above 0."""
     for name, number in (("strength", strength), ("norm", norm)):
         if not 0 < number < math.inf:
             raise InvalidSetting(f"{name} must be a number above 0, got {number}: a hard zone cannot be baked")
-    return float(np.float32(strength / norm))
+    with np.errstate(over="ignore"):
+        size = float(np.float32(strength / norm))
+    if not 0 < size < math.inf:
+        raise InvalidSetting(f"strength {strength:g} over a mean norm of {norm:g} is no number of float32 above 0")
+    return size
 
 
 def with_key(

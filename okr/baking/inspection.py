@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln, log_ndtr
 from torch import Tensor
 
+from okr.baking.arithmetic import GATE_DTYPES
 from okr.baking.checkpoint import Checkpoint
 from okr.baking.header import Gate, UnreadGate
 from okr.detection.decoys import Decoys
@@ -191,9 +192,14 @@ def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate) -> Tensor:
     stored = checkpoint.tensors.get(gate.tensor)
     if stored is None:
         raise InvalidConfig(f"{checkpoint.folder} has no tensor {gate.tensor}: give the okr.json of this checkpoint")
+    if stored.dtype not in GATE_DTYPES:
+        raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is of dtype {stored.dtype}: a quantised gate")
     fits = len(stored.shape) == 2 and 0 < stored.shape[0] <= gate.num_experts and stored.shape[1] == gate.hidden_size
     if not fits:
         raise InvalidConfig(
             f"{checkpoint.folder}: {gate.tensor} is {list(stored.shape)}, not [{gate.num_experts}, {gate.hidden_size}]"
         )
-    return checkpoint.tensor(gate.tensor)
+    weight = checkpoint.tensor(gate.tensor)
+    if not weight.isfinite().all():
+        raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is not finite everywhere")
+    return weight

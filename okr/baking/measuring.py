@@ -2,12 +2,14 @@
 input, the mean norm of that input, and the name of its weight in the checkpoint."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from okr.baking.arithmetic import GATE_DTYPES
 from okr.baking.checkpoint import Checkpoint
@@ -20,23 +22,27 @@ from okr.errors import UnsupportedRouter
 from okr.loaders import Loaded, generation_defaults
 from okr.loaders.prediction import passage_tokens
 
-LINEAR = 0.02  # largest departure from linearity, as a share of the spread of the logits: bfloat16 gates round by 2^-8
+log = logging.getLogger("okr")
+
+LINEAR = 0.02  # largest departure from linearity beyond rounding, as a share of the spread of the scores
 _KEPT = 256  # tokens of a site on which linearity is tried
+_SWEEPS = 200  # alternating means: they converge slowly where most experts are barred
 
 
 @dataclass
-class _Seen:
-    """What one site showed: ``norms``, and the first choice scores and inputs."""
+class Seen:
+    """What one site showed: ``norms`` of its inputs, and the first inputs and choice scores themselves."""
 
     norms: list[Tensor] = field(default_factory=list)
-    hidden: Tensor | None = None
-    choice: Tensor | None = None
+    hidden: list[Tensor] = field(default_factory=list)
+    choice: list[Tensor] = field(default_factory=list)
 
     def choose(self, choice: Tensor, hidden: Tensor, native: Own) -> Tensor:
         """The native selection; what was seen is kept."""
         self.norms.append(torch.linalg.vector_norm(hidden.double(), dim=-1).cpu())
-        if self.hidden is None:
-            self.hidden, self.choice = hidden[:_KEPT].double().cpu(), choice[:_KEPT].double().cpu()
+        room = _KEPT - sum(map(len, self.hidden))
+        self.hidden.append(hidden[:room].double().cpu())
+        self.choice.append(choice[:room].double().cpu())
         return native(EVERY)
 
 
@@ -63,18 +69,28 @@ def measure(
 ) -> Gates:
     """What ``okr bake`` must know of the gates of the model in ``engine``, which was loaded from ``checkpoint``.
 
-    ``texts`` are run natively. ``advance`` is called with 1 after each. Raises UnsupportedRouter, with the router's
-    name, if a gate is not linear in its input, is quantised, is shared with another router or is not one tensor of the
-    checkpoint.
+    ``texts`` are run natively. ``advance`` is called with 1 after each. Raises UnsupportedRouter as :func:`gates_of`
+    does.
     """
-    skipped = [site for site in engine.found if not site.keyable]
-    if skipped:
-        raise UnsupportedRouter(f"{skipped[0].path} cannot be keyed: {skipped[0].reason}")
-    seen = [_Seen() for _ in engine.sites]
+    seen = [Seen() for _ in engine.sites]
     with engine.scoring([each.choose for each in seen]) as score:
         for text in texts:
             score(text, 1, 1.0)
             advance(1)
+    return gates_of(engine, checkpoint, name, seen)
+
+
+def gates_of(engine: TransformersEngine, checkpoint: Checkpoint, name: str, seen: Sequence[Seen]) -> Gates:
+    """The gates of the model in ``engine``, called ``name``, given what each of its sites showed. Routers that cannot
+    be keyed are left out and logged.
+
+    Raises UnsupportedRouter, with the router's name, if a gate never ran, is not linear in its input, is quantised, is
+    shared with another router or is not one tensor of ``checkpoint``.
+    """
+    for site in engine.found:
+        if not site.keyable:
+            log.warning("%s is left as it is: %s", site.path, site.reason)
+    norms = [_norm(site, each) for site, each in zip(engine.sites, seen, strict=True)]
     weights = [_weight(engine.model, site, each) for site, each in zip(engine.routers, seen, strict=True)]
     named = _in_checkpoint(checkpoint, engine.sites, weights)
     return Gates(
@@ -87,49 +103,63 @@ def measure(
                 hidden_size=site.hidden_size,
                 tensor=tensor,
                 parameter=parameter,
-                norm=float(torch.cat(each.norms).mean()),
+                norm=norm,
                 sha256=hashlib.sha256(checkpoint.raw(tensor)).hexdigest(),
             )
-            for site, each, (parameter, _), tensor in zip(engine.sites, seen, weights, named, strict=True)
+            for site, norm, (parameter, _), tensor in zip(engine.sites, norms, weights, named, strict=True)
         ),
     )
 
 
-def _weight(model: nn.Module, site: RouterSite, seen: _Seen) -> tuple[str, Tensor]:
+def _norm(site: RouterSite, seen: Seen) -> float:
+    """The mean norm of a site's inputs."""
+    if not seen.norms:
+        raise UnsupportedRouter(f"{site.path} cannot be baked: it never ran, so its input is not known")
+    norm = float(torch.cat(seen.norms).mean())
+    if not 0 < norm < float("inf"):
+        raise UnsupportedRouter(f"{site.path} cannot be baked: the mean norm of its input is {norm}")
+    return norm
+
+
+def _weight(model: nn.Module, site: RouterSite, seen: Seen) -> tuple[str, Tensor]:
     """The name and the value of the parameter that gives a site's logits, [E, d]."""
-    assert seen.hidden is not None
-    assert seen.choice is not None
-    module = model.get_submodule(site.path)
+    hidden, choice = torch.cat(seen.hidden), torch.cat(seen.choice)
     prefix = f"{site.path}." if site.path else ""
     shape, looked = (site.num_experts, site.hidden_size), []
-    for name, parameter in module.named_parameters():
+    for name, parameter in model.get_submodule(site.path).named_parameters():
         if tuple(parameter.shape) == shape and parameter.is_floating_point():
             looked.append(name)
             if parameter.is_meta:
                 raise UnsupportedRouter(f"{site.path}: its weight {name} is not in memory: give --max-memory more")
             value = parameter.detach().cpu()
-            if departure(seen.choice, seen.hidden @ value.double().t()) < LINEAR:
+            if departure(choice, hidden @ value.double().t(), torch.finfo(value.dtype).eps) < LINEAR:
                 return prefix + name, value
-    why = f"its scores are not linear in its input through {' or '.join(looked)}" if looked else "it has no such weight"
+    why = f"its scores do not follow from its input times {' or '.join(looked)}"
+    why = why if looked else f"none of its weights is [{site.num_experts}, {site.hidden_size}]"
     raise UnsupportedRouter(f"{site.path} ({site.router_class}) cannot be baked: {why}")
 
 
-def departure(choice: Float[Tensor, "tokens experts"], logits: Float[Tensor, "tokens experts"]) -> float:
-    """How far choice scores are from a function of ``logits`` that families use: the logits, their softmax or their
-    sigmoid, each with a bias for every expert. It is the largest difference over the spread of the scores."""
-    forms = (logits, logits.softmax(-1), logits.sigmoid())
-    return min(_apart(choice, form) for form in forms)
+def departure(
+    choice: Float[Tensor, "tokens experts"], logits: Float[Tensor, "tokens experts"], rounding: float = 0.0
+) -> float:
+    """How far choice scores are from a function of ``logits`` that families use: the logits, their softmax, their
+    sigmoid or the root of their softplus, each with a bias for every expert.
+
+    It is the largest difference over the spread of the scores, beyond a relative ``rounding`` of the logits.
+    """
+    forms = (logits, logits.softmax(-1), logits.sigmoid(), softplus(logits).sqrt())
+    return min(_apart(choice, form, rounding * (1 + logits.abs())) for form in forms)
 
 
-def _apart(choice: Tensor, form: Tensor) -> float:
+def _apart(choice: Tensor, form: Tensor, slack: Tensor) -> float:
     """The largest entry of choice - form that is neither a constant of its token nor of its expert, relatively."""
     barred = ~choice.isfinite()
     rest = (choice - form).masked_fill(barred, torch.nan)
-    for _ in range(8):  # alternating means, since barred experts leave holes
+    for _ in range(_SWEEPS):
         rest = rest - rest.nanmean(0, keepdim=True)
         rest = rest - rest.nanmean(1, keepdim=True)
-    spread = form.std(dim=-1).mean().clamp_min(1e-9)
-    return float(rest.abs().nan_to_num(0.0).max() / spread)
+    beyond = (rest.abs() - slack).clamp_min(0.0).nan_to_num(0.0).max()
+    return float(beyond / form.std(dim=-1).mean().clamp_min(1e-9))
 
 
 def _in_checkpoint(

@@ -1,5 +1,6 @@
 """``okr bake``, ``okr unbake`` and ``okr inspect``: a key in the weights of a checkpoint."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from okr.experiment.presets import named_for
 from okr.routing.named import SETTINGS
 
 if TYPE_CHECKING:
-    from okr.baking import Gates
+    from okr.baking import Checkpoint, Gates
     from okr.jobs.placement import Placement
 
 PASSAGES = 16
@@ -43,7 +44,9 @@ def bake_command(
     secret is nowhere in it.
     """
     from okr.baking import bake
-    from okr.baking.models import checkpoint_folder
+    from okr.baking.baking import not_baked
+    from okr.baking.folders import check_new
+    from okr.baking.models import checkpoint_folder, model_name
     from okr.commands.display import counting
     from okr.routing import Key
 
@@ -52,35 +55,36 @@ def bake_command(
     chosen = named_for(model)[setting].strength if strength is None else strength
     if not 0 < chosen < float("inf"):
         raise InvalidConfig(f"--strength must be a number above 0, got {chosen}: a hard zone cannot be baked")
-    if out.exists():
-        raise InvalidConfig(f"{out} exists: name a folder that does not")
+    placement = placement_of(model, device, dtype, None, max_memory, trust_remote_code)
     secret = Key.load(key)
     folder = checkpoint_folder(model)
-    gates = _gates(placement_of(model, device, dtype, None, max_memory, trust_remote_code), folder, text, norms)
-    total = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    with counting("bytes written", total) as advance:
+    check_new(out, folder)
+    checkpoint = not_baked(folder)
+    gates = _gates(placement, checkpoint, model_name(model), text, norms)
+    with counting("bytes written", checkpoint.size()) as advance:
         header = bake(folder, out, secret, gates, chosen, advance=advance)
     shown = {"key_id": header.key_id, "strength": header.strength, "gates": len(header.gates), "path": str(out)}
     words = f"{out}: {len(header.gates)} gates carry the key {header.key_id} at strength {header.strength:g}"
     say(shown, as_json, words)
 
 
-def _gates(placement: "Placement", folder: Path, text: Path | None, norms: Path | None) -> "Gates":
-    """What is known of the model's gates: read from the file ``norms`` if it exists, else measured."""
-    from okr.baking import Checkpoint, Gates, measure, texts_of
+def _gates(
+    placement: "Placement", checkpoint: "Checkpoint", name: str, text: Path | None, norms: Path | None
+) -> "Gates":
+    """What is known of the gates of the model ``name``: read from the file ``norms`` if it exists, else measured."""
+    from okr.baking import Gates, measure, texts_of
     from okr.baking.header import parsed
     from okr.commands.display import counting
     from okr.engines import prepare
     from okr.files import replace
     from okr.jobs.loading import load_placed
 
-    if norms is not None and norms.exists():
+    if norms is not None and os.path.lexists(norms):
         return parsed(norms, Gates)
     passages = held_out_texts(text, PASSAGES)
-    checkpoint = Checkpoint(folder)
-    loaded = load_placed(placement.model_copy(update={"model": str(folder)}))
+    loaded = load_placed(placement.model_copy(update={"model": str(checkpoint.folder)}))
     with counting("passages read", len(passages)) as advance:
-        found = measure(prepare(loaded.model), checkpoint, placement.model, texts_of(loaded, passages), advance=advance)
+        found = measure(prepare(loaded.model), checkpoint, name, texts_of(loaded, passages), advance=advance)
     if norms is not None:
         try:
             replace(norms, found.model_dump_json(indent=1).encode() + b"\n")
@@ -96,13 +100,14 @@ def unbake_command(
     as_json: AsJson = False,
 ) -> None:
     """Write the original of a baked checkpoint, bit for bit; it takes the key."""
-    from okr.baking import unbake
+    from okr.baking import Checkpoint, unbake
+    from okr.baking.baking import header_in
     from okr.commands.display import counting
     from okr.routing import Key
 
     secret = Key.load(key)
-    total = sum(path.stat().st_size for path in model.glob("*.safetensors")) if model.is_dir() else 0
-    with counting("bytes written", total) as advance:
+    header_in(model)
+    with counting("bytes written", Checkpoint(model).size()) as advance:
         header = unbake(model, out, secret, advance=advance)
     shown = {"key_id": header.key_id, "gates": len(header.gates), "path": str(out)}
     say(shown, as_json, f"{out}: the original of {model}, without the key {header.key_id}")

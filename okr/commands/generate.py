@@ -76,6 +76,10 @@ def generate_command(
     placement = placement_of(model, device, dtype, quantization, max_memory, trust_remote_code)
     secret = None if key is None else Key.load(key)
     paths = _trace_paths(traces, len(given))
+    if key is not None:
+        from okr.baking.models import refuse_baked
+
+        refuse_baked(model)
     import torch
 
     from okr.commands.display import counting

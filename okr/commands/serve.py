@@ -37,7 +37,7 @@ def serve_command(
     """
     import shlex
 
-    from okr.baking.models import header_of
+    from okr.baking.models import refuse_baked
     from okr.engines.vllm.configuration import Configuration
     from okr.engines.vllm.serving import command, environment, make_journal
     from okr.routing import Key
@@ -47,8 +47,8 @@ def serve_command(
         Key.load(key)  # what is wrong with it is said now, and only its own errors never show a key
     if key is not None and not key.is_file():
         raise InvalidConfig(f"--key {key}: vLLM's processes read the key themselves, so it must be a file (okr keygen)")
-    if key is not None and header_of(model) is not None:
-        raise InvalidConfig(f"{model} is baked: its weights carry a key already, so leave --key out")
+    if key is not None:
+        refuse_baked(model)
     if traces is not None and not routed_experts:
         raise InvalidConfig("--traces needs the routed experts: leave --no-routed-experts out")
     configuration = Configuration(

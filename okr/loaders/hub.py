@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from okr.errors import ModelLoadError
@@ -12,6 +12,7 @@ from okr.loaders.sources import Place
 
 log = logging.getLogger("okr")
 
+_OTHER_WEIGHTS = ["*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "consolidated*", "original/*"]
 _TIMEOUT = 10.0  # seconds until the one request gives up; downloads have limits of their own
 
 
@@ -74,9 +75,19 @@ def downloaded(place: Place) -> Path:
         return Path(
             snapshot_download(
                 place.location,
-                ignore_patterns=["*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "original/*"],
+                ignore_patterns=_OTHER_WEIGHTS,
                 local_files_only=not reachable(place),
             )
         )
-    except (OSError, HfHubHTTPError) as error:
+    except ModelLoadError:
+        raise
+    except Exception as error:  # the client's transport errors have no common public base
         raise _not_found(place, "its files cannot be downloaded", "try again, or check the disk") from error
+
+
+def file_of(place: Place, name: str) -> Path | None:
+    """The file ``name`` of ``place`` in the local cache, or None if there is no such file or it cannot be reached."""
+    try:
+        return Path(hf_hub_download(place.location, name, local_files_only=not reachable(place)))
+    except Exception:  # the client's transport errors have no common public base
+        return None

@@ -116,6 +116,7 @@ def test_a_study_without_a_file_leaves_nothing(
     [
         ("attribution", ["--out", "{}"]),
         pytest.param("baked_llama_cpp", ["--json", "{}"], marks=LLAMA_CPP),
+        ("baked_families", ["--json", "{}"]),
         ("beside_synthid", ["--json", "{}"]),
         ("cost_and_evidence", ["tiny-switch", "--out", "{}"]),
         ("deployed_keys", ["--json", "{}"]),
