@@ -11,7 +11,7 @@ from small_models import random_deepseek
 import okr
 from okr.baking import Checkpoint, Header, bake, read_header
 from okr.baking.measuring import gates_of
-from okr.baking.models import Baked, checkpoint_folder, header_of, model_name, refuse_baked, take_out
+from okr.baking.models import checkpoint_folder, header_of, model_name, refuse_baked, take_out, unbaked
 from okr.engines import prepare
 from okr.errors import InvalidConfig, ModelLoadError
 from okr.loaders import hub
@@ -74,26 +74,19 @@ def test_a_strength_that_float32_cannot_hold_is_not_taken_out(folders: Path) -> 
         take_out(loaded(folders / "baked"), header, [KEY])
 
 
-def test_only_traces_of_the_stored_model_get_another_identity(folders: Path) -> None:
+def test_traces_of_the_baked_model_are_judged_by_the_model_without_the_key(folders: Path) -> None:
     model, header = loaded(folders / "baked"), read_header(folders / "baked")
-    ids = torch.arange(3, 30)[None]
     with okr.record(model) as session:
-        session.generate(input_ids=ids, max_new_tokens=4, pad_token_id=0)
-        [trace] = session.generate(input_ids=ids, max_new_tokens=4, pad_token_id=0).traces
-    baked = Baked(header, prepare(model).identity())
-    take_out(model, header, [KEY])
-    now = prepare(model).identity()
-    assert now != baked.identity
-    told = baked.told(trace, now)
-    assert told.header.model == now
-    assert (told.header.epsilon, told.header.zone, told.header.strength) == (math.inf, "boundary", 1.0)
-    assert told.token_ids is trace.token_ids
-    foreign = prepare(random_deepseek(n_routed_experts=8)).identity()
-    elsewhere = Baked(header, foreign).told(trace, now)
-    assert elsewhere.header.model == trace.header.model
-    with okr.watermark(model, OTHER, epsilon=0.5) as session:
-        [keyed] = session.generate(input_ids=ids, max_new_tokens=4, pad_token_id=0).traces
-    assert baked.told(keyed, now).header == keyed.header
+        [trace] = session.generate(torch.arange(3, 30)[None], max_new_tokens=40, pad_token_id=0).traces
+    stored = prepare(model).identity()
+    assert unbaked(model, header, [OTHER]).identity() == stored
+    engine = unbaked(model, header, [KEY])
+    assert engine.identity() == stored != prepare(model).identity()
+    setting = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
+    assert okr.verify(engine, trace, KEY, **setting).p_value < 1e-6
+    assert okr.verify(engine, trace, OTHER, **setting).p_value > 1e-6
+    with pytest.raises(okr.InvalidTrace, match="another model"):
+        okr.verify(loaded(folders / "original"), trace, KEY, **setting)
 
 
 def test_folders_and_names(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
