@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import evidence
 from ..cases import Routed, Setting
+from ..replays import replaying_once
 from ..subject import Subject
 from ..verdicts import require
 from . import check
@@ -64,25 +65,6 @@ class _Question:
             yield secret, evidence.under(secret, found)
 
 
-def _prepared(model: Any) -> Any:
-    """The model prepared; each trace is replayed once, and what that showed is shown again wherever it is asked for."""
-    from ..system import okr
-
-    engine, shown = okr.prepare(model), dict[int, tuple[Any, list[Any]]]()
-    replay = engine.replay
-
-    def remembered(trace: Any, observe: Any) -> None:
-        if id(trace) not in shown:
-            calls: list[Any] = []
-            replay(trace, lambda site, *parts: calls.append((site, *(part.clone() for part in parts))))
-            shown[id(trace)] = trace, calls
-        for call in shown[id(trace)][1]:
-            observe(*call)
-
-    engine.replay = remembered
-    return engine
-
-
 def _secrets(others: int = 2) -> list[bytes]:
     """The secret that made the keyed traces, and some that did not."""
     from .. import system
@@ -108,7 +90,7 @@ def _keyed(index: int, **options: Any) -> _Question:
     model = system.models()[index]
     name = f"model {index}" + "".join(f", {name} {value}" for name, value in options.items())
     return _Question(
-        name, _prepared(model), list(system.traces(index, **options)), system.epsilon_of(model), **options
+        name, replaying_once(model), list(system.traces(index, **options)), system.epsilon_of(model), **options
     )
 
 
@@ -169,7 +151,7 @@ def tokens_traces_and_sites_are_summed_first(subject: Subject) -> None:
     and a decoder."""
     from .. import system
 
-    engine, capacity = _prepared(system.softmax_model()), _prepared(system.capacity_model())
+    engine, capacity = replaying_once(system.softmax_model()), replaying_once(system.capacity_model())
     epsilon, monotone = system.epsilon_of(system.softmax_model()), system.monotone_trace()
     several = [monotone, *system.traces(0), *system.traces(0, keyed=False), monotone]
     _agree(_Question("one token repeated", engine, [monotone], epsilon))
@@ -243,7 +225,7 @@ def native_traces_show_nothing(subject: Subject, keys: int) -> None:
     from .. import system
 
     for index, model in enumerate(system.models()):
-        native, epsilon, engine = list(system.traces(index, keyed=False)), system.epsilon_of(model), _prepared(model)
+        native, epsilon, engine = list(system.traces(index, keyed=False)), system.epsilon_of(model), replaying_once(model)
         for zone, strength in (("boundary", math.inf), ("max", math.inf), ("boundary", 0.5)):
             question = _Question(f"model {index}, {zone}, {strength}", engine, native, epsilon, zone, strength)
             for key in (system.key(), *system.other_keys(max(1, keys // 30))):
