@@ -225,7 +225,8 @@ def native_traces_show_nothing(subject: Subject, keys: int) -> None:
     from .. import system
 
     for index, model in enumerate(system.models()):
-        native, epsilon, engine = list(system.traces(index, keyed=False)), system.epsilon_of(model), replaying_once(model)
+        native, engine = list(system.traces(index, keyed=False)), replaying_once(model)
+        epsilon = system.epsilon_of(model)
         for zone, strength in (("boundary", math.inf), ("max", math.inf), ("boundary", 0.5)):
             question = _Question(f"model {index}, {zone}, {strength}", engine, native, epsilon, zone, strength)
             for key in (system.key(), *system.other_keys(max(1, keys // 30))):

@@ -45,7 +45,8 @@ def test_one_command_measures_everything(preset: str, tmp_path: Path, monkeypatc
 
 
 def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs and correlations on few texts, attacks tested with few decoys, all in one thread, as workers of the test run share the cores."""
+    """Costs and correlations on few texts, attacks tested with few decoys, all in one thread, as workers of the test
+    run share the cores."""
     monkeypatch.setenv("OKR_THREADS", "1")
     monkeypatch.setenv("OKR_QUALITY_PASSAGES", "4")
     monkeypatch.setitem(options.QUICK, "passages", 2)

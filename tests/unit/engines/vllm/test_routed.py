@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vllm_routers import Router, site
 from torch import Tensor
+from vllm_routers import Router, site
 
 from okr.engines.vllm import routed
 from okr.engines.vllm.routed import KeyedChoice, RoutedSite

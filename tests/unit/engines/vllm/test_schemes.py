@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vllm_routers import CustomRouter, Router, largest, sigmoid, site, softmax, topk_then_sigmoid, topk_then_softmax
 from torch import Tensor
+from vllm_routers import CustomRouter, Router, largest, sigmoid, site, softmax, topk_then_sigmoid, topk_then_softmax
 
 from okr.engines.vllm.schemes import Scheme, proven_scheme
 from okr.errors import UnsupportedRouter
