@@ -18,8 +18,8 @@ import torch
 from common import tell_table, worked
 
 import okr
-from okr.experiment import held_out_loss
 from okr.experiment.config import resolve
+from okr.experiment.held_out_loss import losses
 from okr.experiment.presets import named_for
 from okr.experiment.sampling import Subject
 from okr.intervals import mean
@@ -58,11 +58,12 @@ PASSAGES, KEYS = 40, 3
 
 def cost(loaded: okr.Loaded, keys: list[okr.Key], setting: dict) -> str:
     config = resolve("tiny", setting | {"quality_passages": PASSAGES}).config
-    added = []
-    for key in keys:
-        measured = held_out_loss.measure(Subject(loaded, key, config), lambda steps: None)
-        added.append(np.subtract(measured.keyed, measured.unkeyed))
-    value, _, high = mean(np.mean(added, axis=0))
+    subjects = [Subject(loaded, key, config) for key in keys]
+    (native,), keyed = (
+        [[loss for loss, _ in losses(subject, group, lambda steps: None)] for subject in asked]
+        for group, asked in (("control", subjects[:1]), ("watermarked", subjects))
+    )
+    value, _, high = mean(np.mean(keyed, axis=0) - native)
     return f"{value:.4f} ± {high - value:.4f}"
 
 

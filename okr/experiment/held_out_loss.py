@@ -4,7 +4,7 @@ import time
 
 from pydantic import BaseModel, ConfigDict
 
-from okr.experiment.sampling import GROUPS, Subject, session
+from okr.experiment.sampling import GROUPS, Group, Subject, session
 from okr.jobs.tasks import Step
 from okr.loaders import memory_guard, passages
 from okr.loaders.prediction import passage_loss
@@ -23,16 +23,20 @@ class Loss(BaseModel):
 
 def measure(subject: Subject, step: Step) -> Loss:
     """Both losses; ``step`` is called after each passage. Raises OutOfMemory with advice."""
-    texts = [passage.text for passage in passages(subject.config.quality_passages)]
-    losses: dict[str, list[float]] = {}
-    started, tokens = time.perf_counter(), 0
-    for group in GROUPS:
-        with memory_guard("measuring the held-out loss", batch_size=1), session(subject, group):
-            measured = []
-            for text in texts:
-                measured.append(passage_loss(subject.loaded, text))
-                step(1)
-        losses[group] = [loss for loss, _ in measured]
-        tokens = sum(count for _, count in measured)
+    started = time.perf_counter()
+    found = {group: losses(subject, group, step) for group in GROUPS}
     seconds = time.perf_counter() - started
-    return Loss(tokens=tokens, keyed=losses["watermarked"], unkeyed=losses["control"], seconds=seconds)
+    keyed, unkeyed = ([loss for loss, _ in found[group]] for group in ("watermarked", "control"))
+    tokens = sum(count for _, count in found["control"])
+    return Loss(tokens=tokens, keyed=keyed, unkeyed=unkeyed, seconds=seconds)
+
+
+def losses(subject: Subject, group: Group, step: Step) -> list[tuple[float, int]]:
+    """The loss of each passage with the number of tokens predicted, keyed or not; ``step`` is called after each.
+    Raises OutOfMemory with advice."""
+    found = []
+    with memory_guard("measuring the held-out loss", batch_size=1), session(subject, group):
+        for passage in passages(subject.config.quality_passages):
+            found.append(passage_loss(subject.loaded, passage.text))
+            step(1)
+    return found

@@ -11,6 +11,7 @@ the same null hypothesis.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -51,7 +52,9 @@ class Kgw:
 
     def processor(self) -> Any:
         """transformers' processor on the CPU."""
-        return _kgw_processor(self.vocabulary, self.bias, self.hashing_key)
+        found = copy(_kgw_processor(self.vocabulary))
+        found.bias, found.hash_key = self.bias, self.hashing_key
+        return found
 
     def green(self, contexts: Int[Tensor, " n"]) -> Bool[Tensor, "n vocabulary"]:
         """The green list after each context token."""
@@ -82,10 +85,11 @@ class Kgw:
         return float(stats.binom.sf(hits - 1, fresh, green))
 
 
-@lru_cache(maxsize=16)  # it fills a table of a million entries
-def _kgw_processor(vocabulary: int, bias: float, hashing_key: int) -> Any:
+@lru_cache(maxsize=1)
+def _kgw_processor(vocabulary: int) -> Any:
+    """The processor of any key. It fills a table of a million entries that its scheme, ``lefthash``, does not read."""
     return WatermarkLogitsProcessor(
-        vocab_size=vocabulary, device="cpu", greenlist_ratio=GREEN_SHARE, bias=bias, hashing_key=hashing_key
+        vocab_size=vocabulary, device="cpu", greenlist_ratio=GREEN_SHARE, seeding_scheme="lefthash"
     )
 
 

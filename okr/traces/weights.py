@@ -59,15 +59,16 @@ class WeightSample(BaseModel):
         """
         kinds = _kinds(model)
         each = ROW * max(1, ROWS // max(1, len(kinds)))
-        chosen = [spot for kind in sorted(kinds)[:ROWS] for spot in _spread(kind, kinds[kind], each)]
+        chosen = [spots for kind in sorted(kinds)[:ROWS] for spots in _spread(kind, kinds[kind], each)]
         reader = _Reader()
         with ExitStack() as plainly:  # an autocast around the call would lower the weights
             for device in {parameter.device.type for parameter in model.parameters()}:
                 plainly.enter_context(autocast(device, None))
-            values = _gathered([reader.entry(*spot) for spot in chosen])
+            values = _gathered([reader.entries(*spots) for spots in chosen], [len(spots[-1]) for spots in chosen])
         if not chosen or np.isnan(values).all():
             return None
-        named = hashlib.sha256("\n".join(f"{place.plain}.{name}" for place, name, *_ in chosen).encode())
+        names = [f"{place.plain}.{name}" for place, name, _, numbers in chosen for _ in numbers]
+        named = hashlib.sha256("\n".join(names).encode())
         return cls(places=named.hexdigest()[:16], values=base64.b64encode(values.astype("<f2").tobytes()).decode())
 
     def agrees(self, other: "WeightSample") -> bool:
@@ -102,11 +103,12 @@ def _kinds(model: nn.Module) -> dict[str, list[tuple[Place, str]]]:
     return kinds
 
 
-def _spread(kind: str, weights: Sequence[tuple[Place, str]], count: int) -> Iterator[tuple[Place, str, str, int]]:
-    """``count`` entries of one kind, spread evenly over its weights. Each is a place, a parameter's name, the kind and
-    the entry's number."""
-    for number in range(count):
-        yield *weights[number * len(weights) // count], kind, number
+def _spread(kind: str, weights: Sequence[tuple[Place, str]], count: int) -> Iterator[tuple[Place, str, str, range]]:
+    """``count`` entries of one kind, spread evenly over its weights. Those of one weight are given as a place, a
+    parameter's name, the kind and the entries' numbers."""
+    for position in sorted({number * len(weights) // count for number in range(count)}):
+        first, end = (-(-bound * count // len(weights)) for bound in (position, position + 1))
+        yield *weights[position], kind, range(first, end)
 
 
 @lru_cache(2**14)
@@ -118,15 +120,26 @@ def _index(kind: str, number: int, shape: torch.Size) -> tuple[int, ...]:
     return tuple(draw % (1 << (size.bit_length() - 1)) for draw, size in zip(draws, shape, strict=True))
 
 
-def _gathered(entries: Sequence[Tensor | None]) -> np.ndarray:
-    """The entries as float16, NaN for None. Entries of one device and dtype are transferred together."""
-    values = np.full(len(entries), np.nan)
+@lru_cache(2**13)
+def _indices(kind: str, numbers: range, shape: torch.Size, device: torch.device) -> Tensor:
+    """The indices [n] of several entries, as ``torch.take`` reads them."""
+    places = [_index(kind, number, shape) for number in numbers]
+    flat = [sum(place * math.prod(shape[axis + 1 :]) for axis, place in enumerate(index)) for index in places]
+    return torch.tensor(flat, dtype=torch.long, device=device)
+
+
+def _gathered(entries: Sequence[Tensor | None], counts: Sequence[int]) -> np.ndarray:
+    """The entries as float16, NaN for None, which stands for as many as its count says. Entries of one device and dtype
+    are transferred together."""
+    values = np.full(sum(counts), np.nan)
+    ends = np.cumsum(counts)
     alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, entry in enumerate(entries):
-        if entry is not None:
-            alike.setdefault((entry.device, entry.dtype), []).append(index)
-    for indices in alike.values():
-        values[indices] = torch.stack([entries[index] for index in indices]).cpu().double().numpy()  # type: ignore[misc]
+    for index, part in enumerate(entries):
+        if part is not None:
+            alike.setdefault((part.device, part.dtype), []).append(index)
+    for parts in alike.values():
+        places = np.concatenate([np.arange(ends[index] - counts[index], ends[index]) for index in parts])
+        values[places] = torch.cat([entries[index] for index in parts]).cpu().double().numpy()  # type: ignore[misc]
     largest = np.finfo(np.float16).max
     return np.where(np.isposinf(values), values, values.clip(-largest, largest)).astype(np.float16)
 
@@ -137,22 +150,22 @@ class _Reader:
     def __init__(self) -> None:
         self._states: dict[int, dict[str, Tensor] | None] = {}
 
-    def entry(self, place: Place, name: str, kind: str, number: int) -> Tensor | None:
-        """One entry as a tensor without dimensions, or None if the weight cannot be read."""
+    def entries(self, place: Place, name: str, kind: str, numbers: range) -> Tensor | None:
+        """Entries [n] of one weight, or None if the weight cannot be read."""
         value = place.module._parameters[name]
         assert value is not None  # _kinds lists no parameter that is None
         acting = [adapter for adapter in place.adapters if acts(adapter)]
         if not _at_hand(value):
-            return torch.tensor(UNKNOWN_EFFECT) if acting else None
+            return torch.tensor(UNKNOWN_EFFECT).expand(len(numbers)) if acting else None
         if any(part.is_meta for adapter in acting for part in adapter.parameters()):
-            return torch.tensor(UNKNOWN_EFFECT)
-        index = _index(kind, number, value.shape)
-        found = value[index]
+            return torch.tensor(UNKNOWN_EFFECT).expand(len(numbers))
+        found = torch.take(value, _indices(kind, numbers, value.shape, value.device))
         for adapter in acting:
-            part = _low_rank(adapter, name, index, value)
-            if part is None:
-                return self._merged(place, name, index)
-            found = found.double() + part
+            indices = [_index(kind, number, value.shape) for number in numbers]
+            added = [part for index in indices if (part := _low_rank(adapter, name, index, value)) is not None]
+            if len(added) < len(indices):
+                return torch.stack([self._merged(place, name, index) for index in indices])
+            found = found.double() + torch.stack(added)
         return found
 
     def _merged(self, place: Place, name: str, index: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import evidence
 from ..cases import Routed, Setting
+from ..replays import replaying_once
 from ..subject import Subject
 from ..verdicts import require
 from . import check
@@ -85,12 +86,11 @@ def _agree(question: _Question) -> None:
 def _keyed(index: int, **options: Any) -> _Question:
     """Two traces of a model under the key of the tests."""
     from .. import system
-    from ..system import okr
 
     model = system.models()[index]
     name = f"model {index}" + "".join(f", {name} {value}" for name, value in options.items())
     return _Question(
-        name, okr.prepare(model), list(system.traces(index, **options)), system.epsilon_of(model), **options
+        name, replaying_once(model), list(system.traces(index, **options)), system.epsilon_of(model), **options
     )
 
 
@@ -150,9 +150,8 @@ def tokens_traces_and_sites_are_summed_first(subject: Subject) -> None:
     """Tokens all alike; several traces, of which one is given twice and one native; one without its prompt; an encoder
     and a decoder."""
     from .. import system
-    from ..system import okr
 
-    engine, capacity = okr.prepare(system.softmax_model()), okr.prepare(system.capacity_model())
+    engine, capacity = replaying_once(system.softmax_model()), replaying_once(system.capacity_model())
     epsilon, monotone = system.epsilon_of(system.softmax_model()), system.monotone_trace()
     several = [monotone, *system.traces(0), *system.traces(0, keyed=False), monotone]
     _agree(_Question("one token repeated", engine, [monotone], epsilon))
@@ -224,10 +223,10 @@ def the_smaller_is_corrected(subject: Subject) -> None:
 @check("OKR-EVIDENCE-005", sampled=True)
 def native_traces_show_nothing(subject: Subject, keys: int) -> None:
     from .. import system
-    from ..system import okr
 
     for index, model in enumerate(system.models()):
-        native, epsilon, engine = list(system.traces(index, keyed=False)), system.epsilon_of(model), okr.prepare(model)
+        native, engine = list(system.traces(index, keyed=False)), replaying_once(model)
+        epsilon = system.epsilon_of(model)
         for zone, strength in (("boundary", math.inf), ("max", math.inf), ("boundary", 0.5)):
             question = _Question(f"model {index}, {zone}, {strength}", engine, native, epsilon, zone, strength)
             for key in (system.key(), *system.other_keys(max(1, keys // 30))):
@@ -276,7 +275,7 @@ def _attributed(question: _Question, keys: list[Any]) -> Any:
     try:
         found = okr.attribute(engine, question.traces, keys, alpha=0.01, **question.setting)
     finally:
-        del engine.replay
+        engine.replay = replay
     count = len(question.traces)
     require(len(replayed) == count, "replays for fifty keys", expected=count, got=len(replayed))
     return found

@@ -5,6 +5,7 @@ its record is not. Near the end each start is two processes, killed at their ``L
 processes that nobody kills. Prints how many starts were killed, in which suites, and how many cells each process did.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ from okr.experiment.config import resolve
 from okr.experiment.runner import Ready, prepare
 from okr.jobs import store
 from okr.jobs.processes import ALONE, joined
+from okr.jobs.tasks import NotAvailable
 from okr.suites.options import SUITES, SuiteOptions
 from okr.suites.runner import run_suites
+from okr.suites.text_attacks import alternatives
 
 EARLY, LATE, NEVER = 2, 6, 10_000
 
@@ -76,6 +79,8 @@ def cells(folder: str) -> list[Path]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    with contextlib.suppress(NotAvailable):
+        alternatives("boat")  # has read the dictionaries that every start needs
     flags, options = json.loads(sys.argv[1]), SuiteOptions.model_validate_json(sys.argv[2])
     ready = prepare(resolve("tiny", flags | {"output_dir": "whole"}, environment={}), ALONE)
     if start(flags | {"output_dir": "whole"}, options, ready, 1, NEVER) != [0]:

@@ -45,10 +45,12 @@ def test_one_command_measures_everything(preset: str, tmp_path: Path, monkeypatc
 
 
 def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs and correlations on few texts, all in one thread, as workers of the test run share the cores."""
+    """Costs and correlations on few texts, attacks tested with few decoys, all in one thread, as workers of the test
+    run share the cores."""
     monkeypatch.setenv("OKR_THREADS", "1")
     monkeypatch.setenv("OKR_QUALITY_PASSAGES", "4")
     monkeypatch.setitem(options.QUICK, "passages", 2)
+    monkeypatch.setitem(options.QUICK, "attacked_decoys", 19)
     monkeypatch.setitem(quality.PER_REGISTER, True, 2)
     monkeypatch.setitem(paraphrase.PAIRS, True, 3)
     monkeypatch.setitem(paraphrase.KEYS, True, 8)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,15 +121,19 @@ def test_a_refusal_names_its_file_whatever_the_file_is_called() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_the_name_of_a_file_costs_no_result(
-    encoding: str, traces: list[str], deepseek_folder: Path, key_file: Path, tmp_path: Path
+    encoding: str, traces: list[str], deepseek_folder: Path, key_file: Path, warm: Path, tmp_path: Path
 ) -> None:
     """Names that are not UTF-8, and terminals that lack their letters."""
     for number, name in enumerate((b"Gr\xfc\xdfe", "Gr\u00fc\u00dfe".encode())):
         (tmp_path / os.fsdecode(name)).write_bytes(Path(traces[number]).read_bytes())
     files = sorted(str(path) for path in tmp_path.iterdir())
     words = ["verify", str(deepseek_folder), *files, "--key", str(key_file), *WORDS]
-    environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
-    done = subprocess.run([sys.executable, "-m", "okr.cli", *words], capture_output=True, env=environment, check=False)
+    code = (
+        "import runpy, sys\n"
+        f"sys.stdout, sys.stderr = (open(number, 'w', encoding={encoding!r}, errors='strict') for number in (1, 2))\n"
+        "runpy.run_module('okr.cli', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([warm / "python", "-c", code, *words], capture_output=True, check=False)
     assert done.returncode == 1, done.stderr
     assert len(done.stdout.splitlines()) == 4
     assert rb"Gr\udcfc\udcdfe: not watermarked" in done.stdout

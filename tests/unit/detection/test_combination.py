@@ -26,6 +26,7 @@ from okr.detection.combination import SHARE
 from okr.detection.swaps import swaps_of_random_keys
 from okr.loaders.deepseek import DeepseekConfig, DeepseekForCausalLM
 from okr.routing import Setting, select
+from okr.spec.replays import replaying_once
 
 
 def tensors(*values):
@@ -92,7 +93,7 @@ def test_the_combined_p_value_is_valid_on_a_trace_of_another_key(deepseek):
     probability below 1e-6."""
     with okr.watermark(deepseek, Key(bytes([9]) * 16), epsilon=2.0, zone="boundary") as session:
         trace = session.generate(torch.tensor([[5, 6, 5, 6]]), max_new_tokens=40, do_sample=False).traces[0]
-    engine = okr.prepare(deepseek)
+    engine = replaying_once(deepseek)
     found = [okr.verify(engine, trace, Key((i + 1).to_bytes(16, "big")), decoys=99) for i in range(300)]
     assert all(verdict.swaps >= SHARE * verdict.expected_swaps for verdict in found)
     for level, most in ((0.05, 41), (0.01, 18)):

@@ -77,9 +77,9 @@ def test_keys_side_by_side_are_keys_one_by_one(moe, key, rows):
 def test_p_values_of_unrelated_keys_are_uniform(deepseek):
     """One repetitive text, 150 keys, 19 decoys each: more than 25 of 150 at p <= 0.05 happen with probability below
     1e-6 (7.5 expected), and a mean outside (0.38, 0.62) with less (standard error 0.024)."""
-    text = torch.tensor([1, *[5, 6] * 8])
+    text, engine = torch.tensor([1, *[5, 6] * 8]), okr.prepare(deepseek)
     p = [
-        okr.detect(deepseek, text, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, rows=20, **SOFT).p_value
+        okr.detect(engine, text, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, rows=20, **SOFT).p_value
         for i in range(150)
     ]
     assert binom.sf(25, 150, 0.05) < 1e-6
@@ -123,9 +123,9 @@ def test_rounding_that_depends_on_the_place_in_a_batch_favours_no_key(deepseek, 
         return found
 
     monkeypatch.setattr(TransformersEngine, "log_p", rounded)
-    options = {"decoys": 9, "alpha": 0.1, "rows": 10, **SOFT}
+    options, prepared = {"decoys": 9, "alpha": 0.1, "rows": 10, **SOFT}, okr.prepare(deepseek)
     found = [
-        okr.detect(deepseek, [1, *range(5, 21)], Key(bytes([number] * 16)), **options).p_value for number in range(120)
+        okr.detect(prepared, [1, *range(5, 21)], Key(bytes([number] * 16)), **options).p_value for number in range(120)
     ]
     assert sum(p <= 0.1 + 1e-12 for p in found) <= 34
 

@@ -14,6 +14,7 @@ from okr.detection import Decoys
 from okr.detection.counting import count, matches
 from okr.detection.evidence import SiteEvidence
 from okr.routing import find_zone, select
+from okr.spec.replays import replaying_once
 
 
 def generated(model, key, **setting):
@@ -80,8 +81,9 @@ def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):
     with okr.record(deepseek) as recorder:
         trace = recorder.generate(input_ids=ids, max_new_tokens=24, do_sample=False).traces[0]
     setting = {"epsilon": 1.0, "zone": "boundary", "strength": math.inf}
+    engine = replaying_once(deepseek)
     p = [
-        okr.verify(deepseek, trace, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, **setting).p_value
+        okr.verify(engine, trace, Key(i.to_bytes(16, "big")), decoys=19, alpha=0.05, **setting).p_value
         for i in range(150)
     ]
     significant = sum(value <= 0.05 for value in p)

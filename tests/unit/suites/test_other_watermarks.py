@@ -25,11 +25,13 @@ def test_kgw_counts_each_pair_once() -> None:
 
 
 def test_kgw_green_is_what_transformers_biases() -> None:
-    """Oracle: the logits that transformers' processor returns."""
-    kgw = Kgw(VOCABULARY, 2.0, 3)
-    for context in (5, 77, 499):
-        biased = kgw.processor()(torch.tensor([[1, context]]), torch.zeros(1, VOCABULARY))[0]
-        assert torch.equal(biased > 0, kgw.green(torch.tensor([context]))[0])
+    """Oracle: the logits that the processor of ``model.generate`` returns, whichever key was asked before."""
+    for kgw in (Kgw(VOCABULARY, 2.0, 3), Kgw(VOCABULARY, 1.5, 4), Kgw(VOCABULARY // 2, 1.5, 4)):
+        for context in (5, 77, 249):
+            row, logits = torch.tensor([[1, context]]), torch.zeros(1, kgw.vocabulary)
+            biased = kgw.config().construct_processor(kgw.vocabulary, "cpu")(row, logits)
+            assert torch.equal(biased[0] > 0, kgw.green(torch.tensor([context]))[0])
+            assert torch.equal(biased, kgw.processor()(row, logits))
 
 
 def test_kgw_p_values_of_unmarked_text_are_not_too_small() -> None:
