@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from itertools import permutations
+from collections.abc import Callable, Iterable
+from itertools import combinations, permutations
 
 import numpy as np
 from hypothesis import strategies as st
@@ -80,13 +81,18 @@ def inspected(case: InspectCase) -> Inspected:
     """z, the matched z and the p-value (OKR-BAKE-005 to 007)."""
     tables, ranks = zip(*(_agreement(case.secret, gate) for gate in case.gates), strict=True)
     scale = math.sqrt(max(1, sum(ranks)))
-    whole = all(len(table) == table.shape[1] for table in tables)
-    z = math.fsum(float(np.trace(table)) for table in tables) / scale if whole else 0.0
-    best = [math.fsum(table[range(len(table)), list(_best(table))]) for table in tables]
+    z = math.fsum(_largest(table, combinations) for table in tables) / scale
+    matched_z = math.fsum(_largest(table, permutations) for table in tables) / scale
+    left = math.fsum(math.log(math.comb(table.shape[1], len(table))) for table in tables)
     orders = math.fsum(math.log(math.perm(table.shape[1], len(table))) for table in tables)
-    matched_z = math.fsum(best) / scale
-    log_p = math.log(2) + min(_bound(z) if whole else 0.0, orders + _bound(matched_z))
+    log_p = math.log(2) + min(left + _bound(z), orders + _bound(matched_z))
     return Inspected(z, matched_z, max(1e-300, math.exp(min(0.0, log_p))))
+
+
+def _largest(table: Matrix, ways: Callable[[range, int], Iterable[tuple[int, ...]]]) -> float:
+    """The largest sum over the columns that the rows can belong to."""
+    rows = range(len(table))
+    return max(math.fsum(table[rows, list(way)]) for way in ways(range(table.shape[1]), len(rows)))
 
 
 @st.composite

@@ -123,7 +123,7 @@ def _baked(checkpoint: Checkpoint, gate: Gate, key: Key, strength: float) -> byt
     weight = checkpoint.tensor(gate.tensor)
     changed = with_key(weight, torch.from_numpy(gate.signs(key)), step(strength, gate.norm))
     if not changed.isfinite().all():
-        raise InvalidSetting(f"{gate.tensor}: not finite with the key: the strength is too large, or a weight is not")
+        raise InvalidSetting(f"{gate.tensor}: not finite with the key: the strength is too large")
     if torch.equal(changed, weight):
         raise InvalidSetting(f"{gate.tensor}: strength {strength:g} is lost in the rounding of {weight.dtype}")
     return changed.contiguous().view(torch.uint8).numpy().tobytes()

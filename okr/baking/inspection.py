@@ -46,11 +46,12 @@ class Inspection:
 
     Attributes:
         key_id: the key's public name.
-        z: how far all gates together lie on the key's side, in standard deviations, with the experts in order.
+        z: how far all gates together lie on the key's side, in standard deviations, with the experts in order. Where
+            some were removed, it is the largest for the experts that are left in order.
         matched_z: the same with the experts of every gate in the order that fits the key best.
-        p_value: the chance of this or more under a random key, at most. It allows for both ways of looking.
-        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact; 1 where
-            experts were removed.
+        p_value: the chance of this or more under a random key, at most. It allows for both ways of looking, and for
+            all ways in which experts can be left out or permuted.
+        rank_p: the rank of z among ``decoys`` random images of the key, over ``decoys`` + 1. It is exact.
         decoys: how many images.
         alpha: the level that ``p_value`` was held against.
         gates: each gate by itself.
@@ -102,30 +103,33 @@ def inspect(
         whitened.append(agreement(_weight(checkpoint, gate), gate.signs(key), unkeyed))
     tables, ranks = [table for table, _ in whitened], [rank for _, rank in whitened]
     z, matched_z, p_value = evidence(tables, ranks)
-    drawn = np.sum([_images(table, decoys, gate.tensor) for table, gate in zip(tables, gates, strict=True)], axis=0)
+    sums = np.array(
+        [_in_order(table, *_images(table, decoys, gate.tensor)) for table, gate in zip(tables, gates, strict=True)]
+    )
+    own, drawn = sums[:, 0], sums[:, 1:].sum(0)
     return Inspection(
         key_id=key.id,
         z=z,
         matched_z=matched_z,
         p_value=p_value,
-        rank_p=(1 + int((drawn >= _in_order(tables)).sum())) / (decoys + 1) if _whole(tables) else 1.0,
+        rank_p=(1 + int((drawn >= own.sum()).sum())) / (decoys + 1),
         decoys=decoys,
         alpha=alpha,
         gates=tuple(
-            GateInspection(gate.tensor, len(table), _in_order([table]) / math.sqrt(max(rank, 1)))
-            for gate, table, rank in zip(gates, tables, ranks, strict=True)
+            GateInspection(gate.tensor, len(table), float(total) / math.sqrt(max(rank, 1)))
+            for gate, table, rank, total in zip(gates, tables, ranks, own, strict=True)
         ),
     )
 
 
 def evidence(tables: Sequence[np.ndarray], ranks: Sequence[int]) -> tuple[float, float, float]:
     """z, the matched z and the p-value of what :func:`products` gives for every site (OKR-BAKE-005, 006)."""
-    scale = math.sqrt(max(1, sum(ranks)))
-    whole = _whole(tables)
-    z = _in_order(tables) / scale if whole else 0.0
+    scale, shapes = math.sqrt(max(1, sum(ranks))), [table.shape for table in tables]
+    z = sum(float(_in_order(table)[0]) for table in tables) / scale
     matched_z = sum(float(table[linear_sum_assignment(-table)].sum()) for table in tables) / scale
-    orders = sum(float(gammaln(n + 1) - gammaln(n - m + 1)) for m, n in (table.shape for table in tables))
-    log_p = math.log(2) + min(log_sign_sum_p(z) if whole else 0.0, orders + log_sign_sum_p(matched_z))
+    left_out = sum(_log_choices(kept, experts) for kept, experts in shapes)
+    orders = left_out + sum(float(gammaln(kept + 1)) for kept, _ in shapes)
+    log_p = math.log(2) + min(left_out + log_sign_sum_p(z), orders + log_sign_sum_p(matched_z))
     return z, matched_z, max(LEAST_P, math.exp(min(0.0, log_p)))
 
 
@@ -170,22 +174,33 @@ def log_sign_sum_p(z: float) -> float:
     return min(0.0, math.log(CONSTANT) + float(log_ndtr(-z)))
 
 
-def _whole(tables: Sequence[np.ndarray]) -> bool:
-    """Whether no expert was removed."""
-    return all(kept == experts for kept, experts in (table.shape for table in tables))
+def _log_choices(kept: int, experts: int) -> float:
+    """The logarithm of the number of ways in which ``kept`` of ``experts`` can be left."""
+    return float(gammaln(experts + 1) - gammaln(kept + 1) - gammaln(experts - kept + 1))
 
 
-def _in_order(tables: Sequence[np.ndarray]) -> float:
-    """The sum over sites and experts of the entry that belongs to each."""
-    return sum(float(np.trace(table)) for table in tables)
+def _images(table: Float[np.ndarray, "kept experts"], count: int, seed: str) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and signs [count + 1, experts] of the key itself and of ``count`` random images of it."""
+    images = Decoys.draw(count, table.shape[1], hashlib.sha256(seed.encode()).digest())
+    return images.columns.numpy(), images.signs.numpy()
 
 
-def _images(table: np.ndarray, count: int, seed: str) -> np.ndarray:
-    """The sums of ``count`` random images of the key."""
-    images = Decoys.draw(count, table.shape[1], hashlib.sha256(seed.encode()).digest()).part(1, count + 1)
-    rows = np.arange(table.shape[0])
-    chosen = table[rows, images.columns.numpy()[:, rows]] * images.signs.numpy()[:, rows]
-    return np.asarray(chosen.sum(1))
+def _in_order(
+    table: Float[np.ndarray, "kept experts"], columns: np.ndarray | None = None, signs: np.ndarray | None = None
+) -> Float[np.ndarray, " images"]:
+    """The sum over the rows of the entry that belongs to each, for each image of the key; by default for itself.
+
+    Where experts were removed, the row of a kept one may belong to any later column, and the largest sum that keeps the
+    order is taken.
+    """
+    kept, experts = table.shape
+    columns = np.arange(experts)[None] if columns is None else columns
+    best = np.zeros((len(columns), experts - kept + 1))  # by how many columns were passed over
+    for row in range(kept):
+        places = slice(row, row + best.shape[1])
+        entries = table[row, columns[:, places]] * (1 if signs is None else signs[:, places])
+        best = np.maximum.accumulate(best + entries, axis=1)
+    return np.asarray(best[:, -1])
 
 
 def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate) -> Tensor:

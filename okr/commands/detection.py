@@ -27,6 +27,7 @@ from okr.commands.options import (
     say,
 )
 from okr.errors import InvalidKey, InvalidSetting, InvalidText
+from okr.routing.named import replaced
 
 if TYPE_CHECKING:
     from okr.commands.text_files import Written
@@ -87,7 +88,7 @@ def verify_command(
         if isinstance(given, Trace):
             _check_setting(name, given, numbers)
     engine, loaded = opened(engine_name, running, placement, [secret])
-    made = sift(read, lambda given: as_trace(given, loaded.model, numbers), refused)
+    made = sift(read, lambda given: as_trace(given, engine, loaded.model, numbers), refused)
     for name, trace in made:
         _check_setting(name, trace, numbers)
     fit = sift(made, lambda trace: (matching_sites(engine, trace), trace)[1], refused)
@@ -103,13 +104,14 @@ def verify_command(
 
 
 def _numbers(asked: AskedSetting, model: str) -> dict[str, Any]:
-    """Epsilon, zone and strength in place of those in the headers of traces: those that were given, or those of a baked
-    checkpoint. None: the header's."""
+    """Epsilon, zone and strength in place of those in the headers of traces: those that were given, and the others of a
+    baked checkpoint. None: the header's."""
     from okr.baking.models import header_of
 
-    numbers = asked.for_traces(model)
     baked = header_of(model)
-    return asdict(baked.setting) if baked is not None and set(numbers.values()) == {None} else numbers
+    if baked is not None and asked.name is None:
+        return asdict(replaced(baked.setting, **asked.numbers))
+    return asked.for_traces(model)
 
 
 def _check_setting(name: str, trace: "Trace", numbers: dict[str, Any]) -> None:
@@ -263,7 +265,7 @@ def attribute_command(
     keys = [Key.load(file) for file in files]
     read = read_traces(traces, Refusals())
     engine, loaded = opened(engine_name, running, placement, keys)
-    items = [as_trace(given, loaded.model, numbers) for _, given in read]
+    items = [as_trace(given, engine, loaded.model, numbers) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(
             engine,

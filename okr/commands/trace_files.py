@@ -11,6 +11,7 @@ from okr.errors import InvalidTrace
 if TYPE_CHECKING:
     from torch import nn
 
+    from okr.engines import Engine
     from okr.traces import Trace
 
 MAX_RESPONSE_BYTES = 2**30
@@ -56,12 +57,15 @@ def _response(path: Path) -> dict[str, Any]:
     return document
 
 
-def as_trace(given: "Trace | tuple[dict[str, Any], int]", model: "nn.Module", numbers: dict[str, Any]) -> "Trace":
-    """``given`` as a trace. ``numbers`` are epsilon, zone and strength, where the command was given them."""
+def as_trace(
+    given: "Trace | tuple[dict[str, Any], int]", engine: "Engine", model: "nn.Module", numbers: dict[str, Any]
+) -> "Trace":
+    """``given`` as a trace of ``model``, which ``engine`` runs. ``numbers`` are epsilon, zone and strength, where the
+    command was given them."""
     from okr.traces import Trace
 
     if isinstance(given, Trace):
         return given
     response, choice = given
     told = {name: value for name, value in numbers.items() if value is not None}
-    return Trace.from_response(response, model=model, choice=choice, **told)
+    return Trace.from_response(response, model=model, choice=choice, identity=engine.identity(), **told)
