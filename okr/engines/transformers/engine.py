@@ -63,7 +63,8 @@ class TransformersEngine:
     def _state(self) -> Any:
         """The value of :meth:`_weights` with the hooks and instance methods of the routers, or None for a router that
         is gone."""
-        routers = [_module_at(self.model, site.path) for site in self.routers]
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        routers = [modules.get(site.path) for site in self.routers]
         return self._weights(), [
             m and (id(m), m.__dict__.get("forward"), *m._forward_hooks, *m._forward_pre_hooks) for m in routers
         ]
@@ -179,11 +180,3 @@ class TransformersEngine:
         logits = logits.float() if temperature == 1 else logits.float() / temperature
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return -loss.view(rows, -1).double().cpu()
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module | None:
-    """The module of ``model`` at ``path``, or None if there is none any more."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
