@@ -21,12 +21,13 @@ nothing of it.
 ## Cost and proof
 
 `python studies/baked.py --json docs/data/baked.json`, {baked_on}.
-Cost in nats per token on 100 held-out passages, the mean of three keys with a 95% interval over passages; live keying at the same strength beside it. Traces of 200 texts that the
-baked model sampled, 48 new tokens each.
+Cost in nats per token on 100 held-out passages, the mean of three keys with a 95% interval over passages; live keying
+at the same strength beside it. Traces of 200 texts that the baked model sampled, 48 new tokens each.
 
 {baked}
 
-A baked model pays its experts by the shifted scores, so it costs more than live keying, which leaves payments alone. The difference grows with the square of the strength. Scaling the experts' outputs to undo the raised payments gains
+A baked model pays its experts by the shifted scores, so it costs more than live keying, which leaves payments alone.
+The difference grows with the square of the strength. Scaling the experts' outputs to undo the raised payments gains
 little; a small strength is the remedy. A router that keeps one expert (tiny-switch) decides less often by a hair, and
 needs a strength at which the cost is plain.
 
