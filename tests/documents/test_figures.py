@@ -53,12 +53,8 @@ def test_the_table_of_short_traces_is_what_was_measured(monkeypatch):
     assert f"{figures['machine']['date']}, torch {figures['machine']['torch']}" in page
 
 
-def test_the_table_of_llama_cpp_is_what_was_measured():
-    figures = json.loads((ROOT / "docs" / "data" / "baked-llama-cpp.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "how-to" / "bake.md").read_text(encoding="utf-8")
-    assert rows_table(figures["rows"]) in page
-    versions = ("date", "llama-cpp-python")
-    assert all(f"{name} {figures['machine'][name]}".removeprefix("date ") in page for name in versions)
+def test_the_page_of_baked_keys_has_the_figures_that_were_measured():
+    assert (ROOT / "docs" / "baked.md").read_text(encoding="utf-8") == script("studies/baked_page").page()
 
 
 def test_short_traces_are_proven_again(monkeypatch):
