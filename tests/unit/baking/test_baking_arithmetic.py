@@ -129,6 +129,17 @@ def test_a_gate_that_is_not_finite_is_refused(value: float, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["original"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_key_that_rounding_loses_is_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """A half of the distance of the weights from their neighbours rounds to even, a bit more does not."""
+    (tmp_path / "original").mkdir()
+    save_file({gate_name(0): torch.ones(EXPERTS, HIDDEN, dtype=dtype)}, tmp_path / "original" / "model.safetensors")
+    gates, half = known(tmp_path / "original", 1, norm=1.0), torch.finfo(dtype).eps / 4  # below 1 it is a half
+    with pytest.raises(InvalidSetting, match=r"gate\.weight: strength .* is lost in the rounding of torch\."):
+        bake(tmp_path / "original", tmp_path / "baked", Key(bytes(16)), gates, half)
+    bake(tmp_path / "original", tmp_path / "baked", Key(bytes(16)), gates, half * 1.01)
+
+
 @pytest.mark.parametrize(("strength", "norm"), [(1e300, 1.0), (1e-300, 1.0), (1e308, 1e-308), (1e-46, 1.0)])
 def test_a_strength_that_float32_cannot_hold_is_refused(strength: float, norm: float) -> None:
     with pytest.raises(InvalidSetting, match="is no number of float32 above 0"):
