@@ -6,6 +6,7 @@ from okr.baking.header import HEADER_FILE, Gate, Gates, Header, read_header
 from okr.baking.inspection import GateInspection, Inspection, inspect
 from okr.baking.lookup import find_gates
 from okr.baking.measuring import measure, texts_of
+from okr.baking.models import unbaked
 
 __all__ = [
     "HEADER_FILE",
@@ -23,4 +24,5 @@ __all__ = [
     "read_header",
     "texts_of",
     "unbake",
+    "unbaked",
 ]
