@@ -26,7 +26,7 @@ from okr.commands.options import (
     placement_of,
     say,
 )
-from okr.errors import InvalidKey, InvalidSetting, InvalidText
+from okr.errors import InvalidKey, InvalidSetting, InvalidText, ModelLoadError
 from okr.routing.named import replaced
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ def _numbers(asked: AskedSetting, model: str) -> dict[str, Any]:
     baked checkpoint. None: the header's."""
     from okr.baking.models import header_of
 
-    baked = header_of(model)
+    try:
+        baked = header_of(model)
+    except ModelLoadError:  # what is wrong with the traces is said first
+        baked = None
     if baked is not None and asked.name is None:
         return asdict(replaced(baked.setting, **asked.numbers))
     return asked.for_traces(model)

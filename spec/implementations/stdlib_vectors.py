@@ -87,9 +87,8 @@ def legal(function: str, got: Any, expected: Any) -> bool:
 
 
 if __name__ == "__main__":
-    files = sorted(path for path in Path(sys.argv[1]).glob("*.json") if path.name != "schema.json")
-    stored = [vector for path in files for vector in json.loads(path.read_text())["vectors"]]
-    vectors = [vector for vector in stored if vector["function"] in ("projection", "key_scores", "select")]
+    files = sorted(Path(sys.argv[1]).glob("[1-3]-*.json"))  # the others are for what verifies, and what bakes
+    vectors = [vector for path in files for vector in json.loads(path.read_text())["vectors"]]
     answers = {vector["id"]: answer(vector["function"], vector["input"]) for vector in vectors}
     wrong = [v for v in vectors if not legal(v["function"], answers[v["id"]], v["expected"])]
     for vector in wrong:
