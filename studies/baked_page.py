@@ -15,7 +15,7 @@ TEXT = """# What a baked key costs, proves and survives
 
 Written by `python studies/baked_page.py` from the figures of the commands below; do not edit. What baking is:
 [Bake a key into a checkpoint](how-to/bake.md). All traces are judged with the original float32 model, alone, without
-their prompts. At `quiet` (strength 0.1) ten tokens of a baked model's trace prove the key, in five engines that know
+their prompts. At `quiet` (strength 0.1) ten tokens of a baked model's trace prove the key, in four engines that know
 nothing of it.
 
 ## Cost and proof
@@ -27,9 +27,8 @@ at the same strength beside it. Traces of 200 texts that the baked model sampled
 {baked}
 
 A baked model pays its experts by the shifted scores, so it costs more than live keying, which leaves payments alone.
-The difference grows with the square of the strength. Scaling the experts' outputs to undo the raised payments gains
-little; a small strength is the remedy. A router that keeps one expert (tiny-switch) decides less often by a hair, and
-needs a strength at which the cost is plain.
+The difference grows about with the square of the strength, so a small strength is the remedy. A router that keeps one
+expert (tiny-switch) decides less often by a hair, and needs a strength at which the cost is plain.
 
 ## Engines
 
@@ -57,8 +56,10 @@ original model, with its 95% interval; live: the same where the changed original
 
 {survival}
 
-Weights keep the key through everything that leaves the gates alone and through training far into overfitting. Traces
-fade as the changed model drifts from the one that judges, baked and live keying alike.
+The weights keep the key through everything that leaves the gates alone, and through training far into overfitting,
+of the gates too. Merging with the original takes it out in proportion. Without the original, permuted experts hide it
+from this small model's gates at this strength; with it they do not, and no change here brings p above 1e-300. Traces
+fade as the changed model drifts from the one that judges, under a baked key and under a live one alike.
 
 ## Keys that are not there
 

@@ -3,10 +3,10 @@
     python studies/baked_survival.py --json docs/data/baked-survival.json
 
 Each key is baked at `quiet` into a copy, and the copy is changed. Weights: the p-value that `okr inspect` gives,
-without and with the original, as the median over keys and the largest. Traces: texts of 48 new tokens that the changed
-model sampled, judged one by one with the *original* model; found at p <= 0.001, with Clopper-Pearson's 95% interval.
-Live: the same change of the original model, which then ran under the key. Loss: nats per token on passages that no
-training saw. Training: AdamW at 3e-4 on 160 passages, 8 at a time. Prints a Markdown table.
+without and with the original, the larger of two keys'. Traces: texts of 48 new tokens that the changed model sampled,
+judged one by one with the *original* model; found at p <= 0.001, with Clopper-Pearson's 95% interval. Live: the same
+change of the original model, which then ran under the key. Loss: nats per token on passages that no training saw.
+Training: AdamW at 3e-4 on 160 passages, 8 at a time. Prints a Markdown table.
 """
 
 import argparse
@@ -197,8 +197,7 @@ def row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     """A line of the table."""
     line: dict[str, Any] = {"change": name}
     for way in ("alone", "with the original"):
-        p = sorted(each[way] for each in found)
-        line[f"weights, {way}: median p (largest)"] = f"{p[len(p) // 2]:.1e} ({p[-1]:.1e})"
+        line[f"weights, {way}: largest p"] = f"{max(each[way] for each in found):.1e}"
     for way in ("traces", "live"):
         line[way] = "-"
         if way in found[0]:
