@@ -111,7 +111,10 @@ class Subject:
         return asked
 
     def refuses(self, function: str, *arguments: Any, **options: Any) -> bool:
-        """Whether the call raises. A call that never returns is a Fault here as well."""
+        """Whether the call raises. A call that never returns is a Fault here as well, and what has no such function
+        refuses nothing."""
+        if not self.has(function):
+            raise Unsupported(f"{self.name} has no function {function}")
         try:
             self._call(function, arguments, options)
         except Fault as fault:

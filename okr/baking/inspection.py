@@ -99,7 +99,7 @@ def inspect(
     checkpoint, before = Checkpoint(folder), None if original is None else Checkpoint(original)
     whitened = []
     for gate in gates:
-        unkeyed = None if before is None else _weight(before, gate)
+        unkeyed = None if before is None else _weight(before, gate, whole=True)
         whitened.append(agreement(_weight(checkpoint, gate), gate.signs(key), unkeyed))
     tables, ranks = [table for table, _ in whitened], [rank for _, rank in whitened]
     z, matched_z, p_value = evidence(tables, ranks)
@@ -203,13 +203,16 @@ def _in_order(
     return np.asarray(best[:, -1])
 
 
-def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate) -> Tensor:
+def _weight(checkpoint: Checkpoint, gate: Gate | UnreadGate, *, whole: bool = False) -> Tensor:
+    """The weight of a gate, which may have fewer experts than ``gate`` says unless it is to be ``whole``."""
     stored = checkpoint.tensors.get(gate.tensor)
     if stored is None:
         raise InvalidConfig(f"{checkpoint.folder} has no tensor {gate.tensor}: give the okr.json of this checkpoint")
     if stored.dtype not in GATE_DTYPES:
         raise InvalidConfig(f"{checkpoint.folder}: {gate.tensor} is of dtype {stored.dtype}: a quantised gate")
-    fits = len(stored.shape) == 2 and 0 < stored.shape[0] <= gate.num_experts and stored.shape[1] == gate.hidden_size
+    least = gate.num_experts if whole else 1
+    fits = len(stored.shape) == 2 and least <= stored.shape[0] <= gate.num_experts
+    fits = fits and stored.shape[1] == gate.hidden_size
     if not fits:
         raise InvalidConfig(
             f"{checkpoint.folder}: {gate.tensor} is {list(stored.shape)}, not [{gate.num_experts}, {gate.hidden_size}]"

@@ -72,11 +72,14 @@ class Routing:
             prompt_length: how many tokens were given.
             **header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, as far as they are known.
 
-        Raises InvalidTrace if fewer experts were collected than the tokens need.
+        Raises InvalidTrace if fewer experts were collected than the tokens need, or those of more than one sequence. An
+        engine may have run the last token, and one that it drew ahead.
         """
         experts = self.array()
-        if len(experts) < len(token_ids) - 1:
-            raise InvalidTrace(f"{len(experts)} tokens were collected, but {len(token_ids)} are given")
+        if not len(token_ids) - 1 <= len(experts) <= len(token_ids) + 1:
+            raise InvalidTrace(
+                f"{len(experts)} tokens were collected, but {len(token_ids)} are given: one sequence only"
+            )
         if not isinstance(model, nn.Module):
             baked = header_of(model)
             if baked is not None:

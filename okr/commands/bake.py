@@ -134,6 +134,7 @@ def inspect_command(
     pruned give --original, and for pruned ones --header too.
     """
     from okr.baking import find_gates, inspect
+    from okr.baking.baking import not_baked
     from okr.baking.header import Header, parsed, read_header
     from okr.baking.models import checkpoint_folder
     from okr.detection.verification import check_alpha
@@ -146,7 +147,7 @@ def inspect_command(
     folder = checkpoint_folder(checkpoint)
     known = read_header(folder) if header is None else parsed(header, Header)
     gates = find_gates(folder, trust_remote_code=trust_remote_code) if known is None else list(known.gates)
-    before = None if original is None else checkpoint_folder(original)
+    before = None if original is None else not_baked(checkpoint_folder(original)).folder
     found = inspect(folder, secret, gates, original=before, decoys=decoys, alpha=alpha)
     lines = [str(found)]
     if by_gate:

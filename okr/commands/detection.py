@@ -30,6 +30,7 @@ from okr.errors import InvalidKey, InvalidSetting, InvalidText, ModelLoadError
 from okr.routing.named import replaced
 
 if TYPE_CHECKING:
+    from okr.baking import Header
     from okr.commands.text_files import Written
     from okr.detection import TraceVerdict
     from okr.traces import Trace
@@ -70,7 +71,9 @@ def verify_command(
     Of several files each is a test of its own; a pooled test of all follows, which a single marked file can decide. A
     file that cannot be judged is named and costs only itself; the exit code is then 2.
     """
-    numbers = _numbers(AskedSetting.checked(setting, epsilon, zone, strength), model)
+    asked = AskedSetting.checked(setting, epsilon, zone, strength)
+    baked = _baked(model)
+    numbers = _numbers(asked, model, baked)
     from okr.commands.display import counting
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import verify, verify_each
@@ -87,7 +90,7 @@ def verify_command(
     for name, given in read:
         if isinstance(given, Trace):
             _check_setting(name, given, numbers)
-    engine, loaded = opened(engine_name, running, placement, [secret])
+    engine, loaded = opened(engine_name, running, placement, [secret], baked)
     made = sift(read, lambda given: as_trace(given, engine, loaded.model, numbers), refused)
     for name, trace in made:
         _check_setting(name, trace, numbers)
@@ -103,15 +106,20 @@ def verify_command(
     raise typer.Exit(findings.tell(as_json, _routers if by_router else lambda verdict: ()))
 
 
-def _numbers(asked: AskedSetting, model: str) -> dict[str, Any]:
-    """Epsilon, zone and strength in place of those in the headers of traces: those that were given, and the others of a
-    baked checkpoint. None: the header's."""
+def _baked(model: str) -> "Header | None":
+    """The header of ``model`` if it is baked. A model that cannot be found is none: what is wrong with the other
+    arguments is said first."""
     from okr.baking.models import header_of
 
     try:
-        baked = header_of(model)
-    except ModelLoadError:  # what is wrong with the traces is said first
-        baked = None
+        return header_of(model)
+    except ModelLoadError:
+        return None
+
+
+def _numbers(asked: AskedSetting, model: str, baked: "Header | None") -> dict[str, Any]:
+    """Epsilon, zone and strength in place of those in the headers of traces: those that were given, and the others of a
+    ``baked`` checkpoint. None: the header's."""
     if baked is not None and asked.name is None:
         return asdict(replaced(baked.setting, **asked.numbers))
     return asked.for_traces(model)
@@ -196,7 +204,7 @@ def detect_command(
     options: dict[str, Any] = asdict(under) | {"temperature": temperature}
     options |= {"decoys": decoys, "alpha": alpha, "rows": rows}
     with joined() as processes:
-        engine, loaded = opened(engine_name, running, placement, [secret], processes)
+        engine, loaded = opened(engine_name, running, placement, [secret], _baked(model), processes)
         judged = sift([(text.name, text) for text in written], lambda text: tokenise(loaded, engine, text), refused)
         tests = [] if pooled else [[tokens] for _, tokens in judged]
         tests += [[tokens for _, tokens in judged]] if pooled or len(judged) > 1 else []
@@ -254,7 +262,9 @@ def attribute_command(
 
     Several traces are one test: the key that is named had a part in at least one of them.
     """
-    numbers = _numbers(AskedSetting.checked(setting, epsilon, zone, strength), model)
+    asked = AskedSetting.checked(setting, epsilon, zone, strength)
+    baked = _baked(model)
+    numbers = _numbers(asked, model, baked)
     from okr.commands.display import counting
     from okr.commands.trace_files import as_trace, read_traces
     from okr.detection import attribute
@@ -267,7 +277,7 @@ def attribute_command(
     check_alpha(alpha)
     keys = [Key.load(file) for file in files]
     read = read_traces(traces, Refusals())
-    engine, loaded = opened(engine_name, running, placement, keys)
+    engine, loaded = opened(engine_name, running, placement, keys, baked)
     items = [as_trace(given, engine, loaded.model, numbers) for _, given in read]
     with counting("keys judged", len(keys)) as advance:
         found = attribute(

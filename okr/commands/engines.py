@@ -10,6 +10,7 @@ from okr.errors import InvalidConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from okr.baking import Header
     from okr.engines import Engine
     from okr.jobs.placement import Placement
     from okr.jobs.processes import Processes
@@ -48,20 +49,20 @@ def opened(
     options: dict[str, Any],
     placement: "Placement",
     keys: "Sequence[Key]",
+    baked: "Header | None",
     processes: "Processes | None" = None,
 ) -> "tuple[Engine, Loaded]":
     """The engine ``name`` with the model of ``placement``, and that model with its tokenizer. In vLLM the model here is
-    transformers' without weights. If the model is baked with one of ``keys``, that key is taken out of its gates."""
-    from okr.baking.models import header_of, unbaked
+    transformers' without weights. If the model is ``baked`` with one of ``keys``, that key is taken out of it."""
+    from okr.baking.models import unbaked
     from okr.engines import prepare
 
-    header = header_of(placement.model)
     if name == "transformers":
         from okr.jobs.loading import load_placed
 
         loaded = load_placed(placement) if processes is None else load_placed(placement, processes)
-        return prepare(loaded.model) if header is None else unbaked(loaded.model, header, keys), loaded
-    if header is not None:
+        return prepare(loaded.model) if baked is None else unbaked(loaded.model, baked, keys), loaded
+    if baked is not None:
         raise InvalidConfig(f"{placement.model} is baked, and vLLM cannot take a key out: give the original model")
     from okr.engines.vllm import load_engine
     from okr.loaders import Loaded, load_tokenizer

@@ -5,7 +5,13 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from okr.errors import ModelLoadError
 from okr.loaders.sources import Place
@@ -86,8 +92,12 @@ def downloaded(place: Place) -> Path:
 
 
 def file_of(place: Place, name: str) -> Path | None:
-    """The file ``name`` of ``place`` in the local cache, or None if there is no such file or it cannot be reached."""
+    """The file ``name`` of ``place`` in the local cache, or None if there is no such file. Where the hub cannot be
+    asked, that is logged and taken for none."""
     try:
         return Path(hf_hub_download(place.location, name, local_files_only=not reachable(place)))
-    except Exception:  # the client's transport errors have no common public base
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:  # the client's transport errors have no common public base
+        log.info("%s: whether it has a file %s is not known (%s)", place.name, name, type(error).__name__)
         return None

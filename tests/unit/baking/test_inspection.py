@@ -229,3 +229,12 @@ def test_a_huge_projection_is_not_drawn_for_a_small_gate(tmp_path: Path) -> None
     folder = written(tmp_path / "model", {"gate": torch.randn(8, 24)})
     gate = UnreadGate(stack="decoder", layer=0, num_experts=2**16, hidden_size=24, tensor="gate")
     assert not inspect(folder, KEY, [gate], decoys=1).carried
+
+
+def test_an_original_must_be_whole(tmp_path: Path) -> None:
+    """With fewer experts than the checkpoint, it would leave some without an origin."""
+    folder, fewer = (written(tmp_path / str(size), {"gate": torch.randn(size, 24)}) for size in (8, 7))
+    gate = UnreadGate(stack="decoder", layer=0, num_experts=8, hidden_size=24, tensor="gate")
+    assert inspect(fewer, KEY, [gate], original=folder).gates[0].num_experts == 7
+    with pytest.raises(InvalidConfig, match=r"7: gate is \[7, 24\], not \[8, 24\]"):
+        inspect(folder, KEY, [gate], original=fewer)

@@ -93,6 +93,13 @@ def test_the_trace_is_the_one_that_the_model_records(own: Trace, rows: int) -> N
     assert trace.prompt_length == PROMPT
 
 
+def test_two_sequences_in_one_block_are_refused(own: Trace) -> None:
+    """The second's trace would get the first's experts."""
+    routing = collected(np.concatenate((own.experts, own.experts)), LAYERS)
+    with pytest.raises(InvalidTrace, match="one sequence only"):
+        routing.trace(own.token_ids, model=MODEL, prompt_length=PROMPT)
+
+
 def test_layers_without_a_site_do_not_matter(own: Trace) -> None:
     experts = np.insert(own.experts, 2, 0, axis=1)
     trace = collected(experts, (*LAYERS, 9)).trace(own.token_ids, model=MODEL, prompt_length=PROMPT)

@@ -166,6 +166,12 @@ def test_bad_usage_of_inspect(more: list[str], baked: Path, key_file: Path, capf
     refused(["inspect", str(baked), "--key", str(key_file), *more], capfd)
 
 
+def test_a_baked_original_is_refused(baked: Path, key_file: Path, capfd: pytest.CaptureFixture) -> None:
+    """Subtracted from itself, a baked checkpoint shows nothing."""
+    line = refused(["inspect", str(baked), "--key", str(key_file), "--original", str(baked)], capfd)
+    assert f"{baked} is baked already" in line
+
+
 def test_a_model_of_another_family_has_no_gates_to_inspect(
     key_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:

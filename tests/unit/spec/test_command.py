@@ -18,6 +18,7 @@ from okr.spec.implementations import stdlib_vectors
 from okr.spec.report.reproduction import reproduction
 from okr.spec.runner import chosen, run_vectors
 from okr.spec.subject import FUNCTIONS, Subject
+from okr.spec.verdicts import Unsupported
 
 HERE = Path(__file__).parent
 IMPOSTORS = f"{HERE / 'impostors.py'}:"
@@ -281,3 +282,9 @@ def test_arrays_are_shown_to_the_last_bit():
     again = eval(show(numbers), {"np": np})
     same = (again.view(np.uint32) == numbers.view(np.uint32)) | (np.isnan(again) & np.isnan(numbers))
     assert same.all()
+
+
+def test_what_cannot_bake_is_not_praised_for_refusing():
+    """A function that is not there refuses everything."""
+    with pytest.raises(Unsupported, match="has no function bake"):
+        Subject(load("numpy")).refuses("bake", None)
