@@ -24,13 +24,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import routers
 import torch
 
 import okr
 from okr.engines.vllm import Configuration
 from okr.engines.vllm.serving import environment, served
-from okr.loaders.exported import export
+from okr.loaders.deepseek import DeepseekConfig
+from okr.loaders.random_weights import SHAPE
 from okr.pages.machine import machine
 from okr.pages.markdown import rows_table
 
@@ -136,8 +136,11 @@ def main() -> None:
     rows = measured("tiny-deepseek-moe", folder, {**options, "max_model_len": 512}, 64, arguments.rounds)
     if arguments.slice:
         with tempfile.TemporaryDirectory() as shape:
-            export(routers.slice_of_16b(4096), Path(shape))
-            options = {"dtype": "bfloat16", "max_model_len": 512}
+            DeepseekConfig(**{**SHAPE, "num_hidden_layers": 3, "vocab_size": 4096}).save_pretrained(shape)
+            json_path = Path(shape) / "config.json"
+            config = json.loads(json_path.read_text()) | {"architectures": ["DeepseekForCausalLM"]}
+            json_path.write_text(json.dumps(config))
+            options = {"load_format": "dummy", "dtype": "bfloat16", "max_model_len": 512}
             rows += measured("16B, two routed layers", shape, options, 24, arguments.rounds)
     print(rows_table(rows))
     if arguments.json:
