@@ -56,7 +56,7 @@ Selection select(const Row& choice, const Row& key, int k, double epsilon, bool 
     std::vector<bool> runs(experts);  // made anew for each token (OKR-SEL-005); at first, who is locked
     std::vector<int> pool;
     for (int e = 0; e < experts; e++) {
-        runs[e] = boundary && choice[e] > out + epsilon;
+        if (boundary && choice[e] > out + epsilon) runs[e] = true;
         // The edge may be -inf, and the barred are not beyond it (OKR-ZONE-009).
         if (!runs[e] && choice[e] >= edge && choice[e] > -INFINITY) pool.push_back(e);
     }
