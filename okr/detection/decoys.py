@@ -1,7 +1,7 @@
 """Draws decoys: random images of the claimed key (spec chapter VERIFY)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from okr.discovery import RouterSite
+
+BLOCK = 1024
+"""Images of a site that are drawn and counted at a time. A thousand decoys fit one block."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,26 @@ class Decoys:
         columns = self.columns[first : first + len(claimed)].to(claimed.device)
         signs = self.signs[first : first + len(claimed)].to(claimed.device)
         return claimed.gather(-1, columns[:, None].expand_as(claimed)) * signs[:, None]
+
+
+class DecoyBlocks:
+    """``count`` decoys of a key and the key itself at one site, drawn from ``seed`` in blocks of BLOCK images. Image 0
+    of the first block is the claimed key itself.
+
+    Every block but the first is drawn anew each time, so memory does not grow with ``count``.
+    """
+
+    def __init__(self, count: int, experts: int, seed: bytes) -> None:
+        self.keys, self.experts, self.seed = count + 1, experts, seed
+        self._first = Decoys.draw(min(self.keys, BLOCK) - 1, experts, seed)
+
+    def __iter__(self) -> Iterator[tuple[slice, Decoys]]:
+        """Each block, with the places of its images among all."""
+        yield slice(0, len(self._first.columns)), self._first
+        for start in range(BLOCK, self.keys, BLOCK):
+            size = min(BLOCK, self.keys - start)
+            drawn = Decoys.draw(size, self.experts, hashlib.sha256(self.seed + b"%d" % start).digest())
+            yield slice(start, start + size), drawn.part(1, size + 1)
 
 
 def site_seed(seed: bytes, path: str) -> bytes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from okr.detection.combination import SHARE, combined_p, site_ranks_p
 from okr.detection.counting import count
-from okr.detection.decoys import Decoys, site_seed
+from okr.detection.decoys import DecoyBlocks, site_seed
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.swaps import SwapTally, distance, sign_sum_p, swaps_of_random_keys
 from okr.detection.tally import rank
@@ -75,12 +75,14 @@ def site_ranks(found: Sequence[Sequence[SiteEvidence]], key: Key, decoys: int, s
     """The rank of ``key`` at each site with an opportunity, from the evidence of each trace. ``seed`` draws the
     decoys."""
     counts: dict[str, Tensor] = {}
-    images: dict[str, Decoys] = {}
+    images: dict[str, DecoyBlocks] = {}
     for evidence in (site for trace in found for site in trace if len(site.choice)):
         site = evidence.site
         if site.path not in counts:
-            images[site.path] = Decoys.draw(decoys, site.num_experts, site_seed(seed, site.path))
+            images[site.path] = DecoyBlocks(decoys, site.num_experts, site_seed(seed, site.path))
             counts[site.path] = torch.zeros(2, decoys + 1, dtype=torch.float64)
-        hits, support = count(images[site.path], evidence, Projector(site, key)(evidence.hidden))
-        counts[site.path] += torch.stack((hits.sum(0).double(), support))
+        claimed = Projector(site, key)(evidence.hidden)
+        for places, block in images[site.path]:
+            hits, support = count(block, evidence, claimed)
+            counts[site.path][:, places] += torch.stack((hits.sum(0).double(), support))
     return [rank(matched, support) for matched, support in counts.values()]

@@ -5,13 +5,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from okr.detection.by_token import TokenCounts
 from okr.detection.combination import site_ranks_p
 from okr.detection.counting import count
-from okr.detection.decoys import Decoys
+from okr.detection.decoys import DecoyBlocks
 from okr.detection.evidence import SiteEvidence
 from okr.detection.swaps import SwapTally, distance, growth, swaps_of_random_keys
 from okr.detection.verdict import SiteScore
@@ -27,13 +27,12 @@ class SiteTally:
     would make.
     """
 
-    def __init__(self, key: Key, decoys: Decoys, first: SiteEvidence) -> None:
+    def __init__(self, key: Key, decoys: DecoyBlocks, first: SiteEvidence) -> None:
         site = first.site
         self.path, self.decoys, self.project = site.path, decoys, Projector(site, key)
         self.swaps = SwapTally(site.hidden_size, site.num_experts)
-        keys = len(decoys.columns)
-        self.matched = torch.zeros(keys, dtype=torch.float64)
-        self.support = torch.zeros(keys, dtype=torch.float64)
+        self.matched = torch.zeros(decoys.keys, dtype=torch.float64)
+        self.support = torch.zeros(decoys.keys, dtype=torch.float64)
         self.routed = self.opportunities = self.free_slots = self.outside = 0
         self.expected = 0.0
 
@@ -45,11 +44,7 @@ class SiteTally:
         self.free_slots += int(evidence.free.sum())
         if not len(evidence.choice):
             return TokenCounts.none()
-        hits, support = count(self.decoys, evidence, self.project(evidence.hidden))
-        matched = hits.cumsum(0, dtype=torch.float64) + self.matched
-        ranks = (1 + (matched[:, 1:] >= matched[:, :1]).sum(1)).double() / matched.shape[1]
-        self.matched = matched[-1].clone()
-        self.support += support
+        hits, ranks = self._count(evidence)
         expected = swaps_of_random_keys(evidence)
         self.expected += float(expected.sum())
         before = self.swaps.total.clone()
@@ -59,7 +54,22 @@ class SiteTally:
         norms[rows] = growth(before, states, weights)
         swapped[rows] = (weights > 0).sum(-1).double()
         tokens, free = evidence.tokens.cpu(), evidence.free.cpu()
-        return TokenCounts(tokens, free, hits[:, 0].long(), sums, norms, swapped, expected, ranks)
+        return TokenCounts(tokens, free, hits, sums, norms, swapped, expected, ranks)
+
+    def _count(self, evidence: SiteEvidence) -> tuple[Int[Tensor, " opportunities"], Float[Tensor, " opportunities"]]:
+        """Add what every key matches, and return the claimed key's matches at each opportunity and its rank there."""
+        claimed = self.project(evidence.hidden)
+        own_hits = own = torch.zeros(0)
+        better = torch.zeros(len(claimed), dtype=torch.float64)
+        for places, images in self.decoys:
+            hits, support = count(images, evidence, claimed)
+            matched = hits.cumsum(0, dtype=torch.float64) + self.matched[places]
+            if not places.start:
+                own_hits, own = hits[:, 0].long(), matched[:, :1].clone()
+            better += (matched >= own).sum(1)  # the claimed key itself is one of them
+            self.matched[places] = matched[-1]
+            self.support[places] += support
+        return own_hits, better / self.decoys.keys
 
     def rank(self) -> float:
         """The rank of the claimed key at this site, as a p-value; 1 without opportunities."""

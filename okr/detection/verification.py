@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from okr.detection.by_token import TokenTally
 from okr.detection.combination import combined_p
-from okr.detection.decoys import Decoys, site_seed
+from okr.detection.decoys import DecoyBlocks, site_seed
 from okr.detection.evidence import SiteEvidence, all_evidence, gather_evidence
 from okr.detection.swaps import sign_sum_p
 from okr.detection.tally import SiteTally, pooled_rank, sites_p_value, swap_distance
@@ -189,7 +189,7 @@ class _Count:
         for evidence in sites:
             site = evidence.site
             if site.path not in self.tallies:
-                images = Decoys.draw(self.decoys, site.num_experts, site_seed(self.seed, site.path))
+                images = DecoyBlocks(self.decoys, site.num_experts, site_seed(self.seed, site.path))
                 self.tallies[site.path] = SiteTally(self.key, images, evidence)
             self.by_token.add(site.path, self.tallies[site.path].add(evidence))
 

@@ -30,46 +30,60 @@ EXAMPLES = HERE.parents[1] / "examples" / "ports"
 ROUTING = [clause for clause in registry.load().values() if clause.level == "routing"]
 PATIENCE = 300.0  # seconds for one answer: a compiler within it may take its time
 CAUGHT = ("fail", "mutated")  # a clause was violated; a crash or a wait catches nobody
-Router = Callable[[str], str]  # from a port's text to its name for ``okr conform``
 
 
 @dataclass(frozen=True)
 class Port:
-    """``needs``: a Python module, or with ``build`` the program of that command. ``install``: what to do without it.
+    """``needs``: a Python module, or with ``program`` a compiler. ``install``: what to do without it.
 
-    ``build`` makes {binary}, which speaks JSON lines, from {source}; a port without it is a Python file.
+    ``program``: the file that the command in the port's head makes of the sources, and that speaks JSON lines; a port
+    without it is one Python file.
     """
 
     file: str
     needs: str
     install: str
-    build: str = ""
+    program: str = ""
 
     @property
     def there(self) -> bool:
-        return bool(shutil.which(self.needs) if self.build else find_spec(self.needs))
+        return bool(shutil.which(self.needs) if self.program else find_spec(self.needs))
 
     @property
-    def text(self) -> str:
-        return (EXAMPLES / self.file).read_text("utf-8")
+    def sources(self) -> dict[str, str]:
+        """The text of each file, the main one first."""
+        main = EXAMPLES / self.file
+        others = [p for p in sorted(main.parent.iterdir()) if p != main and p.suffix in (".hpp", ".rs")]
+        return {path.name: path.read_text("utf-8") for path in (main, *(others if self.program else ()))}
+
+    @property
+    def command(self) -> list[str]:
+        """How its head says that it is built."""
+        lines = (line.lstrip("/! ") for line in next(iter(self.sources.values())).splitlines())
+        return shlex.split(next(line for line in lines if line.startswith(f"{self.needs} ")))
 
 
 PORTS = {
     "jax": Port("jax_router.py", "jax", "needs JAX: pip install jax"),
     "mlx": Port("mlx_router.py", "mlx", "needs MLX: pip install mlx; on Linux also mlx-cpu"),
+    "cpp": Port("cpp/router.cpp", "g++", "needs g++ 10 or newer", "router"),
+    "rust": Port("rust/router.rs", "rustc", "needs Rust: https://rustup.rs", "router"),
 }
 
 
 @dataclass(frozen=True)
 class Bug:
-    """``find`` stands once in the port's text; with ``replace`` in its place one of ``clauses`` is violated."""
+    """``find`` stands once in the port's ``file``, the main one unless it is given. With ``replace`` in its place, or
+    compiled with ``flags``, or both, the port violates one of ``clauses``."""
 
     port: str
     name: str
     why: str
-    find: str
-    replace: str
     clauses: tuple[str, ...]
+    find: str = ""
+    replace: str = ""
+    file: str = ""
+    flags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.port}: {self.name}"
@@ -79,8 +93,8 @@ def bugs(port: str) -> list[Bug]:
     """The bugs of a port. ``clause`` in the file is one id or a list of them."""
     found = []
     for entry in tomllib.loads((HERE / "bugs" / f"{port}.toml").read_text("utf-8"))["bug"]:
-        clause = entry.pop("clause")
-        found.append(Bug(port, **entry, clauses=(clause,) if isinstance(clause, str) else tuple(clause)))
+        clause, flags = entry.pop("clause"), tuple(entry.pop("flags", ()))
+        found.append(Bug(port, **entry, flags=flags, clauses=(clause,) if isinstance(clause, str) else tuple(clause)))
     return found
 
 
@@ -103,21 +117,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     return folder
 
 
-def built(port: Port, text: str, cache: Path) -> Path:
-    """The file to run: a program compiled once a session from this text, or for Python the text itself."""
-    name = hashlib.sha256((port.build + text).encode()).hexdigest()[:16]
-    source = cache / f"router_{name}{Path(port.file).suffix}"
-    binary = source.with_suffix(".program")
+def built(port: Port, sources: dict[str, str], flags: tuple[str, ...], cache: Path) -> Path:
+    """The file to run: a program compiled once a session from these sources, or the Python file among them."""
+    name = hashlib.sha256(repr((sources, flags)).encode()).hexdigest()[:16]
+    folder = cache / name
+    result = folder / (port.program or next(iter(sources)))
     with FileLock(cache / f"{name}.lock"):
-        if not source.exists():
-            source.write_text(text, "utf-8")
-        if not port.build:
-            return source
-        if not binary.exists():
-            command = port.build.format(source=source, binary=binary)
-            done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-    return binary
+        if not result.exists():
+            folder.mkdir(exist_ok=True)
+            for file, text in sources.items():
+                (folder / file).write_text(text, "utf-8")
+            if port.program:
+                command = [*port.command, *flags]
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+    return result
 
 
 @contextmanager
@@ -136,7 +150,7 @@ def judged(name: str) -> Iterator[Subject]:
 @pytest.mark.parametrize("name", ALL)
 def test_a_port_conforms(name: str, cache: Path) -> None:
     port = PORTS[name]
-    place = f"cmd:{built(port, port.text, cache)}" if port.build else f"{EXAMPLES / port.file}:Router"
+    place = f"cmd:{built(port, port.sources, (), cache)}" if port.program else f"{EXAMPLES / port.file}:Router"
     with judged(place) as subject:
         results = [run_clause(subject, clause, PROFILES["ci"]) for clause in ROUTING]
     assert {r.clause.id: (r.verdict, r.failure) for r in results if r.verdict != "pass"} == {}
@@ -145,7 +159,9 @@ def test_a_port_conforms(name: str, cache: Path) -> None:
 
 @pytest.mark.parametrize("name", PORTS)
 def test_a_port_is_short_and_has_its_bugs(name: str) -> None:
-    assert len(PORTS[name].text.splitlines()) < 120
+    """A port that brings its own JSON or hash has each in a file of its own."""
+    for file, text in PORTS[name].sources.items():
+        assert len(text.splitlines()) < 120, file
     assert len({bug.name for bug in bugs(name)}) >= 10
 
 
@@ -153,11 +169,15 @@ def test_a_port_is_short_and_has_its_bugs(name: str) -> None:
 def test_a_bug_of_the_framework_is_caught_by_its_clause(bug: Bug, cache: Path) -> None:
     """In a process of its own: some bugs are settings of the whole process."""
     port = PORTS[bug.port]
-    assert port.text.count(bug.find) == 1
-    file = built(port, port.text.replace(bug.find, bug.replace), cache)
+    sources = port.sources
+    if bug.find:
+        wrong = bug.file or next(iter(sources))
+        assert sources[wrong].count(bug.find) == 1
+        sources[wrong] = sources[wrong].replace(bug.find, bug.replace)
+    file = built(port, sources, bug.flags, cache)
     worker = f"{shlex.quote(sys.executable)} -m okr.spec.adapters.worker {shlex.quote(str(file))}:Router"
     clauses = registry.load()
-    with judged(f"cmd:{file if port.build else worker}") as subject:
+    with judged(f"cmd:{file if port.program else worker}") as subject:
         said = []
         for clause in bug.clauses:
             said.append(run_clause(subject, clauses[clause], replace(PROFILES["ci"], shrink=False)).verdict)

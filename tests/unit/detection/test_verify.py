@@ -12,7 +12,11 @@ import okr
 from okr import InvalidSetting, InvalidTrace, Key
 from okr.detection import Decoys
 from okr.detection.counting import count, matches
-from okr.detection.evidence import SiteEvidence
+from okr.detection.decoys import BLOCK, DecoyBlocks
+from okr.detection.evidence import SiteEvidence, all_evidence
+from okr.detection.many_keys import site_ranks
+from okr.detection.verification import count as counted
+from okr.detection.verification import decoy_seed
 from okr.routing import find_zone, select
 from okr.spec.replays import replaying_once
 
@@ -72,6 +76,34 @@ def test_decoys_are_signed_permutations_with_the_claimed_key_first():
     assert torch.equal(scores.abs().sort(-1).values, claimed.abs().sort(-1).values[:, None].expand(-1, 51, -1))
     assert len({tuple(row) for row in decoys.columns.tolist()}) > 45
     assert torch.equal(decoys.scores(claimed, 7, 9), scores[:, 7:9])
+
+
+@pytest.mark.parametrize("decoys", [0, 40, BLOCK - 1, BLOCK, 2 * BLOCK + 7])
+def test_blocks_hold_each_image_once_and_the_claimed_key_first(decoys):
+    blocks = DecoyBlocks(decoys, 9, b"seed of the test")
+    places = [place for part, _ in blocks for place in range(part.start, part.stop)]
+    images = [tuple(row) for _, block in blocks for row in ((block.columns + 1) * block.signs.long()).tolist()]
+    assert places == [*range(decoys + 1)]
+    assert images[0] == tuple(range(1, 10))
+    assert len({*images}) == len(images)
+    assert images == [tuple(row) for _, block in blocks for row in ((block.columns + 1) * block.signs.long()).tolist()]
+
+
+def test_counts_of_several_blocks_are_those_of_all_images_at_once(deepseek, key, other_key):
+    """For a verdict and for many keys, over two traces."""
+    traces = generated(deepseek, key, epsilon=1.0, strength=0.5)
+    engine, decoys = okr.prepare(deepseek), 2 * BLOCK + 7
+    found = [*all_evidence(engine, traces, epsilon=None, zone=None, strength=None, skip_prompt=False)]
+    for claimed in (key, other_key):
+        tallies, _ = counted(traces, found, claimed, decoys)
+        ranks = site_ranks(found, claimed, decoys, decoy_seed(traces, claimed))
+        assert ranks == [tally.rank() for tally in tallies if tally.opportunities]
+        for place, tally in enumerate(tallies):
+            columns, signs = zip(*((block.columns, block.signs) for _, block in tally.decoys), strict=True)
+            images = Decoys(torch.cat(columns), torch.cat(signs))
+            parts = [count(images, sites[place], tally.project(sites[place].hidden)) for sites in found]
+            assert torch.equal(tally.matched, sum(hits.sum(0).double() for hits, _ in parts))
+            torch.testing.assert_close(tally.support, sum(support for _, support in parts))
 
 
 def test_p_values_of_unrelated_keys_are_uniform(deepseek, key):
