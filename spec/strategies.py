@@ -11,6 +11,7 @@ from .cases import EvidenceCase, FloatArray, ProjectionCase, Routed, ScoreCase, 
 EPSILONS = (0.0, math.inf, 0.5, 0.25, 1.0, 2.0, 0.1)  # 0.1 is no float32 number
 STRENGTHS = (math.inf, 1.0, 0.5, 2.0, 0.25, 3.0, 0.1, 1e-3, 1e3)
 ZONES = ("max", "boundary")
+LONG = 307  # tokens of a long batch; a prime, so that no chunk of a power of two that is out of place looks the same
 Draw = st.DrawFn
 
 

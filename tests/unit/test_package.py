@@ -100,7 +100,7 @@ def test_the_source_distribution_holds_documentation_and_tests(monkeypatch):
     held = {Path(name).as_posix() for name in files.files}
     wanted = [
         path.relative_to(ROOT).as_posix()
-        for folder in ("docs", "tests", "spec", "bench", "studies", "tools", ".ci")
+        for folder in ("docs", "examples", "tests", "spec", "bench", "studies", "tools", ".ci")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     ]
