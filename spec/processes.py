@@ -33,8 +33,8 @@ class Named:
 
 
 def usual_jobs(name: str) -> int:
-    """Two processes for what ships, where there are two cores; one for a stranger's, of which two may not fit."""
-    return min(2, os.cpu_count() or 1) if name in SHIPPED else 1
+    """Two processes where there are two cores; one for a program, which is a process itself, and for stored answers."""
+    return 1 if name.startswith(("cmd:", "vectors:")) else min(2, os.cpu_count() or 1)
 
 
 def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int) -> Iterator[Result]:
@@ -57,19 +57,53 @@ def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int
 def _side_by_side(
     named: Named, chapters: Sequence[tuple[Clause, ...]], profile: Profile, jobs: int
 ) -> Iterator[Result]:
+    """Each process judges the same chapters in every run, so that what an implementation remembers of one call is the
+    same in the next."""
     others = active_children()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin) as pool:
-        futures = [pool.submit(_chapter, named, chapter, profile) for chapter in chapters]
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _begin)) for _ in range(jobs)]
+        futures: list[Future] = []
         try:
-            for future in futures:
-                yield from future.result()
-        except BrokenProcessPool:
-            raise BadImplementation("it ended the process that ran it") from None
+            able = _able(pools, named)
+            for chapter, place in zip(chapters, shares([_cases(c) for c in chapters], len(able)), strict=True):
+                futures.append(able[place].submit(_chapter, named, chapter, profile))
+            for chapter, future in zip(chapters, futures, strict=True):
+                yield from _result(future, f"in the chapter {chapter[0].title!r}")
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
             if not all(future.done() for future in futures):
                 for process in set(active_children()) - set(others):
                     process.terminate()
+
+
+def _able(pools: Sequence[ProcessPoolExecutor], named: Named) -> list[ProcessPoolExecutor]:
+    """The processes in which the implementation can be loaded and answers. Where a second copy does not fit (the memory
+    of a card, a lock), one judges all. Raises what the first raised where it can be loaded in none."""
+    asked = [pool.submit(_ready, named) for pool in pools]
+    wait(asked)
+    able = [pool for pool, future in zip(pools, asked, strict=True) if future.exception() is None]
+    if not able:
+        _result(asked[0], "when it was loaded")
+    if len(able) < len(pools):
+        print(f"okr conform: {len(able)} of {len(pools)} processes can hold the implementation", file=sys.stderr)
+    return able
+
+
+def _result(future: Future, when: str) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise BadImplementation(f"it ended the process that ran it, {when}") from None
+
+
+def shares(sizes: Sequence[int], count: int) -> list[int]:
+    """Which of ``count`` processes takes each of the chapters, of these sizes: largest first, to whoever has least."""
+    loads, taken = [0] * count, [0] * len(sizes)
+    for chapter in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        taken[chapter] = loads.index(min(loads))
+        loads[taken[chapter]] += sizes[chapter]
+    return taken
 
 
 def _begin() -> None:
@@ -77,6 +111,10 @@ def _begin() -> None:
     startup.spare()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _ready(named: Named) -> None:
+    _subject(named)
 
 
 def _chapter(named: Named, clauses: tuple[Clause, ...], profile: Profile) -> list[Result]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent
 TEXT = ROOT / "text"
 REGISTRY = ROOT / "registry.json"
 VERSION = "1.1"
+EARLIER = ("1.0",)
 
 _HEADING = re.compile(r"^### (?P<id>OKR-[A-Z]+-\d{3}) · (?P<keyword>MUST|SHOULD) · (?P<level>routing|system)$", re.M)
 _CHAPTER = re.compile(r"^# (?P<title>.+)$", re.M)
