@@ -2,17 +2,20 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from multiprocessing import active_children, get_context
+from typing import Any
 
 from okr import startup
 
-from .adapters import SHIPPED, load
+from .adapters import load
 from .profiles import Profile
 from .registry import Clause
 from .runner import Result, run_clause, smoke
@@ -62,13 +65,14 @@ def _side_by_side(
     others = active_children()
     with ExitStack() as stack:
         pools = [stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _begin)) for _ in range(jobs)]
-        futures: list[Future] = []
+        futures: list[Future[list[Result]]] = []
         try:
-            able = _able(pools, named)
-            for chapter, place in zip(chapters, shares([_cases(c) for c in chapters], len(able)), strict=True):
+            able, levels = _able(pools, named)
+            sizes = [sum(clause.level in levels for clause in chapter) for chapter in chapters]
+            for chapter, place in zip(chapters, shares(sizes, len(able)), strict=True):
                 futures.append(able[place].submit(_chapter, named, chapter, profile))
             for chapter, future in zip(chapters, futures, strict=True):
-                yield from _result(future, f"in the chapter {chapter[0].title!r}")
+                yield from _result(future, f"in the chapter {chapter[0].title}")
         finally:
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -77,20 +81,22 @@ def _side_by_side(
                     process.terminate()
 
 
-def _able(pools: Sequence[ProcessPoolExecutor], named: Named) -> list[ProcessPoolExecutor]:
-    """The processes in which the implementation can be loaded and answers. Where a second copy does not fit (the memory
-    of a card, a lock), one judges all. Raises what the first raised where it can be loaded in none."""
+def _able(pools: Sequence[ProcessPoolExecutor], named: Named) -> tuple[list[ProcessPoolExecutor], frozenset[str]]:
+    """The processes in which the implementation can be loaded and answers, and the levels of clauses it is judged by.
+
+    Where a second copy does not fit (a card's memory, a lock), one judges all. Raises what the first process raised
+    where none can load it.
+    """
     asked = [pool.submit(_ready, named) for pool in pools]
     wait(asked)
     able = [pool for pool, future in zip(pools, asked, strict=True) if future.exception() is None]
-    if not able:
-        _result(asked[0], "when it was loaded")
-    if len(able) < len(pools):
-        print(f"okr conform: {len(able)} of {len(pools)} processes can hold the implementation", file=sys.stderr)
-    return able
+    if able and len(able) < len(pools):
+        print(f"okr conform: it can be loaded in {len(able)} of {len(pools)} processes side by side", file=sys.stderr)
+    answers = [future for future in asked if future.exception() is None] or asked
+    return able, _result(answers[0], "when it was loaded")
 
 
-def _result(future: Future, when: str) -> Any:
+def _result(future: Future[Any], when: str) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -107,14 +113,18 @@ def shares(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def _begin() -> None:
-    """In a new process: one thread, as its neighbour has the other core; Ctrl-C ends it at once and silently."""
+    """In a new process: one thread, as its neighbour has the other core; Ctrl-C ends it at once and silently.
+
+    What the implementation prints goes to standard error, since a report may go to standard output.
+    """
+    os.dup2(2, 1)
     startup.spare()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _ready(named: Named) -> None:
-    _subject(named)
+def _ready(named: Named) -> frozenset[str]:
+    return _subject(named).levels
 
 
 def _chapter(named: Named, clauses: tuple[Clause, ...], profile: Profile) -> list[Result]:

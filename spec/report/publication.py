@@ -132,7 +132,11 @@ def conformance_report(report: Report, signed: Signed, reproduce: str) -> str:
         "format": schema.FORMAT,
         "schema_version": schema.SCHEMA_VERSION,
         "implementation": signed.implementation.model_dump(),
-        "specification": {"version": registry.VERSION, "vectors": vectors_digest()},
+        "specification": {
+            "version": registry.VERSION,
+            "clauses": registry.ids_digest(),
+            "vectors": vectors_digest(),
+        },
         "suite": __version__,
         "profile": report.profile,
         "platform": _platform(),
@@ -144,8 +148,8 @@ def conformance_report(report: Report, signed: Signed, reproduce: str) -> str:
     text = json.dumps({**content, "digest": schema.digest_of(content)}, indent=1, ensure_ascii=False) + "\n"
     try:
         schema.read(text.encode("utf-8"))
-    except ValidationError as error:
-        raise UsageError(f"no conformance report is written: {first_problem(error).line()}") from None
+    except ValueError as error:
+        raise UsageError(f"no conformance report is written: {error}") from None
     return text
 
 

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from okr.validation import first_problem
 
 from .. import registry
 from ..levels import CONDITIONAL, LEVELS, Tally, tallies
@@ -59,6 +61,7 @@ class Specification(_Part):
     """By what it was judged."""
 
     version: str = Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")
+    clauses: Digest = Field(description="SHA-256 over the ids of its clauses, each on a line of its own")
     vectors: Digest = Field(description="SHA-256 over the files of the static vectors")
 
 
@@ -129,8 +132,9 @@ class ConformanceReport(_Part):
 
     @property
     def current(self) -> bool:
-        """Whether it is of the present version of the specification."""
-        return self.specification.version == registry.VERSION
+        """Whether it is of the present version of the specification, with the clauses that the version has now."""
+        said = self.specification
+        return (said.version, said.clauses) == (registry.VERSION, registry.ids_digest())
 
     @property
     def tallies(self) -> list[Tally]:
@@ -144,10 +148,10 @@ class ConformanceReport(_Part):
             raise ValueError("a clause stands there twice")
         if self.current:
             self._of_this_version(ids)
-        elif self.specification.version not in registry.EARLIER:
+        elif self.specification.version not in (*registry.EARLIER, registry.VERSION):
             raise ValueError(f"there is no version {self.specification.version} of the specification here")
         else:
-            self._of_an_older_version()
+            self._of_another_version()
         return self
 
     def _of_this_version(self, ids: list[str]) -> None:
@@ -166,7 +170,7 @@ class ConformanceReport(_Part):
         if self.results.levels != [LevelResult.of(tally) for tally in tallies(verdicts, known.values())]:
             raise ValueError("the levels do not follow from the clauses")
 
-    def _of_an_older_version(self) -> None:
+    def _of_another_version(self) -> None:
         """Which clauses its levels had is no longer known, only how many."""
         said = [clause.verdict for clause in self.results.clauses]
         found = len(said), said.count("pass"), said.count("not applicable")
@@ -185,7 +189,7 @@ def digest_of(fields: dict[str, Any]) -> str:
 
 
 def read(content: bytes) -> ConformanceReport:
-    """A report from a file's bytes. Raises ValueError with one line (a ValidationError is one) for anything else."""
+    """A report from a file's bytes. Raises ValueError, with one line, for anything else."""
     if len(content) > 1 << 20:
         raise ValueError("it has more than 1 MiB")
     try:
@@ -195,7 +199,11 @@ def read(content: bytes) -> ConformanceReport:
     given = fields.get("digest") if isinstance(fields, dict) else None
     if isinstance(given, str) and given != digest_of(fields):
         raise ValueError("it was changed after it was written: the digest is not that of its content")
-    return ConformanceReport.model_validate_json(content)
+    try:
+        return ConformanceReport.model_validate_json(content)
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise ValueError(problem.line(problem.plain)) from None
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
