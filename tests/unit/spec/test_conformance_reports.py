@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from okr.cli import execute
 from okr.spec import registry
 from okr.spec.command import Request, run
 from okr.spec.report import Report, schema
@@ -274,3 +275,17 @@ def test_from_the_command_to_a_report_that_validates(tmp_path, capsys):
     )
     assert [level.level for level in found.results.levels if level.conforms] == ["core routing"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_okr_validate_reads_a_report(tmp_path, capfd):
+    path = tmp_path / "report.json"
+    path.write_text(text_of(finished()))
+    assert execute(["validate", str(path)]) == 0
+    assert "mine 1.0: core routing: conforms" in capfd.readouterr().out
+    assert execute(["validate", str(path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["conforms"]["core routing"] is True
+    path.write_text(path.read_text().replace('"cases": 150', '"cases": 151'))
+    assert execute(["validate", str(path)]) == 2
+    said = capfd.readouterr().err
+    assert "was changed after it was written" in said
+    assert len(said.splitlines()) == 1
