@@ -20,7 +20,7 @@ from .profiles import Profile
 from .registry import Clause
 from .runner import Result, run_clause, smoke
 from .subject import Subject
-from .verdicts import BadImplementation
+from .verdicts import BadImplementation, words
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,23 @@ def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int
             close()
 
 
+def attributes(named: Named, names: Sequence[str]) -> dict[str, str]:
+    """What an implementation says of itself in attributes of these names. A process of its own reads them, so that
+    nothing of the implementation is left when it is judged. Raises UsageError or BadImplementation."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+        found: dict[str, str] = _result(pool.submit(_attributes, named, names), "when it was loaded")
+        return found
+
+
+def _attributes(named: Named, names: Sequence[str]) -> dict[str, str]:
+    implementation = named.subject().implementation
+    try:
+        found = {name: getattr(implementation, name, None) for name in names}
+        return {name: str(value) for name, value in found.items() if value is not None}
+    except Exception as error:
+        raise BadImplementation(f"its attributes cannot be read: {words(error)}") from None
+
+
 def _side_by_side(
     named: Named, chapters: Sequence[tuple[Clause, ...]], profile: Profile, jobs: int
 ) -> Iterator[Result]:
@@ -65,18 +82,22 @@ def _side_by_side(
     others = active_children()
     with ExitStack() as stack:
         pools = [stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _begin)) for _ in range(jobs)]
-        futures: list[Future[list[Result]]] = []
+        finished = False
         try:
             able, levels = _able(pools, named)
             sizes = [sum(clause.level in levels for clause in chapter) for chapter in chapters]
-            for chapter, place in zip(chapters, shares(sizes, len(able)), strict=True):
-                futures.append(able[place].submit(_chapter, named, chapter, profile))
+            places = shares(sizes, len(able))
+            futures = [
+                able[place].submit(_chapter, named, chapter, profile)
+                for chapter, place in zip(chapters, places, strict=True)
+            ]
             for chapter, future in zip(chapters, futures, strict=True):
                 yield from _result(future, f"in the chapter {chapter[0].title}")
+            finished = True
         finally:
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
-            if not all(future.done() for future in futures):
+            if not finished:
                 for process in set(active_children()) - set(others):
                     process.terminate()
 

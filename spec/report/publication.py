@@ -17,9 +17,10 @@ from okr.validation import Problem, first_problem
 from okr.version import __version__
 
 from .. import registry, vectors
-from ..adapters import SHIPPED, load
+from ..adapters import SHIPPED
 from ..levels import tallies
-from ..verdicts import UsageError, words
+from ..processes import Named, attributes
+from ..verdicts import UsageError
 from . import schema
 from .summary import Report
 
@@ -87,7 +88,7 @@ def _wrong(problem: Problem) -> str:
     return f"{option} {str(problem.given)[:80]!r} cannot stand in a conformance report: {problem.plain}"
 
 
-def _of_itself(implementation: str) -> dict[str, Any]:
+def _of_itself(implementation: str) -> dict[str, str]:
     """The attributes of a router object; of what ships, what this package says. A program has none."""
     if implementation in SHIPPED:
         module = SHIPPED[implementation].partition(":")[0]
@@ -96,11 +97,7 @@ def _of_itself(implementation: str) -> dict[str, Any]:
         return {"name": name, "version": __version__, "url": place, "contact": "an issue of this repository"}
     if implementation.startswith(("cmd:", "vectors:")):
         return {}
-    found = load(implementation)
-    try:
-        return {name: getattr(found, name) for name in _OPTIONS if getattr(found, name, None) is not None}
-    except Exception as error:
-        raise UsageError(f"the attributes of {implementation} cannot be read: {words(error)}") from None
+    return attributes(Named(implementation, timeout=20.0), _OPTIONS)
 
 
 def without_folders(implementation: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,14 @@ class Report:
 
     @property
     def levels(self) -> list[Tally]:
-        """The conformance levels of which a clause was judged."""
+        """The conformance levels of which a clause was judged. Those none of whose clauses applied do not apply."""
         found = tallies({r.clause.id: r.verdict for r in self.results}, registry.load().values())
-        judged = {level_of(r.clause) for r in self.results}
-        return [tally for tally in found if tally.level in judged]
+        judged, apply = ({level_of(r.clause) for r in some} for some in (self.results, self.applicable))
+        return [
+            tally if tally.level in apply else replace(tally, not_applicable=tally.clauses)
+            for tally in found
+            if tally.level in judged
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON. All that depends on the clock stands under ``seconds``."""

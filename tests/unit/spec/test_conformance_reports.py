@@ -234,6 +234,14 @@ def test_a_suite_that_failed_reports_nothing():
         text_of(finished(OKR_TIE_001="suite error"))
 
 
+@pytest.mark.parametrize("clause", ["OKR_TIE_001", "OKR_BAKE_001"])
+def test_one_clause_alone_is_not_excused(clause):
+    """Who makes the levels anew as well cannot hide a failure as not applicable, nor claim one clause of a system."""
+    verdict = "not applicable" if clause == "OKR_TIE_001" else "pass"
+    with pytest.raises(UsageError, match="applies where other"):
+        text_of(finished(**{clause: verdict}))
+
+
 @pytest.mark.parametrize(
     ("given", "shown"),
     [

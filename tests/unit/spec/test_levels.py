@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from okr.spec import registry
 from okr.spec.levels import CONDITIONAL, LEVELS, level_of, tallies
+from okr.spec.report import Report
+from okr.spec.report.screen import levels_text
+from okr.spec.runner import Result
 
 CLAUSES = list(registry.load().values())
 VERDICTS = ("pass", "fail", "crash", "unsupported", "not applicable")
@@ -59,3 +62,11 @@ def test_the_conditional_clauses_are_those_that_a_router_may_leave_out():
     found = [run_clause(Subject(Bare()), c, Profile("few", 3)) for c in CLAUSES if c.level == "routing"]
     assert {result.clause.id for result in found if result.verdict == "not applicable"} == set(CONDITIONAL)
     assert {result.verdict for result in found} == {"pass", "not applicable"}
+
+
+def test_a_run_of_some_clauses_speaks_of_their_levels_alone():
+    verdicts = {"OKR-TIE-001": "pass", "OKR-ZONE-013": "not applicable", "OKR-WEIGHT-001": "not applicable"}
+    report = Report("x", "ci", [Result(registry.load()[clause], said, 1) for clause, said in verdicts.items()])
+    core = sum(clause.level == "routing" for clause in CLAUSES)
+    assert levels_text(report.levels) == f"core routing: 1 of {core - 1}; serving: not applicable"
+    assert report.as_dict()["levels"]["core routing"]["conforms"] is False

@@ -70,7 +70,7 @@ class Router(NumpyRouter):
     def select(self, *arrays, **setting):
         Router.calls += 1
         print("call", Router.calls)
-        if Router.calls % 40 == 0:
+        if Router.calls % 9 == 0:
             raise RuntimeError(f"call {Router.calls}")
         return super().select(*arrays, **setting)
 """
