@@ -12,6 +12,7 @@ RUN_ELSEWHERE = {
     "README.md": {"okr run", "okr run tiny --setting loud --suite all --quick"},  # .ci/run has the first
     "docs/gpu.md": {"okr run deepseek-moe", "okr run deepseek-moe --model deepseek-moe-random"},  # tests/gpu, on a card
     "docs/porting.md": None,
+    "docs/reports.md": None,  # for the router of whoever reads it
     "docs/embedded-models.md": None,  # the training of the models: their texts are not here, and it takes an hour
 }
 
