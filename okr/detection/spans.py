@@ -45,14 +45,17 @@ class Spans(Bounded):
         key_id: the public name of the claimed key.
         alpha: the family-wise level. The probability that any span holds no token routed under the key is at most
             alpha.
-        tokens: how many decoder tokens were looked at.
+        first: the place of the first token that was looked at.
+        swaps: how many experts ran, at each token that was looked at, instead of ones that the model itself would have
+            run, and count as evidence.
         p_value: the smallest family-wise p-value of all windows; 1 if nothing was swapped.
         spans: the spans, in order. They do not overlap.
     """
 
     key_id: str
     alpha: float
-    tokens: int
+    first: int
+    swaps: tuple[int, ...]
     p_value: float
     spans: tuple[Span, ...]
 
@@ -64,11 +67,12 @@ class Spans(Bounded):
         return bool(self.spans)
 
     def __str__(self) -> str:
-        test = f"of {self.tokens} tokens (family-wise p <= {self.alpha:g})"
+        test = f"of {len(self.swaps)} tokens (family-wise p <= {self.alpha:g})"
         if not self.spans:
             return f"no span {test} shows key {self.key_id}: smallest p = {self.p_value:.3g}"
-        named = ", ".join(f"{span.start} to {span.end - 1} (p = {span.p_value:.3g})" for span in self.spans)
-        return f"key {self.key_id} acted within {named} {test}"
+        count = len(self.spans)
+        named = ", ".join(f"{span.start} to {span.end - 1}" for span in self.spans)
+        return f"key {self.key_id} acted in {count} span{'s' * (count != 1)} {test}: {named}"
 
 
 def locate(
@@ -113,7 +117,8 @@ def locate(
     return Spans(
         key_id=key.id,
         alpha=alpha,
-        tokens=swaps.tokens,
+        first=first,
+        swaps=tuple(swaps.swapped.astype(int).tolist()),
         p_value=float(p.min(initial=1.0)),
         spans=tuple(
             Span(start + first, end + first, least, int(swaps.swapped[start:end].sum()))

@@ -77,11 +77,9 @@ class Windows:
 def _lengths(tokens: int) -> list[int]:
     """The lengths of windows over ``tokens`` tokens, in order: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, and the
     whole."""
-    steps = {2**power for power in range(LONGEST.bit_length())}
-    steps |= {3 * step for step in steps}
-    return sorted(
-        {*(length for length in steps if length <= LONGEST and length < tokens), *([tokens] if tokens else [])}
-    )
+    powers = {2**power for power in range(LONGEST.bit_length())}
+    found = {length for power in powers for length in (power, 3 * power) if length <= min(LONGEST, tokens)}
+    return sorted(found | {tokens} - {0})
 
 
 def _step(length: int) -> int:
