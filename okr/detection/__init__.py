@@ -10,7 +10,7 @@ from okr.detection.decoys import Decoys, draw_decoys
 from okr.detection.evidence import SiteEvidence, gather_evidence
 from okr.detection.likelihood import Likelihoods, Sharing, likelihoods
 from okr.detection.many_keys import Swaps, p_values
-from okr.detection.spans import Span, Spans, locate
+from okr.detection.spans import Span, Spans, locate, spans_of
 from okr.detection.swaps import LEAST_P, SwapTally, distance, sign_sum_p, swap_weights
 from okr.detection.text import detect, statistic, text_seed
 from okr.detection.verdict import LEAST_TOKENS, SiteScore, TextVerdict, TokenScore, TraceVerdict, Verdict, Verdicts
@@ -50,6 +50,7 @@ __all__ = [
     "prefix_p_values",
     "sign_sum_p",
     "site_ranks_p",
+    "spans_of",
     "statistic",
     "swap_weights",
     "text_seed",

@@ -1,5 +1,6 @@
 """Says where in a trace a key acted (spec chapter EVIDENCE)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import nn
 
-from okr.detection.evidence import gather_evidence, trace_setting
+from okr.detection.evidence import SiteEvidence, gather_evidence, trace_setting
 from okr.detection.verdict import Bounded
 from okr.detection.verification import check_alpha
 from okr.detection.windows import TokenSwaps, Windows
@@ -111,6 +112,13 @@ def locate(
     check_alpha(alpha)
     setting = trace_setting(trace, epsilon, zone, strength)
     found = gather_evidence(prepare(model), trace, setting, skip_prompt=skip_prompt)
+    return spans_of(found, trace, key, alpha=alpha, skip_prompt=skip_prompt)
+
+
+def spans_of(
+    found: Sequence[SiteEvidence], trace: Trace, key: Key, *, alpha: float, skip_prompt: bool = False
+) -> Spans:
+    """The spans of :func:`locate` from the evidence ``found`` in ``trace``."""
     first = trace.prompt_length if skip_prompt else 0
     swaps = TokenSwaps(found, key, first, max(0, len(trace.token_ids) - 1 - first))
     windows, p = swaps.p_values()
