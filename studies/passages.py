@@ -38,10 +38,8 @@ ARMS = {
     "quiet, the rest under another key": ("quiet", "other"),
     "quiet, put together": ("quiet", "assembled"),
     "loud, the rest native": ("loud", "native"),
-    "loud, the rest under another key": ("loud", "other"),
 }
-UNKEYED = {"native": ("quiet", "native"), "under another key, quiet": ("quiet", "other"),
-           "under another key, loud": ("loud", "other")}  # fmt: skip
+UNKEYED = {"native": ("quiet", "native"), "under another key": ("quiet", "other")}
 TOKENS, PROMPT, KEYED, LEAST, BATCH, KEYS, ALPHA = 200, 16, 60, 4, 8, 20, 0.01
 LENGTHS = (("under 10", 0, 10), ("10 to 19", 10, 20), ("20 to 39", 20, 40), ("40 and more", 40, 61))
 Document = tuple[Trace, np.ndarray]
@@ -201,9 +199,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     starts = range(0, arguments.texts, BATCH)
-    tasks = {f"unkeyed {arm}/{first}": partial(unkeyed, arm, first) for arm in UNKEYED for first in starts}
-    tasks |= {f"{arm}/{first}": partial(batch, arm, first) for arm in ARMS for first in starts}
-    tasks = dict(sorted(tasks.items(), key=lambda task: "loud" in task[0]))
+    tasks = {f"{arm}/{first}": partial(batch, arm, first) for arm in ARMS for first in starts}
+    tasks |= {f"unkeyed {arm}/{first}": partial(unkeyed, arm, first) for arm in UNKEYED for first in starts}
     done = worked(arguments.json, {"documents": arguments.texts, "tokens": TOKENS, "keyed": KEYED}, tasks)
     if done is None:
         return
