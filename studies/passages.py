@@ -4,8 +4,8 @@
 
 Documents of tiny-deepseek-moe. In most arms the key is switched on and off during one generation: 60 of 200 tokens run
 under it, in one to three passages at random places, each of at least four tokens. The other tokens run natively or
-under another key. In the arm "put together" a keyed answer stands between two native answers to other prompts. Eight
-documents share a layout and their keys. Documents without a keyed token are judged under twenty keys each, fresh and
+under another key. In the arm "put together" a keyed answer stands between two native answers to other prompts. Twenty
+documents share a layout and their keys. Documents without a keyed token are judged under ten keys each, fresh and
 not vetted. Intervals are Clopper-Pearson's (95%), those of shares of tokens over documents.
 """
 
@@ -40,7 +40,7 @@ ARMS = {
     "loud, the rest native": ("loud", "native"),
 }
 UNKEYED = {"native": ("quiet", "native"), "under another key": ("quiet", "other")}
-TOKENS, PROMPT, KEYED, LEAST, BATCH, KEYS, ALPHA = 200, 16, 60, 4, 8, 20, 0.01
+TOKENS, PROMPT, KEYED, LEAST, BATCH, KEYS, ALPHA = 200, 16, 60, 4, 20, 10, 0.01
 LENGTHS = (("under 10", 0, 10), ("10 to 19", 10, 20), ("20 to 39", 20, 40), ("40 and more", 40, 61))
 Document = tuple[Trace, np.ndarray]
 """A trace, and which of its tokens ran under the key [tokens - 1]."""
@@ -209,7 +209,7 @@ def main() -> None:
     for table in (rows, nulls):
         print(rows_table(table), end="\n\n")
     if arguments.json:
-        figures = {"machine": done.machine, "rows": rows, "unkeyed": nulls}
+        figures = {"machine": done.machine, "texts": arguments.texts, "rows": rows, "unkeyed": nulls}
         write_atomically(arguments.json, json.dumps(figures, indent=1) + "\n")
 
 
