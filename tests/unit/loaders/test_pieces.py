@@ -1,10 +1,10 @@
 """The parts of a text that its tokens are."""
 
-import okr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import okr
 from okr.loaders.pieces import pieces
 
 
