@@ -121,7 +121,7 @@ def test_the_words_of_the_page_are_explained_on_it(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     explained = " ".join(re.findall(r"<dt>(.*?)</dt>", page))
     for word in ("expert", "router", "token", "key", "trace", "swap", "hit rate", "chance rate", "control", "decoy",
-                 "p-value", "opportunity", "setting", "held-out loss", "interval"):  # fmt: skip
+                 "p-value", "opportunit", "setting", "held-out loss", "interval"):  # fmt: skip
         assert word in explained
         assert len(re.findall(rf"\b{word}", page)) > 1
 
