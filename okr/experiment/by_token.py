@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from markupsafe import Markup
 
 from okr.experiment.sample_results import Sample, TokenRows
 from okr.intervals import Interval, mean
-
-MOST_MARKED = 3
-"""Tokens with more swaps are marked as those with so many."""
+from okr.pages.coloured_text import Coloured, coloured
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,18 @@ def hit_rates_along(samples: Sequence[Sample], parts: int) -> list[tuple[float, 
     return found
 
 
-def marked(sample: Sample) -> list[tuple[str, int]]:
-    """The new text of ``sample`` in parts, each with the number of swaps of its tokens, at most MOST_MARKED. Space
-    before the text is left out. The list is empty where the counts by token are missing."""
+def marked(sample: Sample) -> Markup:
+    """The new text of ``sample`` in HTML, with marks at the tokens that have swaps. Space before the text is left out.
+    It is empty where the counts by token are missing."""
     if sample.tokens is None:
-        return []
+        return Markup()
     first = max(0, len(sample.tokens.text) - sample.new_tokens)
-    pairs = zip(sample.tokens.text[first:], sample.tokens.swaps[first:], strict=True)
-    kept = [(text, min(swaps, MOST_MARKED)) for text, swaps in pairs if text]
-    runs = itertools.groupby(kept, key=lambda part: part[1])
-    parts = [("".join(text for text, _ in run), count) for count, run in runs]
-    return [(parts[0][0].lstrip(), parts[0][1]), *parts[1:]] if parts else []
+    pieces = sample.tokens.text[first:]
+    begun = next((index for index, piece in enumerate(pieces) if piece.strip()), 0)
+    pieces = [
+        "" if index < begun else piece.lstrip() if index == begun else piece for index, piece in enumerate(pieces)
+    ]
+    return coloured(Coloured("", "", pieces, sample.tokens.swaps[first:], ()))
 
 
 def _rows(samples: Sequence[Sample]) -> list[TokenRows]:

@@ -74,7 +74,9 @@ def _stretches(text: Coloured) -> list[_Stretch]:
 def _runs(text: Coloured, start: int, end: int) -> list[tuple[str, int]]:
     """The tokens ``start`` to ``end`` - 1; neighbours without swaps are one part."""
     swaps = [*text.swaps, *[0] * (len(text.pieces) - len(text.swaps))]
-    shades = [(piece, min(SHADES, count)) for piece, count in zip(text.pieces[start:end], swaps[start:end], strict=True)]
+    shades = [
+        (piece, min(SHADES, count)) for piece, count in zip(text.pieces[start:end], swaps[start:end], strict=True)
+    ]
     found: list[tuple[str, int]] = []
     for shade, group in itertools.groupby(shades, key=lambda part: part[1]):
         parts = [piece for piece, _ in group]

@@ -1,6 +1,7 @@
 """Loads the Jinja templates of every room, with the same filters."""
 
 import re
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template, select_autoescape
@@ -11,6 +12,7 @@ from okr.pages import numbers
 from okr.pages.markdown import cell
 
 
+@cache
 def template(room: str, name: str) -> Template:
     """The template ``templates/NAME`` of the package ``room``. It may include and import the templates of
     ``okr.pages``.

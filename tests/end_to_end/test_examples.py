@@ -40,6 +40,14 @@ def test_an_example_proves_its_key(name: str, warm: Path, tmp_path: Path) -> Non
         assert last < first
 
 
+def test_the_passage_under_the_key_is_found(warm: Path, tmp_path: Path) -> None:
+    printed = run(warm / "python", tmp_path, str(EXAMPLES / "passages.py"))
+    first, last = map(int, re.search(r"tokens (\d+) to (\d+) were written under the key", printed).groups())
+    (named,) = re.findall(r" acted in .* tokens .*: (.*)", printed)
+    spans = [tuple(map(int, span.split(" to "))) for span in named.split(", ")]
+    assert any(start <= last and first <= end for start, end in spans)  # a false one has a probability of 0.01
+
+
 def test_two_processes_share_texts_under_one_key(warm: Path, tmp_path: Path, key_file: Path) -> None:
     done = launched(warm / "python", 2, str(EXAMPLES / "two_processes.py"), str(key_file))
     assert done.returncode == 0, done.stderr
