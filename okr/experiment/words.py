@@ -46,27 +46,33 @@ def alternatives(results: Results) -> dict[str, str]:
     """What each figure shows, in words."""
     keyed, control = groups(results)
     found = layers(results)
-    series = [
-        [rate for _, rate in hit_rates_along(group, 12)]
-        for group in (results.detailed_results, results.control_results)
-    ]
-    ends = [
-        curve.median[-1] for group in (results.detailed_results, results.control_results) if (curve := p_curve(group))
-    ]
-    return {
+    said = {
         "p_values": f"Steps: the share of samples with a p-value of at most so much. Watermarked samples lie from "
         f"{keyed.smallest_p:.3g} to {keyed.largest_p:.3g}, controls from {control.smallest_p:.3g} to "
         f"{control.largest_p:.3g}.",
         "hit_rates": f"Histogram of the samples' hit rates. Watermarked: {_mean(keyed.hit_rate)}; control: "
         f"{_mean(control.hit_rate)}.",
-        "proof": f"Curves: the median p-value after each token. At the end it is {_list(ends)} (watermarked, control).",
-        "along": f"Points: hit rates along the traces. Watermarked: {_range(series[0])}; control: {_range(series[1])}.",
         "layers": "Points: the hit rate of each router. Watermarked: "
         f"{_range([layer.keyed for layer in found])}; control: {_range([layer.control for layer in found])}.",
         "load": "Two heat maps: how often each expert of each router ran, watermarked and control. The table below has "
         "the busiest.",
         "costs": f"Histogram of the difference in loss over passages. The mean is {results.quality.cost:+.4f} nats per "
         "token.",
+    }
+    return said | _along_the_text(results)
+
+
+def _along_the_text(results: Results) -> dict[str, str]:
+    """The same of the figures that need the counts by token, where both groups have them."""
+    both = (results.detailed_results, results.control_results)
+    curves = [p_curve(group) for group in both]
+    if curves[0] is None or curves[1] is None:
+        return {}
+    keyed, control = ([rate for _, rate in hit_rates_along(group, 12)] for group in both)
+    return {
+        "proof": "Curves: the median p-value after each token. At the end it is "
+        f"{curves[0].median[-1]:.3g} for watermarked samples and {curves[1].median[-1]:.3g} for controls.",
+        "along": f"Points: hit rates along the traces. Watermarked: {_range(keyed)}; control: {_range(control)}.",
     }
 
 
@@ -77,7 +83,3 @@ def _mean(rate: Interval | None) -> str:
 def _range(rates: Sequence[Interval | None]) -> str:
     known = [rate.value for rate in rates if rate is not None]
     return f"{min(known):.3f} to {max(known):.3f}" if known else "no opportunity"
-
-
-def _list(values: Sequence[float]) -> str:
-    return " and ".join(f"{value:.3g}" for value in values)
