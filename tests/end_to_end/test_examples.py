@@ -18,9 +18,7 @@ NEEDS = {"lora.py": "peft"}
 def run(python: Path, folder: Path, *words: str) -> str:
     """What a program prints."""
     environment = os.environ | {"MPLBACKEND": "Agg"}
-    done = subprocess.run(
-        [python, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([python, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
