@@ -81,9 +81,10 @@ class TokenTally:
 
     def scores(self) -> tuple[TokenScore, ...]:
         """The claimed key's counts at every decoder token where it could decide."""
+        lengths = [trace.counts.shape[1] for trace in self.traces]
         return tuple(
-            TokenScore(number, index, *trace.counts[:, index].tolist())
-            for number, trace in enumerate(self.traces)
+            TokenScore(number, index, *trace.counts[:, index].tolist(), int(trace.evidence[2, index]), float(p[index]))
+            for number, (trace, p) in enumerate(zip(self.traces, self.p_values().split(lengths), strict=True))
             for index in trace.counts[0].nonzero().flatten().tolist()
         )
 
