@@ -12,8 +12,8 @@ Work = Callable[[], object]
 
 
 class DecodeStep:
-    """One token of each of ``batch`` texts through ``model`` with a cache of fixed size. Nothing in it depends on values
-    that the host would have to wait for."""
+    """One token of each of ``batch`` texts through ``model`` with a cache of fixed size. Nothing in it depends on
+    values that the host would have to wait for."""
 
     def __init__(self, model: nn.Module, device: str, length: int = 64, batch: int = 1) -> None:
         self.model = model

@@ -171,8 +171,7 @@ def compiled(subject: Subject, note: Notes) -> None:
             tries = {}
             for way, model in models.items():
                 step = decoding.DecodeStep(model, subject.device, 128, batch)
-                fast = torch.compile(step, backend=sizes.backend)
-                fast()  # compiles
+                fast = torch.compile(step, backend=sizes.backend) if sizes.backend else step
 
                 def steps(step: decoding.DecodeStep = step, fast: Work = fast) -> None:
                     step.cache.reset()

@@ -6,7 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sizes:
-    """The model's shape where it is not that of the 16B model, and how much of everything."""
+    """The model's shape where it is not that of the 16B model, and how much of everything. Without a ``backend`` the
+    step of torch.compile compiles nothing."""
 
     name: str
     shape: dict[str, Any] = field(default_factory=dict)
@@ -23,7 +24,7 @@ class Sizes:
     sample_tokens: int = 48
     compiled_layers: int = 4
     compiled_batches: tuple[int, ...] = (1, 8)
-    backend: str = "inductor"
+    backend: str | None = "inductor"
 
     @property
     def tiny(self) -> bool:
@@ -55,5 +56,5 @@ TINY = Sizes(
     sample_tokens=12,
     compiled_layers=2,
     compiled_batches=(1,),
-    backend="eager",
+    backend=None,
 )
