@@ -20,7 +20,7 @@ class DecodeStep:
         self.cache = StaticCache(config=model.config, max_cache_len=length)
         numbers = torch.arange(7, 7 + 3 * batch, 3) % model.get_input_embeddings().num_embeddings
         self.token = numbers[:, None].to(device)
-        self.place = torch.zeros(1, 1, dtype=torch.long, device=device)
+        self.place = torch.zeros(batch, 1, dtype=torch.long, device=device)
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
@@ -31,14 +31,21 @@ class DecodeStep:
         return answer
 
 
-def captured(
-    work: Callable[[], Made], restart: Callable[[], object] = lambda: None
-) -> tuple[torch.cuda.CUDAGraph, Made]:
+class Repeated:
+    """In place of a CUDA graph where there is no card: a replay does the work again."""
+
+    def __init__(self, work: Work) -> None:
+        self.replay = work
+
+
+def captured(work: Callable[[], Made], restart: Work = lambda: None) -> tuple[torch.cuda.CUDAGraph | Repeated, Made]:
     """A CUDA graph of ``work``, and what it returns, which every replay writes anew.
 
     ``work`` runs once on a stream of its own before, for what is made at a first call; ``restart`` undoes what it did.
     Raises RuntimeError where the work waits for the host and so cannot be captured.
     """
+    if not torch.cuda.is_available():
+        return Repeated(work), work()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

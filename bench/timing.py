@@ -14,6 +14,8 @@ from typing import Any
 
 import scipy
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 
 Try = Callable[[], float]
 """Does something once and returns the seconds that it took."""
@@ -116,14 +118,15 @@ def median(values: list[float]) -> dict[str, float | int | None]:
 
 def kernels(work: Callable[[], object], device: str, calls: int, most: int = 12) -> dict[str, float]:
     """Microseconds that the longest operations of ``work`` take for each of its ``calls``: kernels on a card."""
-    activity, time_of = torch.profiler.ProfilerActivity.CPU, "self_cpu_time_total"
+    kind, activity, time_of = DeviceType.CPU, ProfilerActivity.CPU, "self_cpu_time_total"
     if device != "cpu":
-        activity, time_of = torch.profiler.ProfilerActivity.CUDA, "self_device_time_total"
+        kind, activity, time_of = DeviceType.CUDA, ProfilerActivity.CUDA, "self_device_time_total"
     with torch.profiler.profile(activities=[activity]) as profile:
         work()
         clock(device)()
     found: Counter[str] = Counter()
     for entry in profile.key_averages():
-        found[entry.key[:100]] += getattr(entry, time_of) / calls
+        if entry.device_type == kind:
+            found[entry.key[:100]] += getattr(entry, time_of) / calls
     longest = {name: round(taken, 2) for name, taken in found.most_common(most)}
     return longest | {"all": round(sum(found.values()), 2)}

@@ -32,9 +32,8 @@ def cost(subject: Subject, note: Notes) -> None:
         tries = {way: timing.within(enter, work, subject.device, warm) for way, enter in ways.items()}
         note(name, compared(subject, tries))
     note("kernels", kernels_in_use(subject))
-    if subject.device != "cpu":
-        for name, work, restart, times in steady_cases(subject):
-            note(f"{name}, CUDA graph", in_graphs(subject, work, restart, times))
+    for name, work, restart, times in steady_cases(subject):
+        note(f"{name}, CUDA graph", in_graphs(subject, work, restart, times))
     note("where the time of a decode step goes, microseconds", profiles(subject))
 
 
@@ -91,7 +90,7 @@ def in_graphs(subject: Subject, work: Work, restart: Work, times: int) -> dict[s
         return {"error": f"cannot be captured: {' '.join(str(error).split())[:200]}"}
 
 
-def replays(device: str, graph: torch.cuda.CUDAGraph, restart: Work, times: int) -> timing.Try:
+def replays(device: str, graph: torch.cuda.CUDAGraph | decoding.Repeated, restart: Work, times: int) -> timing.Try:
     """``times`` replays after ``restart``, as a try."""
 
     def replay() -> None:
