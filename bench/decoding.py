@@ -32,19 +32,21 @@ class DecodeStep:
 
 
 class Repeated:
-    """In place of a CUDA graph where there is no card: a replay does the work again."""
+    """In place of a CUDA graph on the CPU: a replay does the work again."""
 
     def __init__(self, work: Work) -> None:
         self.replay = work
 
 
-def captured(work: Callable[[], Made], restart: Work = lambda: None) -> tuple[torch.cuda.CUDAGraph | Repeated, Made]:
-    """A CUDA graph of ``work``, and what it returns, which every replay writes anew.
+def captured(
+    work: Callable[[], Made], device: str, restart: Work = lambda: None
+) -> tuple[torch.cuda.CUDAGraph | Repeated, Made]:
+    """A CUDA graph of ``work`` on ``device``, and what it returns, which every replay writes anew.
 
     ``work`` runs once on a stream of its own before, for what is made at a first call; ``restart`` undoes what it did.
     Raises RuntimeError where the work waits for the host and so cannot be captured.
     """
-    if not torch.cuda.is_available():
+    if device == "cpu":
         return Repeated(work), work()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -2,7 +2,7 @@
 
     python bench/routers.py                     # router calls and the embedded models
     python bench/routers.py --slice             # a slice of the 16B shape too: 3 GB of random bfloat16 weights
-    python bench/routers.py --device cuda       # on a card, with the whole 16B shape: 33 GB of random weights
+    python bench/routers.py --device cuda       # router calls on a card; bench/on_card.py runs the whole 16B shape
     python bench/routers.py --json figures.json
 
 Every round runs all ways of routing once, in turn, so that what disturbs one disturbs the others; a ratio is the median
@@ -152,13 +152,11 @@ def router_calls(
                 yield row(what, paired(calls.ways(setting), calls, rounds, device), count)
 
 
-def models(
-    name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int, batch: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Decoding ``batch`` texts after the first tokens of ``long`` [1, T], and prefill of it all, keyed and unkeyed."""
-    short, device = long[:, :16].expand(batch, -1), long.device.type
+def models(name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Decoding after the first tokens of ``long`` [1, T], and prefill of it all, keyed and unkeyed."""
+    short = long[:, :16]
     work = {
-        f"decode, {new_tokens} tokens" + (f", batch {batch}" if batch > 1 else ""): lambda: model.generate(
+        f"decode, {new_tokens} tokens": lambda: model.generate(
             short, attention_mask=torch.ones_like(short), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
             do_sample=False,
         ),
@@ -169,7 +167,7 @@ def models(
     for setting_name, setting in SETTINGS.items():
         ways: Ways = {"native": nullcontext, "keyed": lambda s=setting: okr.watermark(model, KEY, **s)}
         for what, do in work.items():
-            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds, device), 1)
+            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds), 1)
 
 
 def slice_of_16b(vocab_size: int = SHAPE["vocab_size"]) -> nn.Module:
@@ -203,17 +201,9 @@ def on_cpu(rounds: int, with_slice: bool) -> Iterator[dict[str, Any]]:
         yield from models("16B, two routed layers", slice_of_16b(), tokens, 8, max(5, rounds // 2))
 
 
-def on_card(rounds: int) -> Iterator[dict[str, Any]]:
-    """Decoding at batch 1 and 32, and prefill of 4,096 tokens, of the whole 16B shape."""
-    model = random_model(DeepseekConfig(**SHAPE), device_map="cuda:0")
-    tokens = torch.randint(10, 100_000, (1, 4096), device="cuda:0")
-    yield from models("16B shape, random weights", model, tokens, 64, rounds)
-    yield from models("16B shape, random weights", model, tokens[:, :64], 64, rounds, batch=32)
-
-
 @torch.no_grad()
 def measured(rounds: int, *, device: str = "cpu", with_slice: bool = False) -> dict[str, Any]:
-    """Everything: ``routers`` by tokens, ``experts`` by experts, ``models``; printed as it comes."""
+    """``routers`` by tokens, ``experts`` by experts and, on the CPU, ``models``; printed as they come."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     figures: dict[str, Any] = {"machine": machine(device)}
@@ -221,8 +211,7 @@ def measured(rounds: int, *, device: str = "cpu", with_slice: bool = False) -> d
     parts = {
         "routers": router_calls(rounds, SHAPES, TOKENS, device),
         "experts": router_calls(rounds, EXPERTS, {512: 8}, device),
-        "models": on_cpu(rounds, with_slice) if device == "cpu" else on_card(rounds),
-    }
+    } | ({"models": on_cpu(rounds, with_slice)} if device == "cpu" else {})
     for name, rows in parts.items():
         figures[name] = list(rows)
         print(f"\n{table(figures[name])}", flush=True)

@@ -81,9 +81,9 @@ def steady_cases(subject: Subject) -> Iterator[tuple[str, Work, Work, int]]:
 def in_graphs(subject: Subject, work: Work, restart: Work, times: int) -> dict[str, object]:
     """Both ways captured, then replayed in turns inside the keyed block, since a graph uses what the block made."""
     try:
-        graphs = {"unkeyed": decoding.captured(work, restart)[0]}
+        graphs = {"unkeyed": decoding.captured(work, subject.device, restart)[0]}
         with okr.watermark(subject.engine, routers.KEY, **GUIDE):
-            graphs["keyed"] = decoding.captured(work, restart)[0]
+            graphs["keyed"] = decoding.captured(work, subject.device, restart)[0]
             tries = {way: replays(subject.device, graph, restart, times) for way, graph in graphs.items()}
             return compared(subject, tries)
     except RuntimeError as error:

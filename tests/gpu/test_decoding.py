@@ -62,7 +62,7 @@ def test_keyed_routers_run_in_a_cuda_graph(needs, setting):
     model = random_deepseek().to(card, torch.bfloat16)
     with okr.watermark(model, bodies.KEY, **setting):
         once = bodies.RoutersAlone(model, card, 1)
-        graph, captured = decoding.captured(once)
+        graph, captured = decoding.captured(once, card)
         for factor in (1.0, -1.0):
             once.states.mul_(factor)
             graph.replay()
@@ -86,7 +86,7 @@ def test_a_keyed_decode_step_is_the_same_in_a_cuda_graph(needs):
 def replayed_step(model: torch.nn.Module, card: str) -> torch.Tensor:
     """The logits of a decode step, from a replayed graph."""
     step = decoding.DecodeStep(model, card)
-    graph, logits = decoding.captured(step, step.cache.reset)
+    graph, logits = decoding.captured(step, card, step.cache.reset)
     graph.replay()
     return logits.clone()
 

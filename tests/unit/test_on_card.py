@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -88,7 +89,12 @@ def test_a_step_that_crashes_hangs_or_is_stopped_loses_nothing_of_the_others(war
     assert healed.returncode == 0, healed.stdout + healed.stderr
     assert "router: figures are there already" in healed.stdout
     assert {path.stem for path in tmp_path.glob("*.json")} == {
-        *"tests experiment cost router verification summary".split()
+        "tests",
+        "experiment",
+        "cost",
+        "router",
+        "verification",
+        "summary",
     }
 
 
@@ -114,6 +120,14 @@ def test_what_cannot_run_says_so_in_one_line(warm, tmp_path):
     wrong = run(warm / "python", BENCH, "--out", tmp_path, "--limit", "-1")
     assert wrong.returncode == 2
     assert "--limit" in wrong.stderr.splitlines()[-1]
+
+
+def test_the_page_lists_every_step_with_its_seconds():
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    told = {name: int(seconds) for name, seconds in re.findall(r"^\| `([a-z-]+)` \| (\d+) \|", page, re.MULTILINE)}
+    steps = script("bench/on_card").STEPS
+    assert told == steps
+    assert sum(steps.values()) <= 540
 
 
 @pytest.fixture
