@@ -1,11 +1,12 @@
 """A decode step that waits for nothing, and its capture in a CUDA graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import StaticCache
+from transformers import PreTrainedModel, StaticCache
 
 Made = TypeVar("Made")
 Work = Callable[[], object]
@@ -29,6 +30,18 @@ class DecodeStep:
             input_ids=self.token, position_ids=self.place, past_key_values=self.cache, use_cache=True
         ).logits[:, -1]
         return answer
+
+
+@contextmanager
+def as_generate_decodes(model: PreTrainedModel) -> Iterator[None]:
+    """The experts' operation that ``generate`` itself decodes with on a card. It waits for nothing; the one for prompts
+    does on cards before compute capability 9.0."""
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
 
 
 class Repeated:

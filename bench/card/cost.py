@@ -74,7 +74,8 @@ def steady_cases(subject: Subject) -> Iterator[tuple[str, Work, Work, int]]:
     model, sizes = subject.loaded.model, subject.sizes
     for batch in sizes.batches:
         step, long = decoding.DecodeStep(model, subject.device, 128, batch), subject.tokens(batch, sizes.prompt_tokens)
-        yield f"decode {sizes.new_tokens} tokens, batch {batch}", step, step.cache.reset, sizes.new_tokens
+        with decoding.as_generate_decodes(model):
+            yield f"decode {sizes.new_tokens} tokens, batch {batch}", step, step.cache.reset, sizes.new_tokens
         yield f"prefill {sizes.prompt_tokens} tokens, batch {batch}", partial(forward, model, long), lambda: None, 1
 
 
@@ -150,11 +151,12 @@ def router(subject: Subject, note: Notes) -> None:
 def profiles(subject: Subject) -> dict[str, dict[str, float]]:
     """The longest kernels of a decode step at batch 1, unkeyed and keyed."""
     step = decoding.DecodeStep(subject.loaded.model, subject.device)
-    step()
-    found = {"unkeyed": timing.kernels(step, subject.device, 1)}
-    with okr.watermark(subject.engine, routers.KEY, **GUIDE):
+    with decoding.as_generate_decodes(subject.loaded.model):
         step()
-        found["keyed"] = timing.kernels(step, subject.device, 1)
+        found = {"unkeyed": timing.kernels(step, subject.device, 1)}
+        with okr.watermark(subject.engine, routers.KEY, **GUIDE):
+            step()
+            found["keyed"] = timing.kernels(step, subject.device, 1)
     return found
 
 
