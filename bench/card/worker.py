@@ -1,5 +1,6 @@
 """A process beside the command that does steps when it is told to, and that can be ended at any moment."""
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -32,15 +33,18 @@ class Worker:
 
     def ask(self, step: str, seconds: float) -> tuple[str, str]:
         """How the step ended, and why if it failed: it raised, the process died, or it took more than ``seconds``."""
-        self.connection.send(step)
-        if not self.connection.poll(max(0.0, seconds)):
-            return FAILED, f"took more than the {seconds:.0f} s that were left for it"
         try:
-            answer: tuple[str, str] = self.connection.recv()
-            return answer
-        except EOFError:
+            self.connection.send(step)
+            if self.connection.poll(max(0.0, seconds)):
+                answer: tuple[str, str] = self.connection.recv()
+                return answer
+        except (EOFError, OSError):
             self.process.join()
             return FAILED, f"its process died ({_ending(self.process.exitcode)})"
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGUSR1)  # where it hangs goes to its log
+        self.process.join(0.5)
+        return FAILED, f"took more than the {seconds:.3g} s that were left for it"
 
     def end(self) -> None:
         """End the process and all that it started."""
@@ -62,6 +66,8 @@ def _serve(theirs: Connection, connection: Connection, sizes: Sizes, folder: Pat
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    faulthandler.enable(sys.__stderr__)
+    faulthandler.register(signal.SIGUSR1, sys.__stderr__, all_threads=True)
     shared: dict[str, Any] = {}
     with suppress(EOFError):
         while True:
@@ -77,6 +83,7 @@ def _log_to(path: Path) -> None:
     """Send what this process and its children print to ``path``."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+        stream.reconfigure(line_buffering=True)
     with path.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

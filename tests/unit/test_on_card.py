@@ -29,7 +29,6 @@ def do(step, sizes, folder, shared, note):
 
 worker._do = do
 on_card.STEPS = dict(tests=0.5 if {broken} else 600, experiment=600, cost=600, router=600, verification=600)
-sys.argv[1:] = sys.argv[1:]
 on_card.main()
 """
 
@@ -78,6 +77,7 @@ def test_a_step_that_crashes_hangs_or_is_stopped_loses_nothing_of_the_others(war
     ]
     said = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.part.json")}
     assert "left for it" in said["tests.part.json"]["error"]
+    assert not said["tests.part.json"]["figures"] or " in do" in (tmp_path / "tests.log").read_text()
     assert said["experiment.part.json"]["error"] == "ArithmeticError: it broke"
     assert "SIGKILL" in said["cost.part.json"]["error"]
     router = json.loads((tmp_path / "router.json").read_text())
