@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: README.md as an index page shows it, away from the files beside it.
+"""What pyproject.toml cannot say: README.md as an index page shows it, away from the files beside it, and the link
+okr/spec in a source distribution.
 
 ``OKR_REPOSITORY_URL`` in the environment says where the repository is published; ``.github/workflows/release.yml`` sets
 it. The links of the page and the project's URLs then lead there. Without it the page names files and links to none.
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 _LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:)([^)\s]+)\)")
@@ -44,6 +46,15 @@ def project_urls(repository: str, files: str) -> dict[str, str]:
     }
 
 
+class Linked(sdist):
+    """A source distribution laid out as the repository, so that the tests run in it: okr/spec is a link to spec."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        specification = os.path.join("okr", "spec", "")
+        super().make_release_tree(base_dir, [f for f in files if not os.path.normpath(f).startswith(specification)])
+        Path(base_dir, "okr", "spec").symlink_to(Path("..", "spec"), target_is_directory=True)
+
+
 if __name__ == "__main__":
     repository = os.environ.get("OKR_REPOSITORY_URL", "").rstrip("/")
     version = re.search(r'__version__ = "([^"]+)"', (HERE / "okr" / "version.py").read_text(encoding="utf-8"))[1]
@@ -51,5 +62,6 @@ if __name__ == "__main__":
     setup(
         long_description=index_page((HERE / "README.md").read_text(encoding="utf-8"), files),
         long_description_content_type="text/markdown",
+        cmdclass={"sdist": Linked},
         project_urls=project_urls(repository, files) if repository else {},
     )
