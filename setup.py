@@ -50,8 +50,7 @@ class Linked(sdist):
     """A source distribution laid out as the repository, so that the tests run in it: okr/spec is a link to spec."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
-        specification = os.path.join("okr", "spec", "")
-        super().make_release_tree(base_dir, [f for f in files if not os.path.normpath(f).startswith(specification)])
+        super().make_release_tree(base_dir, [name for name in files if Path(name).parts[:2] != ("okr", "spec")])
         Path(base_dir, "okr", "spec").symlink_to(Path("..", "spec"), target_is_directory=True)
 
 

@@ -21,8 +21,9 @@ def badge(subject: str, said: str, colour: str) -> str:
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{left + right}' height='20' role='img' "
         f"aria-label='{escape(subject)}: {escape(said)}'><rect width='{left}' height='20' fill='#555'/>"
-        f"<rect x='{left}' width='{right}' height='20' fill='{colour}'/><g fill='#fff' font-family='Verdana,sans-serif' "
-        f"font-size='11' text-anchor='middle'><text x='{left / 2:g}' y='14'>{escape(subject)}</text>"
+        f"<rect x='{left}' width='{right}' height='20' fill='{colour}'/>"
+        f"<g fill='#fff' font-family='Verdana,sans-serif' font-size='11' text-anchor='middle'>"
+        f"<text x='{left / 2:g}' y='14'>{escape(subject)}</text>"
         f"<text x='{left + right / 2:g}' y='14'>{escape(said)}</text></g></svg>\n"
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
 RUN = (
-    r"found (\d+) of (\d+) texts with the key at p ≤ 0\.001, the largest p being ([\d.e-]+), and (\d+) of (\d+) without "
-    r"it, all at p = 1\."
+    r"found (\d+) of (\d+) texts with the key at p ≤ 0\.001, the largest p being ([\d.e-]+), "
+    r"and (\d+) of (\d+) without it, all at p = 1\."
 )
 
 

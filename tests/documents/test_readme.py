@@ -5,7 +5,6 @@ Its blocks are run by end_to_end/test_pages_as_written.py and by .ci/run.
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pages import BLOCK, READMES, ROOT, SERVED, SERVER_RECIPE, blocks
