@@ -8,7 +8,7 @@ READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 SERVED = ROOT / "docs" / "how-to" / "serve.md"
 """The page whose blocks serving/test_page.py runs, where vLLM is installed."""
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page != SERVED)
-RUN = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "cli.md", *HOW_TO]
+RUN = [*(ROOT / "docs" / name for name in ("tutorial.md", "cli.md", "suites.md")), *HOW_TO]
 """Pages whose every block is run."""
 WRITTEN = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -42,13 +42,14 @@ def evidence():
     return report, report.load()
 
 
-def test_the_page_of_evidence_says_what_its_figures_say(evidence):
+def test_the_pages_of_evidence_say_what_their_figures_say(evidence):
     report, documents = evidence
-    page, plots = report.render(documents)
-    assert report.PAGE.read_text(encoding="utf-8") == page
+    pages, plots = report.render(documents)
+    assert {name: (report.DOCS / name).read_text(encoding="utf-8") for name in pages} == pages
+    assert {f"evidence/{path.name}" for path in (report.DOCS / "evidence").glob("*.md")} | {"evidence.md"} == set(pages)
     shown = {path.name for path in report.FIGURES.glob("evidence-*.svg")}
     assert shown == set(plots)
-    assert all(name in page for name in plots)
+    assert all(any(name in page for page in pages.values()) for name in plots)
 
 
 def test_the_page_begins_with_where_okr_is_weak(evidence):
@@ -192,7 +193,7 @@ def test_defaults_of_the_command_line_are_the_programs():
 
 
 def test_sizes_of_the_suites_are_the_programs():
-    table = {row[0].strip("`"): row for row in rows("cli.md", "| flag | default | `--quick` | meaning |")}
+    table = {row[0].strip("`"): row for row in rows("suites.md", "| flag | default | `--quick` | meaning |")}
     usual = SuiteOptions()
     for name in ("samples", "tokens", "decoys"):
         assert table[f"--suite-{name}"][1:3] == [str(getattr(usual, name)), str(QUICK[name])]

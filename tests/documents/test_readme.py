@@ -73,6 +73,12 @@ def test_the_server_recipe_is_run_with_its_page() -> None:
     assert [block for block in whole if block in recipe] == recipe
 
 
+def test_the_first_page_of_the_site_has_the_code_of_the_readme() -> None:
+    shown = blocks(ROOT / "docs" / "index.md")
+    assert [language for language, _ in shown] == ["", "python", "text"]
+    assert {*shown[1:]} <= {*blocks(READMES[0])}
+
+
 def rows(name: str) -> list[list[tuple[float, ...]]]:
     """The numbers of each cell but the first, in the rows of the table of a README."""
     picture = script("studies/result_picture")

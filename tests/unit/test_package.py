@@ -93,7 +93,7 @@ def test_an_index_page_shows_no_link_to_a_file_beside_it(setup_of_okr):
         page = setup_of_okr.index_page(readme, files)
         assert [target for target in re.findall(r"\]\(([^)]*)\)", page) if not target.startswith("https:")] == []
     assert "](https://host.example/okr/raw/v1/docs/figures/result.svg)" in page
-    assert "](https://host.example/okr/blob/v1/docs/detection.md#beside-synthid)" in page
+    assert "](https://host.example/okr/blob/v1/docs/beside-synthid.md)" in page
 
 
 def test_without_an_address_the_index_page_names_files(setup_of_okr):
