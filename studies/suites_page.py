@@ -25,10 +25,16 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DATA, PAGE, FIGURES = DOCS / "data", DOCS / "evidence.md", DOCS / "figures"
 MODELS = ("tiny-deepseek-moe", "tiny-switch")
+METHODS = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
+COSTS = {"okr, trace": "that of OKR", "synthid": "none on average over keys"}
 ATTACKS = "What it survives"  # the section whose page says what was not measured
 HEAD = """# What it costs, what it survives, how it compares
 
 {weakness}
+
+## Untouched text, at the same cost
+
+At a false-positive rate of 0.01; costs in nats per token.
 
 {compared}
 
@@ -146,7 +152,7 @@ def render(documents: dict[str, dict]) -> tuple[dict[str, str], dict[str, str]]:
     )
     weak, compared = ("\n\n".join(each) for each in said)
     pages[PAGE.name] = HEAD.format(
-        weakness=weak, compared=compared, models="\n".join(lines), nulls="\n\n".join(NULLS), **own
+        weakness=weak, compared=side_by_side(models), models="\n".join(lines), nulls="\n\n".join(NULLS), **own
     )
     return pages, plots
 
@@ -166,20 +172,22 @@ def section_page(name: str, document: dict, suites: SuiteResults, section: Secti
     return "".join([*parts, *("\n" + markdown(table) for table in section.tables)])
 
 
-def side_by_side(suites: SuiteResults) -> str:
-    """OKR, KGW and SynthID on untouched text at matched cost, in one sentence; empty where they were not run."""
-    longest = suites.options.tokens
-    found = {f.method: f for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, longest)}
-    cost = {f.method: f for f in suites.figures("held-out cost")}
-    names = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
-    shares = [f"{said} {interval(found[method], 2)}" for method, said in names.items() if method in found]
-    if not shares:
-        return ""
-    return (
-        f"untouched, {longest} new tokens, at a false-positive rate of 0.01, of {found['okr'].samples} texts each are "
-        f"found (95%): {', '.join(shares)}. OKR and KGW cost {cost['okr'].value:.4f} nats per token; SynthID keeps the "
-        "model's distribution on average over keys."
-    )
+def side_by_side(models: dict[str, SuiteResults]) -> str:
+    """OKR, KGW and SynthID on untouched text at matched cost: a row a method, a column a model."""
+    columns = {}
+    for name, suites in models.items():
+        longest = suites.options.tokens
+        found = {f.method: f for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, longest)}
+        cost = {f.method: f for f in suites.figures("held-out cost")}
+        texts = f"found of {found['okr'].samples} texts of {longest} tokens (95%)"
+        columns[f"{name}: {texts}"] = {method: interval(found[method], 2) for method in METHODS}
+        columns[f"{name}: cost"] = {method: interval(cost[method], 4) for method in ("okr", "kgw")}
+    lines = ["| | " + " | ".join(columns) + " |", "|" + " --- |" * (1 + len(columns))]
+    for method, said in METHODS.items():
+        lines.append(
+            f"| {said} | " + " | ".join(own.get(method, COSTS.get(method, "–")) for own in columns.values()) + " |"
+        )
+    return "\n".join(lines)
 
 
 def cell(z: list[float], ahead: int) -> str:

@@ -26,6 +26,7 @@ def test_every_page_has_one_place() -> None:
 
 
 def test_there_are_four_doors() -> None:
-    """The first page has a row for each of them."""
+    """The first page has a card for each of them."""
     assert re.findall(r"^  - ([^:]+):$", NAV, re.MULTILINE) == DOORS
-    assert re.findall(r"^\| \*\*(.+)\*\* \|", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE) == DOORS
+    first = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \*\*(.+?)\??\*\*$", first, re.MULTILINE) == DOORS
