@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 DATA, PAGE, FIGURES = DOCS / "data", DOCS / "evidence.md", DOCS / "figures"
 MODELS = ("tiny-deepseek-moe", "tiny-switch")
 METHODS = {"okr, trace": "OKR from the trace", "okr": "OKR from the text alone", "kgw": "KGW", "synthid": "SynthID"}
-COSTS = {"okr, trace": "that of OKR", "synthid": "none on average over keys"}
+PAID = {"okr, trace": "okr", "okr": "okr", "kgw": "kgw"}  # whose cost it is
 ATTACKS = "What it survives"  # the section whose page says what was not measured
 HEAD = """# What it costs, what it survives, how it compares
 
@@ -147,10 +147,7 @@ def render(documents: dict[str, dict]) -> tuple[dict[str, str], dict[str, str]]:
         lines.append(f"| {name} | {', '.join(links)} |")
     own = strengthened(documents["robustness"])
     pages["evidence/edits.md"] = STRENGTHENED.format(**own)
-    said = (
-        [f"{name}: {words}" for name, one in models.items() if (words := of(one))] for of in (weakness, side_by_side)
-    )
-    weak, compared = ("\n\n".join(each) for each in said)
+    weak = "\n\n".join(f"{name}: {words}" for name, one in models.items() if (words := weakness(one)))
     pages[PAGE.name] = HEAD.format(
         weakness=weak, compared=side_by_side(models), models="\n".join(lines), nulls="\n\n".join(NULLS), **own
     )
@@ -181,12 +178,11 @@ def side_by_side(models: dict[str, SuiteResults]) -> str:
         cost = {f.method: f for f in suites.figures("held-out cost")}
         texts = f"found of {found['okr'].samples} texts of {longest} tokens (95%)"
         columns[f"{name}: {texts}"] = {method: interval(found[method], 2) for method in METHODS}
-        columns[f"{name}: cost"] = {method: interval(cost[method], 4) for method in ("okr", "kgw")}
+        columns[f"{name}: cost"] = {method: interval(cost[own], 4) for method, own in PAID.items()}
     lines = ["| | " + " | ".join(columns) + " |", "|" + " --- |" * (1 + len(columns))]
     for method, said in METHODS.items():
-        lines.append(
-            f"| {said} | " + " | ".join(own.get(method, COSTS.get(method, "–")) for own in columns.values()) + " |"
-        )
+        cells = [own.get(method, "none on average over keys") for own in columns.values()]
+        lines.append(f"| {said} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
