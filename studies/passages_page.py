@@ -71,8 +71,8 @@ are found.
   token the bound needs the states and experts at its tokens not to depend on the key. Tokens after a keyed passage were
   written in a context that depends on the key, so there the bound is not proven. The rows above with another key
   measure it.
-- **What is not claimed.** That tokens outside the spans are not keyed; and anything about models of other sizes. A model
-  with more routers shows its key in fewer tokens.
+- **What is not claimed.** That tokens outside the spans are not keyed; and anything about models of other sizes. A
+  model with more routers shows its key in fewer tokens.
 """
 
 
@@ -95,8 +95,8 @@ def part(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
 def findings(found: dict[str, Any]) -> str:
     """What the figures say, in a list."""
     lines = [
-        f"- {row['documents']}: {row['with a span']} of the documents show a span; false spans: {row['false spans']} of "
-        f"{row['spans']}."
+        f"- {row['documents']}: {row['with a span']} of the documents show a span; false spans: {row['false spans']} "
+        f"of {row['spans']}."
         for row in found["rows"]
     ]
     return "\n".join(lines)

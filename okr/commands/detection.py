@@ -58,9 +58,7 @@ def verify_command(
     skip_prompt: SkipPrompt = False,
     pooled: Pooled = False,
     by_router: Annotated[bool, typer.Option("--by-router", help="Also print a line a router.")] = False,
-    passages: Annotated[
-        bool, typer.Option("--passages", help="Also say where in each trace it shows.")
-    ] = False,
+    passages: Annotated[bool, typer.Option("--passages", help="Also say where in each trace it shows.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="With --passages: the page of coloured texts.")] = None,
     device: Device = None,
     dtype: Dtype = None,

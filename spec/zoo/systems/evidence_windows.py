@@ -47,6 +47,8 @@ def corrected_by_length(change: Change) -> None:
 )
 def tokens_that_fit_the_key(change: Change) -> None:
     class Fitting(windows.TokenSwaps):  # type: ignore[misc, name-defined]
+        sums: Any
+
         def p_values(self) -> Any:
             self.sums = np.maximum(self.sums, 0)
             return super().p_values()
