@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from okr.experiment.by_token import hit_rates_along, p_curve
 from okr.experiment.results import Results, SiteResult
@@ -44,8 +44,15 @@ def _p_values(results: Results) -> str:
         axes.step(x, [0, *shares, 1], where="post", color=colour, linestyle=style, linewidth=2, label=name)
     axes.axvline(results.summary.detection_threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
     axes.set(xscale="log", ylim=(-0.02, 1.04), xlim=(least, 1.05 / least**0.02))
+    _plain_powers(axes, axes.xaxis)
     axes.legend(loc="center right", bbox_to_anchor=(0.86, 0.42), fontsize=9)
     return svg(figure)
+
+
+def _plain_powers(axes: Any, axis: Any) -> None:
+    """Labels such as 1e-20 on a logarithmic ``axis``: formulas would take most of the time of a drawing."""
+    axes.minorticks_off()
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def _hit_rates(results: Results) -> str:
@@ -120,6 +127,7 @@ def _proof(results: Results) -> str:
         axes.fill_between(place, curve.smallest, curve.largest, color=colour, alpha=0.25, linewidth=0)
     axes.axhline(results.summary.detection_threshold, color=INK, linewidth=1, linestyle="--", label="threshold")
     axes.set(yscale="log")
+    _plain_powers(axes, axes.yaxis)
     _legend_below(axes, 2)
     return svg(figure)
 
