@@ -16,7 +16,9 @@ from ...adapters import load as load_implementation
 from ...registry import load
 from ...subject import Subject
 
-CHAPTERS = ("key", "selection", "weight", "attach", "trace", "replay", "verify", "text", "result", "evidence", "bake")
+CHAPTERS = (
+    "key", "selection", "weight", "attach", "trace", "served", "replay", "verify", "text", "result", "evidence", "bake",
+)  # fmt: skip
 Change = Callable[[Any, str, Any], None]
 """Owner, name of an attribute, what it becomes."""
 

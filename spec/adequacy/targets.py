@@ -1,0 +1,65 @@
+"""The modules whose mutants are made, the chapters that judge each, and the parts of a measurement they belong to."""
+
+from dataclasses import dataclass
+
+from ..registry import Clause
+from ..runner import chosen
+
+_SELECTION = ("selection", "zone", "ties", "strength", "failopen")
+_MODEL = ("weight", "trace", "replay", "attach")
+_JUDGED = ("trace", "replay", "verify", "evidence", "text", "result")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module, the chapters about what it does, the implementation they are asked of, and how hard.
+
+    ``cases``: how many each check gets. ``limit``: seconds for one question. ``one_in``: that share of the mutants is
+    tried, drawn at random with a fixed seed. ``keeps``: models and what was made with them may be kept, for the module
+    has no part in them.
+    """
+
+    module: str
+    chapters: tuple[str, ...]
+    implementation: str = "okr"
+    cases: int = 60
+    limit: float = 60.0
+    one_in: int = 1
+    keeps: bool = False
+
+    @property
+    def clauses(self) -> list[Clause]:
+        """The chapters' clauses, in the order of ``chapters``."""
+        return sorted(
+            (c for c in chosen([]) if c.chapter in self.chapters), key=lambda c: self.chapters.index(c.chapter)
+        )
+
+
+ROUTING = (
+    Target("okr.routing.keys", ("key", "bake")),
+    Target("okr.routing.scores", ("score",)),
+    Target("okr.routing.settings", ("zone",)),
+    Target("okr.routing.selection", (*_SELECTION, "verify")),
+    Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr"),
+)
+DETECTION = tuple(
+    Target(f"okr.detection.{name}", _JUDGED, keeps=True)
+    for name in (
+        "combination", "counting", "evidence", "decoys", "swaps", "tally", "by_token", "compiled", "verification",
+        "verdict", "attribution", "many_keys", "likelihood", "text",
+    )
+)  # fmt: skip
+TRACES = tuple(
+    Target(f"okr.traces.{name}", _JUDGED)
+    for name in ("passes", "trace", "header", "routed_experts", "unrouted", "responses", "load", "weights")
+)
+_TRANSFORMERS = (
+    "attaching", "calling", "columns", "engine", "families", "fused", "generation", "guard", "journal", "proof",
+    "recording", "replay", "rotary", "routings", "session", "swapping",
+)  # fmt: skip
+ATTACH = tuple(
+    Target(f"okr.engines.{name}", (*_MODEL, "text", "verify"))
+    for name in ("choice", "matching", "prepared", "protocol", *(f"transformers.{name}" for name in _TRANSFORMERS))
+)
+PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
+WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
