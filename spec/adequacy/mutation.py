@@ -8,6 +8,7 @@ lived on is asked only what it has not been asked yet.
 
 import importlib
 import json
+import math
 import os
 import select
 import signal
@@ -32,6 +33,9 @@ from .targets import WATCHED, Target
 
 UNREACHED = "no clause runs it"
 KEPT = Path(__file__).resolve().parent / "kept"
+QUICK = 2.0
+"""Seconds that a quick question takes at most, being watched."""
+
 PATIENCE = 10
 """A process is ended after so many times the limit, if it waits instead of working."""
 
@@ -87,10 +91,15 @@ def kept(part: str, targets: Sequence[Target]) -> list[Fate]:
 
 
 def _work(part: str, targets: Sequence[Target], reach: Reach, cases: Cases, share: tuple[int, int]) -> None:
+    """The quick questions are put to every mutant first, and the others then to those that live on."""
     fates, (number, jobs) = Fates(KEPT / f"{part}.jsonl"), share
-    for place, (target, mutant) in enumerate(_everyone(targets)):
-        if place % jobs == number:
-            _look_at(target, mutant, reach, cases, fates)
+    for most in (QUICK, math.inf):
+        for place, (target, mutant) in enumerate(_everyone(targets)):
+            if place % jobs == number:
+                wanted = asked(reach, target, mutant, questions(target.clauses))
+                quick = [question for question in wanted if reach[question.name].seconds <= most]
+                if quick or not wanted:
+                    _look_at(target, mutant, quick, cases, fates)
 
 
 def _everyone(targets: Sequence[Target]) -> Iterator[tuple[Target, Mutant]]:
@@ -105,10 +114,9 @@ def sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
     return [everyone[place] for place in sorted(Random(0).sample(places, -(-len(everyone) // one_in)))]
 
 
-def _look_at(target: Target, mutant: Mutant, reach: Reach, cases: Cases, fates: Fates) -> None:
+def _look_at(target: Target, mutant: Mutant, wanted: list[Question], cases: Cases, fates: Fates) -> None:
     """Ask what a mutant has not been asked yet, unless it was killed."""
     before = fates.known.get((target.module, mutant.name), {"fate": "", "asked": []})
-    wanted = asked(reach, target, mutant, questions(target.clauses))
     new = [question for question in wanted if question.name not in before["asked"]]
     if before["fate"] == "killed" or (before["fate"] and not new):
         return

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from hypothesis import given
@@ -33,14 +33,18 @@ class Question:
         """Changes when the check's own code changes."""
         if self.check is None:
             return f"{self.clause.id} vectors"
-        code = hashlib.sha256(inspect.getsource(self.check.body).encode()).hexdigest()[:8]
-        return f"{self.clause.id} {self.check.name} {code}"
+        return f"{self.clause.id} {self.check.name} {_digest(self.check.body)}"
 
     def ask(self, subject: Subject, cases: Cases) -> tuple[str, str]:
         """The verdict and what was found."""
         if self.check is None:
             return _on_vectors(subject, self.clause)
         return _on_cases(subject, self.check, cases[self.check.name])
+
+
+@cache
+def _digest(body: Callable[..., None]) -> str:
+    return hashlib.sha256(inspect.getsource(body).encode()).hexdigest()[:8]
 
 
 def questions(clauses: Iterable[Clause]) -> list[Question]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -31,12 +32,16 @@ Reach = dict[str, Reached]
 def asked(reach: Reach, target: Target, mutant: Mutant, everyone: Sequence[Question]) -> list[Question]:
     """The questions that run what ``mutant`` changes, the cheapest first. Code that was watched nowhere, as compiled
     code cannot be, and code that runs on import is asked everything."""
-    source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
     watched = any(reach[question.name].lines.get(target.module) for question in everyone)
-    if watched and mutant.owner in functions(source):
+    if watched and mutant.owner in _functions(target.module):
         wanted = set(mutant.lines)
         everyone = [q for q in everyone if wanted & reach[q.name].lines.get(target.module, frozenset())]
     return sorted(everyone, key=lambda question: reach[question.name].seconds)
+
+
+@cache
+def _functions(module: str) -> set[str]:
+    return functions(Path(importlib.import_module(module).__file__ or "").read_text("utf-8"))
 
 
 def measured(
@@ -86,7 +91,7 @@ def _watched(question: Question, modules: Sequence[str], subject: Any, cases: Ca
         return note
 
     models.forget()
-    start = time.perf_counter()
+    start = time.process_time()
     sys.settrace(note)
     try:
         said = question.ask(subject, cases)
@@ -94,5 +99,5 @@ def _watched(question: Question, modules: Sequence[str], subject: Any, cases: Ca
         sys.settrace(None)
     if said[0] != "pass":
         raise RuntimeError(f"{question.name} does not hold without any mutant: {said}")
-    seconds = round(time.perf_counter() - start, 3)
+    seconds = round(time.process_time() - start, 3)
     return Reached(seconds, {module: frozenset(numbers) for module, numbers in lines.items()})

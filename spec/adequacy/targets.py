@@ -7,7 +7,8 @@ from ..runner import chosen
 
 _SELECTION = ("selection", "zone", "ties", "strength", "failopen")
 _MODEL = ("weight", "trace", "replay", "attach")
-_JUDGED = ("trace", "replay", "verify", "evidence", "text", "result")
+_JUDGED = ("verify", "evidence", "text", "result")
+_RECORDED = ("trace", "replay")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Target:
     module: str
     chapters: tuple[str, ...]
     implementation: str = "okr"
-    cases: int = 60
+    cases: int = 40
     limit: float = 60.0
     one_in: int = 1
     keeps: bool = False
@@ -50,7 +51,7 @@ DETECTION = tuple(
     )
 )  # fmt: skip
 TRACES = tuple(
-    Target(f"okr.traces.{name}", _JUDGED)
+    Target(f"okr.traces.{name}", _RECORDED)
     for name in ("passes", "trace", "header", "routed_experts", "unrouted", "responses", "load", "weights")
 )
 _TRANSFORMERS = (
