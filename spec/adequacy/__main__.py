@@ -1,8 +1,8 @@
 """``python -m okr.spec.adequacy [PART...] [--jobs N]`` measures, all parts by default, and rewrites the documents.
 
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and the mutants of okr.routing
-(``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What mutants came to
-is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete the folder to start anew.
+(``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What became of
+mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
 ``report`` measures nothing and takes what is kept so far.
 """
 

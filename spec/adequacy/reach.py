@@ -1,4 +1,4 @@
-"""Which lines of the package each question runs, and how long it takes: a mutant is asked the cheap ones that run it."""
+"""Which lines of the package each question runs, and how long it takes: mutants are asked the cheap ones first."""
 
 import importlib
 import json

@@ -55,7 +55,7 @@ def _laid_out(chosen: Any, way: dict[str, Any], numbers: Any) -> tuple[Any, dict
     if layout == "layers":
         return _of_every_layer(chosen, constant), {}
     if layout == "constant":
-        return _of_every_layer(chosen, constant + (3, 5) if len(chosen) > 3 else constant), {}
+        return _of_every_layer(chosen, np.add(constant, (3, 5)) if len(chosen) > 3 else constant), {}
     if layout == "unwritten":
         return _of_every_layer(chosen, constant if way["kind"].startswith("u") else constant - 1), {}
     if layout == "named":
@@ -124,7 +124,7 @@ def other_arrays_are_refused(subject: Subject) -> None:
     chosen = rows_of(np.random.default_rng(0), TOKENS, 2)
     layers = _of_every_layer(chosen, np.zeros_like(chosen[:, 0]))
     busy = _of_every_layer(chosen, rows_of(np.random.default_rng(1), TOKENS, 1)[:, 0])
-    few = _of_every_layer(chosen[:3], np.zeros_like(chosen[:3, 0]) + (3, 5))
+    few = _of_every_layer(chosen[:3], np.add(np.zeros_like(chosen[:3, 0]), (3, 5)))
     empty = chosen.copy()
     empty[:, 0] = 4
     wrong: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -39,7 +39,7 @@ def _whole(rows: Rows) -> list[int]:
     return [place for place, row in enumerate(rows) if columns and all(row[c] is not None for c in columns)]
 
 
-def _dummies(rows: Rows, sizes: list[int]) -> set[int]:
+def _dummies(rows: Rows, sizes: list[int], tokens: list[int]) -> set[int]:
     columns, enough = _columns(rows), SURE + log2(len(rows))
     least = min((sizes[c] for c in columns), default=0)
     same = least * (len(columns) - 1) >= enough
@@ -77,8 +77,8 @@ def recorded(array: Any, sizes: list[int], tokens: list[int]) -> Any:
         partly = [any(0 <= e < EXPERTS for e in slot) and len(set(slot)) > 1 for slot in slots]
         lost[0] += any(set(slot) != {-1} and not part for slot, part in zip(slots, partly, strict=True))
         lost[1] += any(partly)
-    for find in (lambda: _dummies(rows, sizes), lambda: _stale(rows, sizes, tokens)):
-        taken = find()
+    for find in (_dummies, _stale):
+        taken = find(rows, sizes, tokens)
         lost.append(len(taken))
         rows = [[None] * len(row) if place in taken else row for place, row in enumerate(rows)]
     made = [[(slot or []) + [-1] * (width - len(slot or [])) for slot in row] for row in rows]

@@ -97,16 +97,22 @@ def several_keys_have_the_verdicts_one_by_one(subject: Subject) -> None:
 
 @check("OKR-VERIFY-009")
 def chance_is_what_random_keys_match(subject: Subject) -> None:
-    """The chance rate of 999 decoys is the mean hit rate of random keys, here of standard normal key scores."""
+    """The chance rate of many decoys is the mean hit rate of random keys, here of standard normal key scores; the key
+    that made all there is ranks before them."""
     from ..system import okr
 
     numbers = np.random.default_rng(0)
     for zone, epsilon, strength in (("boundary", 1.0, math.inf), ("max", math.inf, math.inf), ("max", 2.5, 1.0)):
         drawn = {"seed": 3, "lengths": [40], "zone": zone, "epsilon": epsilon, "strength": strength, "skip": 0}
-        for kind in ("keyed", "any"):
+        for kind, decoys in (("keyed", 999), ("any", 999), ("keyed", 2600)):
             with shown({**drawn, "kind": kind}) as (secret, question):
-                got = okr.verify(question.engine, question.traces, okr.Key(secret), alpha=0.5, **question.options)
+                given = {"alpha": 0.5, "decoys": decoys, **question.options}
+                got = okr.verify(question.engine, question.traces, okr.Key(secret), **given)
                 expected = _chance(question, numbers)
+            first = got.rank_p == 1 / (decoys + 1) and got.decoys == decoys
+            require(
+                first or kind == "any", "the rank of the key that made it", expected=1 / (decoys + 1), got=got.rank_p
+            )
             near = abs((got.chance_rate or 0) - expected) < 0.03
             require(near, f"chance rate, {zone}, {kind}", expected=expected, got=got.chance_rate)
 

@@ -17,8 +17,8 @@ from ...registry import load
 from ...subject import Subject
 
 CHAPTERS = (
-    "key", "selection", "weight", "attach", "trace", "served", "replay", "verify", "text", "result", "evidence", "together",
-    "bake",
+    "key", "selection", "weight", "attach", "trace", "served", "replay", "verify", "together", "text", "result",
+    "evidence", "bake",
 )  # fmt: skip
 Change = Callable[[Any, str, Any], None]
 """Owner, name of an attribute, what it becomes."""
