@@ -36,6 +36,9 @@ KEPT = Path(__file__).resolve().parent / "kept"
 QUICK = 2.0
 """Seconds that a quick question takes at most, being watched."""
 
+CRASHES = 6
+"""A mutant that crashes in so many questions is not asked further ones."""
+
 PATIENCE = 10
 """A process is ended after so many times the limit, if it waits instead of working."""
 
@@ -47,8 +50,11 @@ class Fates:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        lines = place.read_text("utf-8").splitlines() if place.exists() else []
-        entries = [json.loads(line) for line in lines if line.endswith("}")]
+        text = place.read_text("utf-8") if place.exists() else ""
+        if text and not text.endswith("\n"):  # a run was ended in the middle of a line
+            text = text[: text.rfind("\n") + 1]
+            place.write_text(text, "utf-8")
+        entries = map(json.loads, text.splitlines())
         self.known = {(entry["module"], entry["mutant"]): entry for entry in entries}
 
     def keep(self, entry: Fate) -> None:
@@ -207,7 +213,7 @@ def _in_child(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Que
 
 def _fate(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Question]) -> Iterator[str | Fate]:
     """Patch the module in place and ask. The first crash or hang is remembered, in case no clause is violated."""
-    apart = _said("survived", "", "")
+    apart, crashes = _said("survived", "", ""), 0
     try:
         _patch(target.module, mutant)
         if not target.keeps:
@@ -221,8 +227,12 @@ def _fate(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Questio
             if said == "fail":
                 yield _said("killed", question.clause.id, what) | {"by": question.name}
                 return
-            if said != "pass" and apart["fate"] == "survived":
-                apart = _said("timeout" if said == "timeout" else "crash", question.clause.id, what)
+            if said != "pass":
+                crashes += 1
+                if apart["fate"] == "survived":
+                    apart = _said("timeout" if said == "timeout" else "crash", question.clause.id, what)
+                if crashes == CRASHES:
+                    break
     except Exception as error:
         apart = _said("crash", "", f"{type(error).__name__}: {error}"[:120])
     yield apart

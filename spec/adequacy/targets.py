@@ -23,7 +23,7 @@ class Target:
     module: str
     chapters: tuple[str, ...]
     implementation: str = "okr"
-    cases: int = 40
+    cases: int = 60
     limit: float = 60.0
     one_in: int = 1
     keeps: bool = False
@@ -55,12 +55,14 @@ TRACES = tuple(
     for name in ("passes", "trace", "header", "routed_experts", "unrouted", "responses", "load", "weights")
 )
 _TRANSFORMERS = (
-    "attaching", "calling", "columns", "engine", "families", "fused", "generation", "guard", "journal", "proof",
-    "recording", "replay", "rotary", "routings", "session", "swapping",
+    "routings", "session", "replay", "attaching", "guard", "proof", "swapping", "fused", "families", "generation",
 )  # fmt: skip
-ATTACH = tuple(
-    Target(f"okr.engines.{name}", (*_MODEL, "text", "verify"))
-    for name in ("choice", "matching", "prepared", "protocol", *(f"transformers.{name}" for name in _TRANSFORMERS))
+ATTACH = (
+    *(
+        Target(f"okr.engines.{name}", _MODEL, one_in=6)
+        for name in ("choice", "matching", *(f"transformers.{name}" for name in _TRANSFORMERS))
+    ),
+    Target("okr.engines.transformers.engine", (*_MODEL, "text"), one_in=6),
 )
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)

@@ -66,7 +66,7 @@ def _laid_out(chosen: Any, way: dict[str, Any], numbers: Any) -> tuple[Any, dict
     return np.concatenate([extra, chosen, extra], 1), {"layers": (9, *ROUTERS, 0)}
 
 
-@check("OKR-TRACE-008", lambda: _LAYOUTS)
+@check("OKR-TRACE-008", lambda: _LAYOUTS, share=0.3)
 def arrays_are_read_as_they_are_laid_out(subject: Subject, way: dict[str, Any]) -> None:
     """Rows from any token on, in any layout and any type that holds the experts."""
     from .. import system

@@ -213,7 +213,7 @@ def z_is_the_oracles_at_every_site(subject: Subject, drawn: dict[str, Any]) -> N
                 evidence.require_same_z(site.path, alone.z, site.z)
 
 
-@check("OKR-EVIDENCE-009", lambda: QUESTIONS, share=0.25)
+@check("OKR-EVIDENCE-009", lambda: QUESTIONS, share=0.2)
 def prefixes_have_the_p_value_of_their_swaps(subject: Subject, drawn: dict[str, Any]) -> None:
     """With one decoy the sites' p-value is never below 1/2, so the swaps alone decide: the oracle knows when."""
     from ..system import okr
@@ -233,22 +233,21 @@ def prefixes_have_the_p_value_of_their_swaps(subject: Subject, drawn: dict[str, 
 
 def _prefixes(question: Shown, secret: bytes) -> list[float]:
     """Twice the p-value of the swaps, at most 1, after each decoder token of all traces in turn."""
-    found = []
-    for number, trace in enumerate(question.parts):
-        before = [part for earlier in question.parts[:number] for part in _from(earlier, question.skip)]
-        for last in range(1, len(trace[0].choice) + 1):
-            now = [*before, *_from([_until(part, last) for part in trace], question.skip)]
-            p_value = evidence.under(secret, evidence.gathered(now, question.setting)).p_value
-            found.append(min(1.0, 2 * p_value))
+    signs = [
+        oracle.projection(secret, stack="decoder", layer=layer, hidden_size=SIZE, num_experts=EXPERTS)
+        for layer in (0, 1)
+    ]
+    totals, found = [np.zeros((SIZE, EXPERTS)) for _ in signs], []
+    for trace in question.parts:
+        weights = [evidence.swap_weights(part, question.setting) for part in trace]
+        for token in range(len(trace[0].choice)):
+            for site, part in enumerate(trace):
+                if token >= question.skip:
+                    row = slice(token, token + 1)
+                    totals[site] = totals[site] + evidence.summed(part.hidden[row], weights[site][row])
+            z = evidence.distance(zip(totals, signs, strict=True))
+            found.append(min(1.0, 2 * evidence.p_value(z)))
     return found
-
-
-def _until(part: Routed, last: int) -> Routed:
-    return Routed(part.stack, part.layer, part.choice[:last], part.hidden[:last], part.experts[:last])
-
-
-def _from(parts: list[Routed], first: int) -> list[Routed]:
-    return [Routed(p.stack, p.layer, p.choice[first:], p.hidden[first:], p.experts[first:]) for p in parts]
 
 
 @check("OKR-EVIDENCE-009", lambda: QUESTIONS, share=0.1)
