@@ -16,6 +16,7 @@ _PARTS = (
     "checks/{}_*.py",
     "zoo/{}.py",
     "zoo/systems/{}.py",
+    "zoo/systems/{}_*.py",
 )  # of spec/, for each chapter
 _HEAD = """# What tests each clause
 

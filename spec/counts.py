@@ -35,7 +35,7 @@ class Counts:
 
 
 def counted(shown: Routed, secret: bytes, setting: Setting, skip: int = 0) -> Counts:
-    """The counts of one site in one trace, without the first ``skip`` tokens (OKR-VERIFY-008)."""
+    """The counts of one site in one trace, without the first ``skip`` tokens (OKR-VERIFY-012)."""
     size, experts = shown.hidden.shape[1], shown.choice.shape[1]
     signs = oracle.projection(secret, stack=shown.stack, layer=shown.layer, hidden_size=size, num_experts=experts)
     found = Counts()

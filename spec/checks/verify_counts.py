@@ -145,7 +145,7 @@ def _rate_is(what: str, rate: float | None, free: int, least: int, most: int) ->
     require(least - 1e-6 <= got <= most + 1e-6, f"{what}: matches", expected=(least, most), got=got)
 
 
-@check("OKR-VERIFY-008", lambda: QUESTIONS, share=0.25)
+@check("OKR-VERIFY-012", lambda: QUESTIONS, share=0.25)
 def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) -> None:
     """All counts of a verdict: whole, by site and by token."""
     from ..system import okr

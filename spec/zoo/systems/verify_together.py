@@ -18,7 +18,7 @@ text: Any = import_module("okr.detection.text")
 MADE = ("OKR-WEIGHT-001", "OKR-TRACE-001", "OKR-REPLAY-001", "OKR-VERIFY-001", "OKR-VERIFY-004", "OKR-VERIFY-005")
 
 
-@broken("locked slots counted as free", fails=("OKR-VERIFY-008",), passes=(*MADE, "OKR-VERIFY-007", "OKR-VERIFY-010"))
+@broken("locked slots counted as free", fails=("OKR-VERIFY-012",), passes=(*MADE, "OKR-VERIFY-007", "OKR-VERIFY-010"))
 def locked_slots_as_free(change: Change) -> None:
     gather = evidence._site_evidence
 
@@ -29,7 +29,7 @@ def locked_slots_as_free(change: Change) -> None:
     change(evidence, "_site_evidence", gathered)
 
 
-@broken("tokens counted from the prompt's end", fails=("OKR-VERIFY-008",), passes=(*MADE, "OKR-EVIDENCE-004"))
+@broken("tokens counted from the prompt's end", fails=("OKR-VERIFY-012",), passes=(*MADE, "OKR-EVIDENCE-004"))
 def tokens_from_the_end(change: Change) -> None:
     scores = by_token.TokenTally.scores
     change(
@@ -39,7 +39,7 @@ def tokens_from_the_end(change: Change) -> None:
     )
 
 
-@broken("the best of several for all", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-007", "OKR-VERIFY-008"))
+@broken("the best of several for all", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-007", "OKR-VERIFY-012"))
 def best_for_all(change: Change) -> None:
     judge = okr.verify_each
 
@@ -50,7 +50,7 @@ def best_for_all(change: Change) -> None:
     change(okr, "verify_each", judged)
 
 
-@broken("decoys that change no signs", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-008", "OKR-EVIDENCE-004"))
+@broken("decoys that change no signs", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-004"))
 def decoys_of_like_sizes(change: Change) -> None:
     draw = verification.Decoys.draw
 
@@ -61,12 +61,12 @@ def decoys_of_like_sizes(change: Change) -> None:
     change(verification.Decoys, "draw", drawn)
 
 
-@broken("any level and any number of decoys", fails=("OKR-VERIFY-010",), passes=(*MADE, "OKR-VERIFY-008"))
+@broken("any level and any number of decoys", fails=("OKR-VERIFY-010",), passes=(*MADE, "OKR-VERIFY-012"))
 def any_level(change: Change) -> None:
     change(verification, "check_decoys", lambda decoys, alpha: None)
 
 
-@broken("missing settings made up", fails=("OKR-VERIFY-010",), passes=(*MADE, "OKR-VERIFY-008"))
+@broken("missing settings made up", fails=("OKR-VERIFY-010",), passes=(*MADE, "OKR-VERIFY-012"))
 def made_up_settings(change: Change) -> None:
     setting = evidence.trace_setting
 
@@ -76,18 +76,18 @@ def made_up_settings(change: Change) -> None:
     change(evidence, "trace_setting", found)
 
 
-@broken("not watermarked where nothing is seen", fails=("OKR-VERIFY-011",), passes=(*MADE, "OKR-VERIFY-008"))
+@broken("not watermarked where nothing is seen", fails=("OKR-VERIFY-011",), passes=(*MADE, "OKR-VERIFY-012"))
 def says_no_to_nothing(change: Change) -> None:
     words = TraceVerdict.__str__
     change(TraceVerdict, "__str__", lambda self: words(self).replace("cannot tell", "not watermarked"))
 
 
-@broken("norms of tokens summed", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-008", "OKR-EVIDENCE-003"))
+@broken("norms of tokens summed", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
 def norms_of_tokens(change: Change) -> None:
     change(tally, "growth", lambda before, states, weights: states.square().sum(-1) * weights.square().sum(-1))
 
 
-@broken("one token too late", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-008", "OKR-EVIDENCE-003"))
+@broken("one token too late", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
 def one_token_too_late(change: Change) -> None:
     needed = by_token.TokenTally.needed
     change(by_token.TokenTally, "needed", lambda self, alpha: (needed(self, alpha) or 0) + 1)
