@@ -149,7 +149,7 @@ def _killers(fates: Fates, module: str, owner: str) -> set[str]:
 
 
 def _is_of(entry: Fate, module: str, owner: str) -> bool:
-    return entry["module"] == module and entry["mutant"].startswith(f"{owner}: ")
+    return bool(entry["module"] == module and entry["mutant"].startswith(f"{owner}: "))
 
 
 def _subject(target: Target) -> Subject:
@@ -169,8 +169,9 @@ def _make_ready() -> None:
     """Make models, traces and texts once, for the processes that may keep them."""
     for index, keyed in product((0, 1, 2), (True, False)):
         system.traces(index, keyed=keyed)
-    for index, options in product((0, 1, 2), ({"zone": "max"}, {"strength": 1.0})):
-        system.traces(index, **options)
+    ways: tuple[dict[str, Any], ...] = ({"zone": "max"}, {"strength": 1.0})
+    for index, way in product((0, 1, 2), ways):
+        system.traces(index, **way)
     system.capacity_traces(), system.monotone_trace(), system.unlikely_text()
     for index in (0, 1):
         system.texts(index)
@@ -188,8 +189,8 @@ def _in_child(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Que
     if child == 0:
         os.close(reader)
         with os.fdopen(writer, "w", buffering=1) as pipe:
-            for said in _fate(target, mutant, cases, wanted):
-                pipe.write(json.dumps(said) + "\n")
+            for word in _fate(target, mutant, cases, wanted):
+                pipe.write(json.dumps(word) + "\n")
         os._exit(0)
     os.close(writer)
     content = b""

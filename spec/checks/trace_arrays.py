@@ -177,7 +177,7 @@ def other_token_ids_are_refused(subject: Subject) -> None:
     from ..system import okr
 
     chosen = rows_of(np.random.default_rng(0), 3, 2)
-    for what, ids in {
+    wrong: dict[str, Any] = {
         "one token": [5],
         "no token": [],
         "tokens in two dimensions": [[5, 6, 7]],
@@ -186,7 +186,8 @@ def other_token_ids_are_refused(subject: Subject) -> None:
         "a token of 2^31": [5, 6, 2**31],
         "texts": ["a", "b", "c"],
         "tokens of different depths": [5, [6, 7]],
-    }.items():
+    }
+    for what, ids in wrong.items():
         with system.refused(okr.InvalidTrace, what):
             traced(chosen[: max(1, len(ids))], ids)
     with system.accepted("the smallest text and the largest tokens"):

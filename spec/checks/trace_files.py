@@ -4,6 +4,7 @@ import json
 import struct
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,32 @@ _WRONG_MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _headers(header: Any) -> list[tuple[str, Callable[[dict[str, Any]], None]]]:
+def _headers() -> list[tuple[str, Callable[[dict[str, Any]], Any]]]:
     """What is wrong with a header, and what makes it so."""
-    found: list[tuple[str, Callable[[dict[str, Any]], None]]] = []
-    for what, fields in _WRONG_HEADERS.items():
-        found.append((what, lambda told, fields=fields: told.update(fields)))
-    for what, fields in _WRONG_SITES.items():
-        found.append((what, lambda told, fields=fields: told["sites"][-1].update(fields)))
-    for what, fields in _WRONG_MODELS.items():
-        found.append((what, lambda told, fields=fields: told["model"].update(fields)))
-    for name in ("model", "sites", "dtype"):
-        found.append((f"no {name}", lambda told, name=name: told.pop(name)))
-    return found
+    found: list[tuple[str, Callable[[dict[str, Any]], Any]]] = []
+    for places, within in ((_WRONG_HEADERS, _whole), (_WRONG_SITES, _last_site), (_WRONG_MODELS, _model)):
+        found += [(what, partial(_update, within, fields)) for what, fields in places.items()]
+    return [*found, *((f"no {name}", partial(_drop, name)) for name in ("model", "sites", "dtype"))]
+
+
+def _whole(told: dict[str, Any]) -> dict[str, Any]:
+    return told
+
+
+def _last_site(told: dict[str, Any]) -> Any:
+    return told["sites"][-1]
+
+
+def _model(told: dict[str, Any]) -> Any:
+    return told["model"]
+
+
+def _update(within: Callable[[dict[str, Any]], Any], fields: dict[str, Any], told: dict[str, Any]) -> None:
+    within(told).update(fields)
+
+
+def _drop(name: str, told: dict[str, Any]) -> None:
+    del told[name]
 
 
 class _Told:
@@ -101,7 +116,7 @@ def headers_are_checked_field_by_field(subject: Subject) -> None:
     trace = system.traces(0)[0]
     with system.accepted("a file with the header as it is"):
         loaded(file_of(forged(trace, {"header": _Told(trace.header.model_dump(mode="json"))})))
-    for what, change in _headers(trace.header):
+    for what, change in _headers():
         told = trace.header.model_dump(mode="json")
         change(told)
         content = file_of(forged(trace, {"header": _Told(told)}))

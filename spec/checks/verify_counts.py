@@ -39,11 +39,7 @@ class Shown:
     @property
     def judged(self) -> list[Routed]:
         """The parts without the tokens that are left out."""
-        return [
-            Routed(part.stack, part.layer, *(a[self.skip :] for a in (part.choice, part.hidden, part.experts)))
-            for trace in self.parts
-            for part in trace
-        ]
+        return [part for trace in self.parts for part in _from(trace, self.skip)]
 
     def counted(self, secret: bytes) -> list[list[counts.Counts]]:
         """The counts by trace and site."""
@@ -69,6 +65,11 @@ def _showing(traces: list[Any], parts: list[list[Routed]]) -> Iterator[Any]:
         yield engine
     finally:
         engine.replay = own
+
+
+def _from(parts: list[Routed], first: int) -> list[Routed]:
+    """The parts from a token on."""
+    return [Routed(p.stack, p.layer, p.choice[first:], p.hidden[first:], p.experts[first:]) for p in parts]
 
 
 def _part(numbers: Any, layer: int, tokens: int, secret: bytes, setting: Setting, kind: str) -> Routed:
@@ -166,9 +167,9 @@ def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) ->
         one = counts.Counts()
         for trace in found:
             one.add(trace[number])
-        same = (site.path, site.opportunities, site.free_slots)
-        expected = (question.engine.sites[number].path, one.opportunities, one.free)
-        require(same == expected, "a site's path, opportunities and free slots", expected=expected, got=same)
+        named = (site.path, site.opportunities, site.free_slots)
+        right = (question.engine.sites[number].path, one.opportunities, one.free)
+        require(named == right, "a site's path, opportunities and free slots", expected=right, got=named)
         _rate_is(site.path, site.hit_rate, one.free, one.least, one.most)
         require((site.chance_rate is None) == (not one.free), "a site's chance rate of nothing", got=site.chance_rate)
         require(site.opportunities > 0 or site.rank_p == 1, "a rank without opportunities", expected=1, got=site.rank_p)
@@ -176,7 +177,7 @@ def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) ->
 
 
 def _require_tokens(got: Any, found: list[list[counts.Counts]]) -> None:
-    expected = {}
+    expected: dict[tuple[int, int], Counter[str]] = {}
     for number, trace in enumerate(found):
         whole = counts.Counts()
         for part in trace:
@@ -185,7 +186,7 @@ def _require_tokens(got: Any, found: list[list[counts.Counts]]) -> None:
     places = [(token.trace, token.index) for token in got]
     require(places == sorted(expected), "tokens that the key could decide", expected=sorted(expected), got=places)
     for token in got:
-        right: Counter[str] = expected[token.trace, token.index]
+        right = expected[token.trace, token.index]
         same = (token.opportunities, token.free_slots) == (right["opportunities"], right["free"])
         fine = same and right["least"] <= token.matched <= right["most"]
         require(fine, f"token {token.index} of trace {token.trace}", expected=right, got=token)

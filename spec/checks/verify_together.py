@@ -82,7 +82,7 @@ def several_keys_have_the_verdicts_one_by_one(subject: Subject) -> None:
     keys = [*system.other_keys(6), system.key()]
     for index, keyed in ((0, True), (1, True), (0, False)):
         model, replayed = system.models()[index], list[Any]()
-        given = {"epsilon": system.epsilon_of(model), "zone": "boundary", "strength": math.inf}
+        given: dict[str, Any] = {"epsilon": system.epsilon_of(model), "zone": "boundary", "strength": math.inf}
         trace = system.traces(index, keyed=keyed)[0]
         engine = _counting(replaying_once(model), replayed)
         alone = [okr.verify(engine, trace, key, decoys=49, **given) for key in keys]
