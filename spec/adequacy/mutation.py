@@ -29,9 +29,8 @@ from ..subject import Subject
 from .mutants import Mutant, mutants
 from .questions import Cases, Question, drawn, questions
 from .reach import Reach, asked, measured
-from .targets import WATCHED, Target
+from .targets import UNREACHED, WATCHED, Target
 
-UNREACHED = "no clause runs it"
 KEPT = Path(__file__).resolve().parent / "kept"
 QUICK = 2.0
 """Seconds that a quick question takes at most, being watched."""
@@ -90,10 +89,11 @@ def run(part: str, targets: Sequence[Target], jobs: int = 1) -> list[Fate]:
 
 
 def kept(part: str, targets: Sequence[Target]) -> list[Fate]:
-    """What is known of the mutants that the sources have now, in their order."""
+    """What is known of the mutants that the sources have now, in their order: of modules of which all are known."""
     known = Fates(KEPT / f"{part}.jsonl").known
     names = [(target.module, mutant.name) for target, mutant in _everyone(targets)]
-    return [known[name] for name in names if name in known]
+    lacking = {module for module, mutant in names if (module, mutant) not in known}
+    return [known[name] for name in names if name[0] not in lacking]
 
 
 def _work(part: str, targets: Sequence[Target], reach: Reach, cases: Cases, share: tuple[int, int]) -> None:

@@ -66,3 +66,5 @@ ATTACH = (
 )
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
+UNREACHED = "no clause runs it"
+"""What is found of a mutant that no question runs."""

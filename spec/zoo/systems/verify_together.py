@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import okr as package
-from okr.detection import TraceVerdict
+from okr.detection import Decoys, TraceVerdict
 
 from . import Change, broken
 
@@ -50,15 +50,17 @@ def best_for_all(change: Change) -> None:
     change(okr, "verify_each", judged)
 
 
-@broken("decoys that change no signs", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-004"))
+@broken(
+    "decoys that differ in signs alone", fails=("OKR-VERIFY-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-004")
+)
 def decoys_of_like_sizes(change: Change) -> None:
-    draw = verification.Decoys.draw
+    draw = Decoys.draw
 
     def drawn(count: int, experts: int, seed: bytes) -> Any:
         images = draw(count, experts, seed)
-        return verification.Decoys(images.columns[:1].expand_as(images.columns).contiguous(), images.signs)
+        return Decoys(images.columns[:1].expand_as(images.columns).contiguous(), images.signs)
 
-    change(verification.Decoys, "draw", drawn)
+    change(Decoys, "draw", drawn)
 
 
 @broken("any level and any number of decoys", fails=("OKR-VERIFY-010",), passes=(*MADE, "OKR-VERIFY-012"))

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -62,9 +63,15 @@ def test_the_published_figures_are_those_measured():
     for place, content in report.documents(measured, explained).items():
         assert (DOCUMENTS / place).read_text("utf-8") == content
     for part, everyone in (("zoo", members()), ("systems", systems())):
-        assert [entry["name"] for entry in measured[part]] == [member.name for member in everyone]
+        expected = [member for member in everyone if not _is_new(member)]
+        assert [entry["name"] for entry in measured[part]] == [member.name for member in expected]
         assert all(entry["killers"] and not entry["surprises"] for entry in measured[part])
     assert not any(entry["alarms"] for entry in measured["alarms"])
+
+
+def _is_new(member):
+    """Whether the page says of a member of the zoo that it was not measured yet."""
+    return getattr(member, "seed", member).__module__.rpartition(".")[2] in report.NOT_LOOKED_AT
 
 
 def test_owners_that_are_functions_are_told_from_the_others():
@@ -163,11 +170,18 @@ def test_a_survivor_without_an_explanation_is_open_and_counts():
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="mutants are named by ast.unparse, and were on Python 3.11")
 @pytest.mark.parametrize(
-    ("part", "target"), [(part, target) for part in PARTS for target in PARTS[part]], ids=lambda given: str(given)[:60]
+    ("part", "target"),
+    [(part, target) for part in PARTS for target in PARTS[part]],
+    ids=lambda given: getattr(given, "module", given),
 )
 def test_published_mutants_are_those_of_the_sources(part, target):
     """Whoever changes a module measures it again: ``python -m okr.spec.adequacy`` with the part's name."""
-    published = [entry for entry in json.loads(MEASURED.read_text("utf-8"))[part] if entry["module"] == target.module]
+    measured = json.loads(MEASURED.read_text("utf-8"))
+    published = [entry for entry in measured.get(part, ()) if entry["module"] == target.module]
+    if not published:
+        name = target.module.rpartition(".")[2]
+        assert re.search(rf"Not measured yet: .*\b{name}\b", (DOCUMENTS / "adequacy.md").read_text("utf-8"))
+        return
     source = Path(importlib.import_module(target.module).__file__).read_text("utf-8")
     everyone = [mutant.name for mutant in mutants(source)]
     kept = -(-len(everyone) // target.one_in)
