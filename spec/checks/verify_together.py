@@ -8,10 +8,10 @@ import numpy as np
 
 from .. import evidence
 from ..replays import replaying_once
+from ..shown import shown
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .verify_counts import shown
 
 
 def _holm(p_values: list[float]) -> list[float]:
