@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from detection import paired
+from timing import compared
 
 import okr
 from okr.baking import Checkpoint, bake, measure, texts_of
@@ -38,7 +38,7 @@ def main() -> None:
             with torch.no_grad():
                 model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=48, min_new_tokens=48)
 
-        found = paired(lambda: decode(models[0]), lambda: decode(models[1]), arguments.rounds)
+        found = compared(lambda: decode(models[0]), lambda: decode(models[1]), arguments.rounds)
     print(rows_table([{"what": "decoding 48 tokens, baked / original"} | found]))
 
 

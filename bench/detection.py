@@ -10,14 +10,15 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import routers
 import torch
 from memory import peak
+from timing import compared, timed
 from torch import nn
 
 import okr
@@ -31,39 +32,23 @@ SETTING = {"epsilon": math.inf, "zone": "boundary", "strength": 1.0}
 KEY = okr.Key.public("bench detection")
 
 
-def timed(work: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
-def paired(first: Callable[[], object], second: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Median and quartiles of second / first, and both medians in seconds."""
-    first(), second()
-    pairs = [(timed(first), timed(second)) for _ in range(rounds)]
-    ratios = sorted(b / a for a, b in pairs)
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return {
-        "ratio": round(statistics.median(ratios), 3),
-        "low": round(low, 3),
-        "high": round(high, 3),
-        "first_s": round(statistics.median(a for a, _ in pairs), 3),
-        "second_s": round(statistics.median(b for _, b in pairs), 3),
-    }
-
-
-def verification(model: nn.Module, tokens: int, rounds: int) -> dict[str, float]:
-    """Verifying a sample with 999 decoys over generating it, at batch 1 under the key."""
-    ids = torch.randint(3, 4096, (1, 16))
-    traces = []
+def making_and_judging(model: Any, tokens: int) -> tuple[Callable[[], None], Callable[[], object]]:
+    """Two pieces of work: generating a sample of ``tokens`` new tokens at batch 1 under the key, and verifying the last
+    one with 999 decoys. ``model`` is a model or its engine."""
+    device = next(getattr(model, "model", model).parameters()).device
+    ids, traces = torch.randint(3, 4096, (1, 16), device=device), []
 
     def make() -> None:
         with okr.watermark(model, KEY, **SETTING) as watermark:
             length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-            traces.append(watermark.generate(input_ids=ids, do_sample=True, top_k=0, **length).traces[0])
+            traces[:] = watermark.generate(input_ids=ids, do_sample=True, top_k=0, **length).traces
 
-    return paired(make, lambda: okr.verify(model, traces[-1], KEY), rounds)
+    return make, lambda: okr.verify(model, traces[0], KEY)
+
+
+def verification(model: nn.Module, tokens: int, rounds: int) -> dict[str, float]:
+    """Verifying a sample with 999 decoys over generating it, at batch 1 under the key."""
+    return compared(*making_and_judging(model, tokens), rounds)
 
 
 def detection(model: nn.Module, tokens: int, rounds: int, rows: int) -> dict[str, float]:
@@ -77,7 +62,7 @@ def detection(model: nn.Module, tokens: int, rounds: int, rows: int) -> dict[str
                 logits = model(input_ids=text[None, :-1], use_cache=False).logits.float()
                 torch.nn.functional.cross_entropy(logits[0], text[1:])
 
-    return paired(separate, lambda: okr.detect(model, text, KEY, decoys=63, rows=rows, **SETTING), rounds)
+    return compared(separate, lambda: okr.detect(model, text, KEY, decoys=63, rows=rows, **SETTING), rounds)
 
 
 def by_decoys(model: nn.Module, tokens: int, rounds: int) -> list[dict[str, float]]:
@@ -86,18 +71,21 @@ def by_decoys(model: nn.Module, tokens: int, rounds: int) -> list[dict[str, floa
     with okr.watermark(model, KEY, **SETTING) as watermark:
         trace = watermark.generate(input_ids=ids, max_new_tokens=tokens, min_new_tokens=tokens).traces[0]
     text = torch.randint(3, 4096, (tokens,))
+
+    def verify(decoys: int) -> None:
+        okr.verify(model, trace, KEY, decoys=decoys, alpha=0.5)
+
+    def detect(decoys: int) -> None:
+        okr.detect(model, text, KEY, decoys=decoys, rows=8, alpha=0.5, **SETTING)
+
+    def median(work: Callable[[], None]) -> float:
+        return round(statistics.median(timed(work)() for _ in range(rounds)), 3)
+
     for decoys in (15, 63, 255, 999, 9999):
-        verify = [
-            timed(lambda decoys=decoys: okr.verify(model, trace, KEY, decoys=decoys, alpha=0.5)) for _ in range(rounds)
-        ]
-        held = peak(lambda decoys=decoys: okr.verify(model, trace, KEY, decoys=decoys, alpha=0.5)) / 2**20
-        entry = {"decoys": decoys, "verify, s": round(statistics.median(verify), 3), "verify, MB": round(held, 1)}
+        work = partial(verify, decoys)
+        entry = {"decoys": decoys, "verify, s": median(work), "verify, MB": round(peak(work) / 2**20, 1)}
         if decoys < 999:
-            detect = [
-                timed(lambda decoys=decoys: okr.detect(model, text, KEY, decoys=decoys, rows=8, alpha=0.5, **SETTING))
-                for _ in range(rounds)
-            ]
-            entry |= {"detect, s": round(statistics.median(detect), 3), "detect, MB": memory(model, text, decoys)}
+            entry |= {"detect, s": median(partial(detect, decoys)), "detect, MB": memory(model, text, decoys)}
         found.append(entry)
     return found
 

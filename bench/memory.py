@@ -3,8 +3,8 @@
     python bench/memory.py              # the embedded models; the 16B shape by arithmetic
     python bench/memory.py --slice      # two routed layers of the 16B shape too: 3 GB of random bfloat16 weights
 
-The peak is that of everything torch allocates on the CPU during a prefill and eight decoded tokens, attaching included,
-keyed less unkeyed, by torch's own allocation events. Prints a Markdown table.
+The peak is that of everything torch allocates during a prefill and eight decoded tokens, attaching included, keyed less
+unkeyed: on the CPU by torch's own allocation events, on a card by its allocator. Prints a Markdown table.
 """
 
 import argparse
@@ -25,8 +25,14 @@ FULL = {"layers": 27, "hidden_size": 2048, "experts": 64, "parameters": 16_375_7
 """DeepSeek-MoE-16B; the projection is float32, the weights bfloat16."""
 
 
-def peak(work: Callable[[], object]) -> int:
-    """The most bytes that ``work`` held at once beyond what was there before."""
+def peak(work: Callable[[], object], device: str = "cpu") -> int:
+    """The most bytes of ``device`` that ``work`` held at once beyond what was there before."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(profile_memory=True) as profile:
         work()
     held = highest = 0
@@ -43,7 +49,8 @@ def size_of(model: nn.Module) -> int:
 
 @torch.no_grad()
 def added(model: nn.Module, tokens: torch.Tensor) -> dict[str, Any]:
-    """What a watermark adds to the peak of prefill and decoding of ``tokens`` [1, T], in bytes, and its share."""
+    """What a watermark adds to the peak of prefill and decoding of ``tokens`` [B, T], in bytes, and its share."""
+    device = tokens.device.type
 
     def work() -> None:
         model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=8, min_new_tokens=8)
@@ -53,8 +60,8 @@ def added(model: nn.Module, tokens: torch.Tensor) -> dict[str, Any]:
             work()
 
     work()  # what is made at the first call
-    native = peak(work)
-    most = max(peak(lambda setting=setting: keyed(setting)) for setting in SETTINGS.values())
+    native = peak(work, device)
+    most = max(peak(lambda setting=setting: keyed(setting), device) for setting in SETTINGS.values())
     whole = size_of(model)
     return {"model": whole, "native": native, "added": most - native, "share": max(0, most - native) / whole}
 

@@ -2,7 +2,7 @@
 
     python bench/routers.py                     # router calls and the embedded models
     python bench/routers.py --slice             # a slice of the 16B shape too: 3 GB of random bfloat16 weights
-    python bench/routers.py --device cuda       # on a card, with the whole 16B shape: 33 GB of random weights
+    python bench/routers.py --device cuda       # router calls on a card; bench/on_card.py runs the whole 16B shape
     python bench/routers.py --json figures.json
 
 Every round runs all ways of routing once, in turn, so that what disturbs one disturbs the others; a ratio is the median
@@ -15,13 +15,13 @@ states, weights and answers through memory takes by itself, at the speed of a co
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timing
 import torch
 from torch import nn
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
@@ -81,41 +81,23 @@ def intercepted(model: nn.Module, setting: dict[str, Any]) -> Iterator[None]:
         proof.fused_for = fused_for
 
 
-def clock(device: str) -> Callable[[], float]:
-    """Seconds that count: of this process's computing, or, on a card, until the card has done what it was told."""
-    if device == "cpu":
-        return time.process_time
-
-    def until_done() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return until_done
-
-
 def paired(ways: Ways, work: Callable[[], Any], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
     """Seconds of ``work`` under each way, round by round, the ways in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    names, now = list(ways), clock(device)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            with ways[name]():
-                work()  # what is made at the first call
-                start = now()
-                work()
-                seconds[name].append(now() - start)
-    return seconds
+    return timing.paired({name: timing.within(way, work, device) for name, way in ways.items()}, rounds)
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second that a copy of 256 MB reads and writes, the median of nine."""
-    source = torch.ones(1 << 26, device=device)
-    target, now, seconds = torch.empty_like(source), clock(device), []
-    for _ in range(9):
-        start = now()
-        target.copy_(source)
-        seconds.append(now() - start)
-    return 2 * source.nbytes / sorted(seconds)[4]
+    """Bytes a second that copies of 256 MB read and write, the median of nine. On a card ten copies follow each other,
+    so that waiting for it does not count."""
+    source, copies = torch.ones(1 << 26, device=device), 1 if device == "cpu" else 10
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        for _ in range(copies):
+            target.copy_(source)
+
+    once = timing.timed(copy, device)
+    return 2 * copies * source.nbytes / sorted(once() for _ in range(9))[4]
 
 
 def row(what: dict[str, Any], seconds: dict[str, list[float]], calls: int) -> dict[str, Any]:
@@ -129,42 +111,52 @@ def row(what: dict[str, Any], seconds: dict[str, list[float]], calls: int) -> di
     }
 
 
+class Calls:
+    """``calls`` calls of the routers of a stack, one after another, with ``tokens`` tokens each. ``nbytes`` is what one
+    of them must read and write: states, the gate's weight, the projection, and its answers."""
+
+    def __init__(self, shape: Shape, tokens: int, calls: int, device: str) -> None:
+        experts, hidden_size, top_k = shape
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.stack, self.calls = Stack(shape, layers=8).to(device, dtype), calls
+        count = 8 if tokens < 8192 or device != "cpu" else 2
+        self.states = [torch.randn(1, tokens, hidden_size, device=device, dtype=dtype) for _ in range(count)]
+        read = dtype.itemsize * hidden_size * (tokens + experts) + 4 * hidden_size * experts
+        self.nbytes = read + tokens * (4 * experts + 12 * top_k)
+
+    def __call__(self) -> None:
+        for call in range(self.calls):
+            self.stack.layers[call % 8].gate(self.states[call % len(self.states)])
+
+    def ways(self, setting: dict[str, Any]) -> Ways:
+        """Native, and keyed by the general engine and by the hand-written forward."""
+        return {
+            "native": nullcontext,
+            "general": lambda: intercepted(self.stack, setting),
+            "fused": lambda: okr.watermark(self.stack, KEY, **setting),
+        }
+
+
 def router_calls(
     rounds: int, shapes: dict[str, Shape], tokens_and_calls: dict[int, int], device: str = "cpu"
 ) -> Iterator[dict[str, Any]]:
     """Every shape with as many tokens a call as asked, under both settings."""
-    dtype, speed = (torch.float32 if device == "cpu" else torch.bfloat16), bandwidth(device)
+    speed = bandwidth(device)
     for name, shape in shapes.items():
         experts, hidden_size, top_k = shape
-        stack = Stack(shape, layers=8).to(device, dtype)
-        for tokens, calls in tokens_and_calls.items():
-            count = 8 if tokens < 8192 else 2
-            states = [torch.randn(1, tokens, hidden_size, device=device, dtype=dtype) for _ in range(count)]
-
-            def work(stack: Stack = stack, states: list[torch.Tensor] = states, calls: int = calls) -> None:
-                for call in range(calls):
-                    stack.layers[call % 8].gate(states[call % len(states)])
-
-            read = dtype.itemsize * hidden_size * (tokens + experts) + 4 * hidden_size * experts
-            bound = (read + tokens * (4 * experts + 12 * top_k)) / speed
+        for tokens, count in tokens_and_calls.items():
+            calls = Calls(shape, tokens, count, device)
             for setting_name, setting in SETTINGS.items():
-                ways: Ways = {
-                    "native": nullcontext,
-                    "general": lambda m=stack, s=setting: intercepted(m, s),
-                    "fused": lambda m=stack, s=setting: okr.watermark(m, KEY, **s),
-                }
                 what = {"shape": f"{name}: E={experts} d={hidden_size} k={top_k}", "tokens": tokens}
-                what |= {"setting": setting_name, "bound, µs": round(bound * 1e6, 1)}
-                yield row(what, paired(ways, work, rounds, device), calls)
+                what |= {"setting": setting_name, "bound, µs": round(calls.nbytes / speed * 1e6, 1)}
+                yield row(what, paired(calls.ways(setting), calls, rounds, device), count)
 
 
-def models(
-    name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int, batch: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Decoding ``batch`` texts after the first tokens of ``long`` [1, T], and prefill of it all, keyed and unkeyed."""
-    short, device = long[:, :16].expand(batch, -1), long.device.type
+def models(name: str, model: nn.Module, long: torch.Tensor, new_tokens: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Decoding after the first tokens of ``long`` [1, T], and prefill of it all, keyed and unkeyed."""
+    short = long[:, :16]
     work = {
-        f"decode, {new_tokens} tokens" + (f", batch {batch}" if batch > 1 else ""): lambda: model.generate(
+        f"decode, {new_tokens} tokens": lambda: model.generate(
             short, attention_mask=torch.ones_like(short), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
             do_sample=False,
         ),
@@ -175,7 +167,7 @@ def models(
     for setting_name, setting in SETTINGS.items():
         ways: Ways = {"native": nullcontext, "keyed": lambda s=setting: okr.watermark(model, KEY, **s)}
         for what, do in work.items():
-            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds, device), 1)
+            yield row({"model": name, "work": what, "setting": setting_name}, paired(ways, do, rounds), 1)
 
 
 def slice_of_16b(vocab_size: int = SHAPE["vocab_size"]) -> nn.Module:
@@ -209,17 +201,9 @@ def on_cpu(rounds: int, with_slice: bool) -> Iterator[dict[str, Any]]:
         yield from models("16B, two routed layers", slice_of_16b(), tokens, 8, max(5, rounds // 2))
 
 
-def on_card(rounds: int) -> Iterator[dict[str, Any]]:
-    """Decoding at batch 1 and 32, and prefill of 4,096 tokens, of the whole 16B shape."""
-    model = random_model(DeepseekConfig(**SHAPE), device_map="cuda:0")
-    tokens = torch.randint(10, 100_000, (1, 4096), device="cuda:0")
-    yield from models("16B shape, random weights", model, tokens, 64, rounds)
-    yield from models("16B shape, random weights", model, tokens[:, :64], 64, rounds, batch=32)
-
-
 @torch.no_grad()
 def measured(rounds: int, *, device: str = "cpu", with_slice: bool = False) -> dict[str, Any]:
-    """Everything: ``routers`` by tokens, ``experts`` by experts, ``models``; printed as it comes."""
+    """``routers`` by tokens, ``experts`` by experts and, on the CPU, ``models``; printed as they come."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     figures: dict[str, Any] = {"machine": machine(device)}
@@ -227,8 +211,7 @@ def measured(rounds: int, *, device: str = "cpu", with_slice: bool = False) -> d
     parts = {
         "routers": router_calls(rounds, SHAPES, TOKENS, device),
         "experts": router_calls(rounds, EXPERTS, {512: 8}, device),
-        "models": on_cpu(rounds, with_slice) if device == "cpu" else on_card(rounds),
-    }
+    } | ({"models": on_cpu(rounds, with_slice)} if device == "cpu" else {})
     for name, rows in parts.items():
         figures[name] = list(rows)
         print(f"\n{table(figures[name])}", flush=True)

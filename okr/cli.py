@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -25,6 +26,7 @@ from okr.errors import OKRError, RouterNotFound
 from okr.version import __version__
 
 DONE, BAD_INPUT, INTERNAL = 0, 2, 3
+_COMPLETION = "_OKR_COMPLETE"  # the name that typer gives it
 _FULL = {errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}  # what a write fails with on a sound system
 
 # ClickException of whichever click typer is built on: newer ones bring their own
@@ -33,7 +35,6 @@ _USAGE: type[Exception] = next(kind for kind in typer.BadParameter.mro() if kind
 app = typer.Typer(
     help="Opportunistic Keyed Routing: a watermark in the router of Mixture-of-Experts language models.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,6 +76,8 @@ app.command("report")(report_command)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave with its exit code; no traceback for anything the user can put right."""
+    if _COMPLETION in os.environ:  # the shell asks, with what is typed so far in its environment
+        app(prog_name="okr")
     logging.getLogger("okr").addHandler(startup.warnings_to_stderr())
     startup.escape_what_cannot_be_shown()
     startup.spare()

@@ -1,6 +1,5 @@
 """Numbers as JSON, bit for bit: floats as hexadecimal text, as C's %a and Python's float.hex write them."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 def hexfloat(value: float) -> str:
     """``0x1.8000000000000p+1``, ``inf``, ``-inf`` or ``nan``."""
-    return float(value).hex() if math.isfinite(value) else str(float(value))
+    return float(value).hex()
 
 
 def unfloat(text: str | float) -> float:
@@ -19,7 +18,7 @@ def unfloat(text: str | float) -> float:
 
 def floats(array: NDArray[Any]) -> list[list[str]]:
     """A matrix of floats."""
-    return [[hexfloat(value) for value in row] for row in array.tolist()]
+    return [list(map(float.hex, row)) for row in array.astype(np.float64).tolist()]
 
 
 def unfloats(rows: list[list[str | float]], columns: int = 0) -> NDArray[np.float64]:

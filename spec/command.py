@@ -5,17 +5,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from okr.files import replace
 
 from . import registry
 from .processes import Named, results
 from .profiles import PROFILES
 from .report import Report, failure_text, summary_text
 from .report.files import badge, html, junit
+from .report.publication import Signed, Statement, command, complete, conformance_report
 from .report.summary import BROKEN, SUITE, USAGE, announce, read_known
 from .runner import chosen
 from .verdicts import BadImplementation, UsageError
@@ -26,7 +29,10 @@ _WRITERS = {"json": Report.to_json, "junit": junit, "html": html, "badge": badge
 
 @dataclass(frozen=True)
 class Request:
-    """What to judge, by which clauses, how hard, and where to write; ``jobs`` processes side by side."""
+    """What to judge, by which clauses, how hard, and where to write; ``jobs`` processes side by side.
+
+    ``statement`` is what the conformance report, the output ``report``, says of the implementation.
+    """
 
     implementation: str
     clauses: tuple[str, ...] = ()
@@ -35,6 +41,7 @@ class Request:
     known_failures: Path | None = None
     timeout: float = 20.0
     jobs: int = 1
+    statement: Statement = field(default_factory=Statement)
 
 
 def run(request: Request) -> int:
@@ -43,10 +50,14 @@ def run(request: Request) -> int:
     try:
         _check(paths)
         with redirect_stdout(sys.stderr) if PIPE in paths else nullcontext():
+            signed = _signed(request)
             report = judge(request)
             print(summary_text(report))
         for kind, path in (request.outputs or {}).items():
-            _write(path, _WRITERS[kind](report))
+            if kind != "report":
+                _write(path, _WRITERS[kind](report))
+            elif signed is not None and report.exit_code != SUITE:
+                _write(path, conformance_report(report, signed, _reproduce(request)))
     except UsageError as error:
         print(f"okr conform: {error}", file=sys.stderr)
         return USAGE
@@ -84,6 +95,23 @@ def judge(request: Request) -> Report:
     return Report(request.implementation, request.profile, found)
 
 
+def _signed(request: Request) -> Signed | None:
+    """Before minutes of judging: whether all is there that a conformance report needs, if one is asked for."""
+    if "report" not in (request.outputs or {}):
+        if request.statement.said:
+            raise UsageError(f"{request.statement.said[0]} is for --report")
+        return None
+    if request.clauses:
+        raise UsageError("a conformance report speaks of all clauses: name none")
+    return complete(request.statement, request.implementation)
+
+
+def _reproduce(request: Request) -> str:
+    return command(
+        request.implementation, request.profile, timeout=request.timeout, known_failures=request.known_failures
+    )
+
+
 def _progress() -> Progress:
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -113,6 +141,9 @@ def _write(path: Path, content: str) -> None:
         print(content, end="" if content.endswith("\n") else "\n")
         return
     try:
-        path.write_text(content, "utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        if path.exists() and not path.is_file():  # a device or a pipe, which cannot be replaced
+            path.write_text(content, "utf-8")
+        else:
+            replace(path.resolve(), content.encode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None

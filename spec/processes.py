@@ -2,22 +2,25 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from multiprocessing import active_children, get_context
+from typing import Any
 
 from okr import startup
 
-from .adapters import SHIPPED, load
+from .adapters import load
 from .profiles import Profile
 from .registry import Clause
 from .runner import Result, run_clause, smoke
 from .subject import Subject
-from .verdicts import BadImplementation
+from .verdicts import BadImplementation, words
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Named:
 
 
 def usual_jobs(name: str) -> int:
-    """Two processes for what ships, where there are two cores; one for a stranger's, of which two may not fit."""
-    return min(2, os.cpu_count() or 1) if name in SHIPPED else 1
+    """Two processes where there are two cores; one for a program, which is a process itself, and for stored answers."""
+    return 1 if name.startswith(("cmd:", "vectors:")) else min(2, os.cpu_count() or 1)
 
 
 def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int) -> Iterator[Result]:
@@ -54,29 +57,95 @@ def results(named: Named, clauses: Sequence[Clause], profile: Profile, jobs: int
             close()
 
 
+def attributes(named: Named, names: Sequence[str]) -> dict[str, str]:
+    """What an implementation says of itself in attributes of these names. A process of its own reads them, so that
+    nothing of the implementation is left when it is judged. Raises UsageError or BadImplementation."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+        found: dict[str, str] = _result(pool.submit(_attributes, named, names), "when it was loaded")
+        return found
+
+
+def _attributes(named: Named, names: Sequence[str]) -> dict[str, str]:
+    implementation = named.subject().implementation
+    try:
+        found = {name: getattr(implementation, name, None) for name in names}
+        return {name: str(value) for name, value in found.items() if value is not None}
+    except Exception as error:
+        raise BadImplementation(f"its attributes cannot be read: {words(error)}") from None
+
+
 def _side_by_side(
     named: Named, chapters: Sequence[tuple[Clause, ...]], profile: Profile, jobs: int
 ) -> Iterator[Result]:
+    """Each process judges the same chapters in every run, so that what an implementation remembers of one call is the
+    same in the next."""
     others = active_children()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin) as pool:
-        futures = [pool.submit(_chapter, named, chapter, profile) for chapter in chapters]
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _begin)) for _ in range(jobs)]
+        finished = False
         try:
-            for future in futures:
-                yield from future.result()
-        except BrokenProcessPool:
-            raise BadImplementation("it ended the process that ran it") from None
+            able, levels = _able(pools, named)
+            sizes = [sum(clause.level in levels for clause in chapter) for chapter in chapters]
+            places = shares(sizes, len(able))
+            futures = [
+                able[place].submit(_chapter, named, chapter, profile)
+                for chapter, place in zip(chapters, places, strict=True)
+            ]
+            for chapter, future in zip(chapters, futures, strict=True):
+                yield from _result(future, f"in the chapter {chapter[0].title}")
+            finished = True
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not all(future.done() for future in futures):
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+            if not finished:
                 for process in set(active_children()) - set(others):
                     process.terminate()
 
 
+def _able(pools: Sequence[ProcessPoolExecutor], named: Named) -> tuple[list[ProcessPoolExecutor], frozenset[str]]:
+    """The processes in which the implementation can be loaded and answers, and the levels of clauses it is judged by.
+
+    Where a second copy does not fit (a card's memory, a lock), one judges all. Raises what the first process raised
+    where none can load it.
+    """
+    asked = [pool.submit(_ready, named) for pool in pools]
+    wait(asked)
+    able = [pool for pool, future in zip(pools, asked, strict=True) if future.exception() is None]
+    if able and len(able) < len(pools):
+        print(f"okr conform: it can be loaded in {len(able)} of {len(pools)} processes side by side", file=sys.stderr)
+    answers = [future for future in asked if future.exception() is None] or asked
+    return able, _result(answers[0], "when it was loaded")
+
+
+def _result(future: Future[Any], when: str) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise BadImplementation(f"it ended the process that ran it, {when}") from None
+
+
+def shares(sizes: Sequence[int], count: int) -> list[int]:
+    """Which of ``count`` processes takes each of the chapters, of these sizes: largest first, to whoever has least."""
+    loads, taken = [0] * count, [0] * len(sizes)
+    for chapter in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        taken[chapter] = loads.index(min(loads))
+        loads[taken[chapter]] += sizes[chapter]
+    return taken
+
+
 def _begin() -> None:
-    """In a new process: one thread, as its neighbour has the other core; Ctrl-C ends it at once and silently."""
+    """In a new process: one thread, as its neighbour has the other core; Ctrl-C ends it at once and silently.
+
+    What the implementation prints goes to standard error, since a report may go to standard output.
+    """
+    os.dup2(2, 1)
     startup.spare()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _ready(named: Named) -> frozenset[str]:
+    return _subject(named).levels
 
 
 def _chapter(named: Named, clauses: tuple[Clause, ...], profile: Profile) -> list[Result]:

@@ -5,12 +5,14 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).parent
 TEXT = ROOT / "text"
 REGISTRY = ROOT / "registry.json"
 VERSION = "1.1"
+EARLIER = ("1.0",)
 
 _HEADING = re.compile(r"^### (?P<id>OKR-[A-Z]+-\d{3}) · (?P<keyword>MUST|SHOULD) · (?P<level>routing|system)$", re.M)
 _CHAPTER = re.compile(r"^# (?P<title>.+)$", re.M)
@@ -84,6 +86,11 @@ def load() -> dict[str, Clause]:
     """The generated registry: clause id to clause, in the order of the text."""
     document = json.loads(REGISTRY.read_text("utf-8"))
     return {entry["id"]: Clause(**entry) for entry in document["clauses"]}
+
+
+def ids_digest() -> str:
+    """SHA-256 over the ids of the clauses, each on a line of its own, as hexadecimal digits."""
+    return sha256("".join(f"{clause}\n" for clause in load()).encode("ascii")).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Generators of cases. Small ones shrink; wide ones come from a seed. test_strategies states what they must produce."""
 
 import math
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from .cases import EvidenceCase, FloatArray, ProjectionCase, Routed, ScoreCase, 
 EPSILONS = (0.0, math.inf, 0.5, 0.25, 1.0, 2.0, 0.1)  # 0.1 is no float32 number
 STRENGTHS = (math.inf, 1.0, 0.5, 2.0, 0.25, 3.0, 0.1, 1e-3, 1e3)
 ZONES = ("max", "boundary")
+LONG = 307  # tokens of a long batch; a prime, so that no chunk of a power of two that is out of place looks the same
 Draw = st.DrawFn
 
 
@@ -35,17 +37,27 @@ def _normal(value: float) -> float:
     return 0.0 if abs(rounded) < 2.0**-126 else rounded
 
 
+@cache  # Hypothesis examines a strategy when it first draws from it
 def grid() -> st.SearchStrategy[float]:
     """Multiples of 1/2 in [-3, 3]: many exact ties. Both zeros."""
     return st.one_of(st.integers(-6, 6).map(lambda n: n / 2), st.just(-0.0))
 
 
+@lru_cache(64)
 def scores(anchors: tuple[float, ...] = ()) -> st.SearchStrategy[st.SearchStrategy[float]]:
     """Styles of finite score: ties, neighbours of anchors, bfloat16, any float32."""
     near = st.builds(step, st.sampled_from((*anchors, *anchors, 1.0, 0.0)), st.integers(-2, 2)).map(_normal)
-    rough = st.floats(-8, 8, width=32).map(lambda v: _normal(float(bfloat16([v])[0])))
-    fine = st.floats(-50, 50, width=32).map(_normal)
-    return st.sampled_from([grid(), near, st.one_of(near, grid()), rough, fine])
+    return st.sampled_from([grid(), near, st.one_of(near, grid()), _rough(), _fine()])
+
+
+@cache
+def _rough() -> st.SearchStrategy[float]:
+    return st.floats(-8, 8, width=32).map(lambda v: _normal(float(bfloat16([v])[0])))
+
+
+@cache
+def _fine() -> st.SearchStrategy[float]:
+    return st.floats(-50, 50, width=32).map(_normal)
 
 
 @st.composite

@@ -4,9 +4,11 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +114,24 @@ def traces(model_index: int = 0, *, keyed: bool = True, zone: str = "boundary", 
     )
     with run as session:
         return session.generate(**arguments).traces
+
+
+@made
+def mixed_trace() -> Any:
+    """A trace of the softmax model of which tokens 4 to 19 and 52 to 67 ran under the key, the others natively."""
+    from transformers import DynamicCache
+
+    model, cache, ids, experts = softmax_model(), DynamicCache(), tokens(1, 4, seed=9), []
+    options = {**SAMPLED, "suppress_tokens": [0, model.generation_config.eos_token_id]}
+    torch.manual_seed(11)
+    for length, keyed in ((1, False), (16, True), (32, False), (16, True), (8, False)):
+        run = okr.watermark(model, key(), epsilon=epsilon_of(model), zone="boundary") if keyed else okr.record(model)
+        before = cache.get_seq_length()
+        with run as session:
+            made = session.generate(ids, past_key_values=cache, max_new_tokens=length, **options)
+        ids = made.sequences
+        experts.append(made.traces[0].experts[before:])
+    return replace(made.traces[0], experts=np.concatenate(experts), prompt_length=4)
 
 
 def padded_source() -> tuple[Tensor, Tensor]:

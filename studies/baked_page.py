@@ -1,4 +1,4 @@
-"""Make docs/baked.md from what the studies of baked checkpoints wrote.
+"""Make docs/baked.md and docs/baked-*.md from what the studies of baked checkpoints wrote.
 
 python studies/baked_page.py
 """
@@ -10,13 +10,17 @@ from typing import Any
 from okr.pages.markdown import rows_table
 
 ROOT = Path(__file__).parents[1]
-DATA, PAGE = ROOT / "docs" / "data", ROOT / "docs" / "baked.md"
-TEXT = """# What a baked key costs, proves and survives
+DATA = ROOT / "docs" / "data"
+COST = """# What a baked key costs, proves and survives
+
+At `quiet` (strength 0.1) ten tokens of a baked model's trace prove the key, in four engines that know nothing of it.
+The weights prove it without any text, and keep it through quantisation, training and pruning ([what
+survives](baked-survival.md), [in which families](baked-families.md)). A router that runs one expert needs a strength at
+which the cost is plain.
 
 Written by `python studies/baked_page.py` from the figures of the commands below; do not edit. What baking is:
 [Bake a key into a checkpoint](how-to/bake.md). All traces are judged with the original float32 model, alone, without
-their prompts. At `quiet` (strength 0.1) ten tokens of a baked model's trace prove the key, in four engines that know
-nothing of it.
+their prompts.
 
 ## Cost and proof
 
@@ -46,6 +50,16 @@ are judged under ten other keys each.
 
 Quantisation moves the routers' inputs, so experts run that neither the key nor the original model prefers. That lowers
 the hit rate, and a proof takes more tokens.
+"""
+SURVIVAL = """# What a baked key survives
+
+The weights keep the key through everything that leaves the gates alone, and through training far into overfitting,
+of the gates too. Merging with the original takes it out in proportion. Without the original, permuted experts hide it
+from this small model's gates at this strength; with it they do not, and no change here brings p above 1e-300. Traces
+fade as the changed model drifts from the one that judges, under a baked key and under a live one alike.
+
+Written by `python studies/baked_page.py` from the figures of the commands below; do not edit.
+[What a baked key costs and proves](baked.md).
 
 ## What survives
 
@@ -55,11 +69,6 @@ changed; two keys. Weights: the p-value of `okr inspect`. Traces: the share of 4
 original model, with its 95% interval; live: the same where the changed original ran under the key.
 
 {survival}
-
-The weights keep the key through everything that leaves the gates alone, and through training far into overfitting,
-of the gates too. Merging with the original takes it out in proportion. Without the original, permuted experts hide it
-from this small model's gates at this strength; with it they do not, and no change here brings p above 1e-300. Traces
-fade as the changed model drifts from the one that judges, under a baked key and under a live one alike.
 
 ## Keys that are not there
 
@@ -71,8 +80,10 @@ most a level, with 99% intervals.
 
 The bound of `okr inspect` is about three times the tail that it bounds, and it is doubled for two ways of looking, so
 random keys stay well below every level; the rank, which needs no bound, is uniform.
+"""
+FAMILIES = """# Which families can be baked
 
-## Families
+Written by `python studies/baked_page.py`; do not edit. [What a baked key costs and proves](baked.md).
 
 `python studies/baked_families.py --json docs/data/baked-families.json`, {families_on}.
 Small random models of every family, baked at 0.1.
@@ -81,6 +92,9 @@ softmax, what differs is the norm. Elsewhere the family's own rule works on shif
 
 {families}
 """
+
+
+PAGES = {"baked.md": COST, "baked-survival.md": SURVIVAL, "baked-families.md": FAMILIES}
 
 
 def figures(name: str) -> dict[str, Any]:
@@ -99,8 +113,8 @@ def folded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["baked"] != "yes", row["family"]))
 
 
-def page() -> str:
-    """The text of the page."""
+def pages() -> dict[str, str]:
+    """The text of each page, by its file's name in docs/."""
     found = {
         name: figures(f"baked-{name}" if name != "baked" else name)
         for name in ("baked", "engines", "survival", "inspection", "families")
@@ -108,8 +122,10 @@ def page() -> str:
     found["llama"] = figures("baked-llama-cpp")
     found["families"]["rows"] = folded(found["families"]["rows"])
     tables = {name: rows_table(each["rows"]) for name, each in found.items()}
-    return TEXT.format(**tables, **{f"{name}_on": on(each) for name, each in found.items()})
+    dates = {f"{name}_on": on(each) for name, each in found.items()}
+    return {name: text.format(**tables, **dates) for name, text in PAGES.items()}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for file, text in pages().items():
+        (ROOT / "docs" / file).write_text(text, encoding="utf-8")

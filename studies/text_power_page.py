@@ -1,4 +1,4 @@
-"""Make docs/text-power.md and its plots from what studies/text_power.py and studies/cost_and_evidence.py wrote.
+"""Make docs/text-power.md, docs/text-power/ and their plots from what text_power.py and cost_and_evidence.py wrote.
 
 python studies/text_power_page.py
 """
@@ -11,14 +11,22 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-DATA, PAGE, FIGURES = ROOT / "docs" / "data", ROOT / "docs" / "text-power.md", ROOT / "docs" / "figures"
+DOCS = ROOT / "docs"
+DATA, PAGE, FIGURES = DOCS / "data", DOCS / "text-power.md", DOCS / "figures"
 MODELS = {
     "tiny-deepseek-moe": "tiny-deepseek-moe: 64 experts, 6 active, 2 shared",
     "coarse-mixtral": "coarse-mixtral: 32 experts, 4 active, none shared",
 }
 HEAD = """# How much does text show?
 
-Written by `python studies/text_power_page.py` from the figures of `python studies/text_power.py`; do not edit.
+Text shows far less than a trace, and what it shows has a price. At a cost of 0.05 nats per token nine in ten texts of
+200 tokens are found, whether by OKR or by KGW. SynthID needs fewer, at no cost on average over keys.
+
+{summaries}
+Written by `python studies/text_power_page.py` from the figures of `python studies/text_power.py`; do not edit. Each
+model has its tables on a page of its own.
+
+## What was measured
 
 The first tables are about detection from text alone at a false-positive rate of 1%. They give the share of texts that
 are found, with 95% Clopper-Pearson intervals, for the first n tokens of single texts. The last two columns pool two
@@ -27,27 +35,36 @@ of three keys, with a 95% interval over passages. KGW (transformers' `WatermarkL
 green) runs on the same model, from the same prompts, at a similar cost. It is scored by an exact binomial test over
 distinct pairs of tokens.
 
-**How much could a text show?** A key changes log p by small amounts that differ from key to key. Let v be their
-variance for a token. On text that was not made with the key, a keyed model then loses v / 2 for each token: this is
-the cost. On its own text it gains v / 2. Over n tokens the claimed key is ahead of decoys by n v, with a spread of
-sqrt(n v). So z = sqrt(2 cost n), to first order in v and for every statistic. The last column of the second tables has
-that number. Soft keying comes within a seventh of it, so a better statistic has little left to gain at a given cost.
-To find 0.95 of the texts at a false-positive rate of 0.01, z must be 3.97, so n times the cost must be 7.9: whoever
-the detector is, a fixed key that costs c nats per token needs about 7.9 / c tokens. At a cost of 0.0493 that is 160;
-soft keying of strength 1.55 finds 0.94 of 200. The setting `quiet`, whose cost cannot be told from zero, is out of
-reach for text. SynthID escapes the bound, because its shift is drawn anew for every context and averages out.
+## How much could a text show?
 
-**What does the cost buy?** The cost has two parts. One part is what all keyed models lose, whichever the key; it shows
+A key changes log p by small amounts that differ from key to key. Let v be their variance for a token. On text that was
+not made with the key, a keyed model then loses v / 2 for each token: this is the cost. On its own text it gains v / 2.
+Over n tokens the claimed key is ahead of decoys by n v, with a spread of sqrt(n v). So z = sqrt(2 cost n), to first
+order in v and for every statistic. The last column of the second tables has that number. Soft keying comes within a
+seventh of it, so a better statistic has little left to gain at a given cost. To find 0.95 of the texts at a
+false-positive rate of 0.01, z must be 3.97, so n times the cost must be 7.9: whoever the detector is, a fixed key that
+costs c nats per token needs about 7.9 / c tokens. At a cost of 0.0493 that is 160; soft keying of strength 1.55 finds
+0.94 of 200. The setting `quiet`, whose cost cannot be told from zero, is out of reach for text. SynthID escapes the
+bound, because its shift is drawn anew for every context and averages out.
+
+## What does the cost buy?
+
+The cost has two parts. One part is what all keyed models lose, whichever the key; it shows
 nothing. The other is the part by which keys differ (log(m / p), where m is the mean over keys). The third tables give
 both on passages. They also give the evidence of a token of the model's own text, which is its mutual information with
 the key. If the evidence is e, z is about sqrt(2 e n). The yield is evidence divided by cost; it falls as the cost
 grows. As far as the intervals tell, no zone that was measured yields more than soft keying without an epsilon at the
 same cost, and zones with an infinite strength mostly yield less.
 """
-MODEL = """
-## {title}
+SUMMARISED = """## {title}
 
-{summary}
+{summary} [The tables](text-power/{name}.md).
+
+![share of texts found against their length](figures/power-{name}.svg)
+"""
+MODEL = """# How much text shows: {title}
+
+{summary} [What the columns mean](../text-power.md).
 
 Sampled at temperature 1, six texts under each key; {date}, torch {torch}, CPU, float32.
 
@@ -170,26 +187,26 @@ def load(kind: str = "power") -> dict[str, dict]:
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
-def render(power: dict[str, dict], efficiency: dict[str, dict]) -> str:
-    """The page, without its plots' files."""
-    parts = [HEAD]
+def render(power: dict[str, dict], efficiency: dict[str, dict]) -> dict[str, str]:
+    """The pages by their place in docs/, without their plots' files."""
+    pages, summaries = {}, []
     for name, document in power.items():
-        parts += [
-            MODEL.format(title=MODELS[name], summary=summary(document), **document),
-            table(document),
-            statistics_table(document),
-        ]
-        parts += [decoys_table(document)]
+        words = {"title": MODELS[name], "name": name, "summary": summary(document)}
+        summaries.append(SUMMARISED.format(**words))
+        parts = [MODEL.format(**words, **document), table(document)]
+        parts += [statistics_table(document), decoys_table(document)]
         parts += [yield_table(efficiency[name])] if name in efficiency else []
-        parts.append(f"\n![share of texts found against their length](figures/power-{name}.svg)\n")
-    return "".join(parts)
+        pages[f"text-power/{name}.md"] = "".join(parts)
+    return {PAGE.name: HEAD.format(summaries="\n".join(summaries)), **pages}
 
 
 def main() -> None:
     power = load()
     for name, document in power.items():
         plot(f"power-{name}", document)
-    PAGE.write_text(render(power, load("efficiency")), encoding="utf-8")
+    for name, text in render(power, load("efficiency")).items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 SERVED = ROOT / "docs" / "how-to" / "serve.md"
 """The page whose blocks serving/test_page.py runs, where vLLM is installed."""
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page != SERVED)
-RUN = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "cli.md", *HOW_TO]
+RUN = [*(ROOT / "docs" / name for name in ("tutorial.md", "cli.md", "suites.md")), *HOW_TO]
 """Pages whose every block is run."""
 WRITTEN = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+RECIPES = ("Start", "Bake a checkpoint", "Judge my own router")
+"""Sections of README.md that are run where the tests are. .ci/run runs the lines that install."""
+SERVER_RECIPE = "Prove an answer of a server"
+"""The section of README.md whose blocks stand in SERVED too, and are run there."""
 # Examples that stand on none of these, and what makes them short enough to be run; the README's suites are run by
 # end_to_end/test_both_models.py, porting.md's commands by documents/test_porting.py.
 EXAMPLES = {
@@ -22,9 +26,13 @@ EXAMPLES = {
 }
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """(language, text) of every fenced block."""
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
+def blocks(page: Path, section: str = "") -> list[tuple[str, str]]:
+    """(language, text) of every fenced block, of one ``section`` alone if it is named."""
+    text = page.read_text(encoding="utf-8")
+    if section:
+        text = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        assert text, f"{page.name} has no section {section!r}"
+    return BLOCK.findall(text)
 
 
 def shown(expected: str, printed: str) -> list[str]:

@@ -15,8 +15,9 @@ SMALL = {"samples": 5, "max_length": 12, "batch_size": 2, "decoys": 199, "alpha"
          "setting": "loud"}  # fmt: skip
 
 
-def launched(python: Path, processes: int, module: str, *words: str) -> subprocess.CompletedProcess:
-    """Run a module in several processes of the program ``python`` under accelerate's launcher, on any free port.
+def launched(python: Path, processes: int, *words: str) -> subprocess.CompletedProcess:
+    """Run a script, or ``-m`` and a module, in several processes of the program ``python`` under accelerate's launcher,
+    on any free port.
 
     ``--multi_gpu`` starts them with torchrun, cards or not; ``--cpu`` would start one only (several need mpirun).
     """
@@ -30,7 +31,7 @@ def launched(python: Path, processes: int, module: str, *words: str) -> subproce
     launcher = [str(python), "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += [word for option in options.items() for word in option]
     return subprocess.run(
-        [*launcher, "-m", module, *words],
+        [*launcher, *words],
         env=os.environ | {"PYTHON_EXEC": str(python)},
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """``python tools/check_package.py SDIST WHEEL``: whether both hold what they must; exits 1 with what is wrong.
 
-The wheel: the package okr, the specification in it, and nothing else that could be imported. The source distribution:
-every file of the repository.
+The wheel: the package okr, the specification in it, nothing else that could be imported, and at most 15 MB. The source
+distribution: every file of the repository.
 """
 
 import re
@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LARGEST_WHEEL = 15_000_000  # bytes
 
 
 def tracked(*folders: str) -> set[str]:
@@ -29,9 +30,12 @@ def wrong_with_wheel(path: Path) -> list[str]:
     wanted = tracked("okr") | {f"okr/{name}" for name in tracked("spec")}
     strangers = {name.partition("/")[0] for name in held} - {"okr", metadata.partition("/")[0]}
     links = [target for target in re.findall(r"\]\(([^)]*)\)", page) if not target.startswith("http")]
-    return [f"the wheel lacks {name}" for name in sorted(wanted - held)] + [
-        f"the wheel {what}"
-        for what in [f"installs {name} beside okr" for name in strangers] + [f"links to {name}" for name in links]
+    size = path.stat().st_size
+    return [
+        *(f"the wheel lacks {name}" for name in sorted(wanted - held)),
+        *(f"the wheel installs {name} beside okr" for name in sorted(strangers)),
+        *(f"the wheel links to {name}" for name in links),
+        *([f"the wheel has {size:,} bytes, more than {LARGEST_WHEEL:,}"] if size > LARGEST_WHEEL else []),
     ]
 
 

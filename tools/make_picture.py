@@ -1,4 +1,4 @@
-"""Draws the picture of the README from the embedded model: what the key decides at one token, and what a trace shows.
+"""Draws how it works, from the embedded model: what the key decides at one token, and what a trace shows.
 
 python tools/make_picture.py docs/figures/okr.svg
 """
@@ -7,24 +7,22 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 import okr
 from okr.discovery import keyable_sites
 from okr.engines.transformers.routings import Projector, choice_scores
 from okr.loaders import passages
+from okr.pages.svg import PAGE, drawing, standing_alone, svg
 from okr.routing.selection import select
 
 KEY = okr.Key.from_passphrase("the picture in the README")
 SETTING = {"epsilon": 0.5, "zone": "boundary", "strength": math.inf}
 TEXTS, TOKENS, SHOWN = 24, 64, 16
-BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#bbbbbb"
+BLUE, ORANGE, PALE = "#1f77b4", "#ff7f0e", "#a8a8a8"
 
 
 def one_token(loaded: okr.Loaded, axes: Axes) -> None:
@@ -45,18 +43,18 @@ def one_token(loaded: okr.Loaded, axes: Axes) -> None:
     token = max(range(len(native)), key=lambda t: (len(changed[t] - native[t]) == 2) * int(found.pool[t].sum()))
     order = choice[token].argsort(descending=True)[:SHOWN].tolist()
     pool = [place for place, expert in enumerate(order) if found.pool[token, expert]]
-    axes.axvspan(pool[0] - 0.5, pool[-1] + 0.5, color="#fff2cc", zorder=0)
+    axes.axvspan(pool[0] - 0.5, pool[-1] + 0.5, color="#e0b000", alpha=0.2, zorder=0)
     axes.text((pool[0] + pool[-1]) / 2, 0.97, "zone: the key decides", ha="center", va="top", fontsize=9,
               transform=axes.get_xaxis_transform())  # fmt: skip
     low = float(choice[token, order[-1]]) - 0.3
     for place, expert in enumerate(order):
         height = float(choice[token, expert]) - low
-        axes.bar(place, height, bottom=low, color=ORANGE if expert in changed[token] else GREY, width=0.8)
+        axes.bar(place, height, bottom=low, color=ORANGE if expert in changed[token] else PALE, width=0.8)
         if expert in native[token]:
-            axes.bar(place, height, bottom=low, fill=False, edgecolor="black", linewidth=1.4, width=0.8)
+            axes.bar(place, height, bottom=low, fill=False, edgecolor=BLUE, linewidth=2, width=0.8)
     legend = [
         Patch(color=ORANGE, label="runs under the key"),
-        Patch(fill=False, edgecolor="black", linewidth=1.4, label="would run without it"),
+        Patch(fill=False, edgecolor=BLUE, linewidth=2, label="would run without it"),
     ]
     axes.set_xticks(range(SHOWN), [str(expert) for expert in order], fontsize=8)
     axes.set(xlabel="expert, best first", ylabel="router score (log probability)", ylim=(low, None),
@@ -90,14 +88,15 @@ def many_texts(loaded: okr.Loaded, axes: Axes) -> None:
 
 def main(target: Path) -> None:
     torch.set_num_threads(1)
-    plt.rcParams["svg.hashsalt"] = "okr"
     loaded = okr.load("tiny")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    one_token(loaded, left)
-    many_texts(loaded, right)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(target, metadata={"Date": None})
+    with drawing(PAGE):
+        figure = Figure(figsize=(11, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        one_token(loaded, left)
+        many_texts(loaded, right)
+        for axes in (left, right):
+            axes.title.set_fontsize(11)
+        target.write_text(standing_alone(svg(figure)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-_LINK = re.compile(r"\]\(((?:\.\./)+)((?:spec|okr)/[^)#\s]+)")
+_LINK = re.compile(r"\]\(((?:\.\./)+)((?:spec|okr|examples)/[^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the chapters of the specification, and every file of okr/ or spec/ that a page names."""
+    """Add the chapters of the specification, and every file of okr/, spec/ or examples/ that a page names."""
     root = Path(config.docs_dir).parent
     linked = {path.relative_to(root).as_posix() for path in (root / "spec" / "text").glob("*.md")}
     for page in files.documentation_pages():
@@ -22,5 +22,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, /, **_: object) -> str:
-    """Make ``../spec/...`` and ``../okr/...`` of a page in docs/ name the file's place in the site."""
+    """Make ``../spec/...`` and the like of a page in docs/ name the file's place in the site."""
     return _LINK.sub(lambda link: f"]({link[1][3:]}{link[2]}", markdown)

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+Stated = Annotated[
+    str | None, typer.Option(help="For --report, of the implementation. Default: its attribute of that name.")
+]
 Output = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report here; - is standard output.")]
 
 
@@ -31,8 +34,18 @@ def conform_command(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one call may take.")] = 20.0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes side by side. Default: 2 for what ships, 1 for yours.")
+        int | None, typer.Option(min=1, help="Processes side by side. Default: 2, and 1 for cmd: and vectors:.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write a conformance report for publication here.")
+    ] = None,
+    signed_off_by: Annotated[
+        str | None, typer.Option(help='For --report: "Name <mail>", who says that the report is true.')
+    ] = None,
+    name: Stated = None,
+    version: Stated = None,
+    url: Stated = None,
+    contact: Stated = None,
 ) -> None:
     """Judge an implementation by the specification.
 
@@ -41,11 +54,13 @@ def conform_command(
     """
     from okr.spec.command import Request, run
     from okr.spec.processes import usual_jobs
+    from okr.spec.report.publication import Statement
 
-    outputs = {"json": json, "junit": junit, "html": html, "badge": badge}
+    outputs = {"report": report, "json": json, "junit": junit, "html": html, "badge": badge}
     wanted = {name: path for name, path in outputs.items() if path is not None}
     jobs = jobs or usual_jobs(implementation)
-    request = Request(implementation, tuple(clauses or ()), profile, wanted, known_failures, timeout, jobs)
+    said = Statement(name, version, url, contact, signed_off_by)
+    request = Request(implementation, tuple(clauses or ()), profile, wanted, known_failures, timeout, jobs, said)
     raise typer.Exit(run(request))
 
 

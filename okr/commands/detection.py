@@ -26,6 +26,7 @@ from okr.commands.options import (
     placement_of,
     say,
 )
+from okr.commands.passages import check_options, located
 from okr.errors import InvalidKey, InvalidSetting, InvalidText, ModelLoadError
 from okr.routing.named import replaced
 
@@ -57,6 +58,8 @@ def verify_command(
     skip_prompt: SkipPrompt = False,
     pooled: Pooled = False,
     by_router: Annotated[bool, typer.Option("--by-router", help="Also print a line a router.")] = False,
+    passages: Annotated[bool, typer.Option("--passages", help="Also say where in each trace it shows.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="With --passages: the page of coloured texts.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
@@ -69,9 +72,11 @@ def verify_command(
     """Say whether traces were made under a key. Exit code 0: every file is watermarked, 1: not every one.
 
     Of several files each is a test of its own; a pooled test of all follows, which a single marked file can decide. A
-    file that cannot be judged is named and costs only itself; the exit code is then 2.
+    file that cannot be judged is named and costs only itself; the exit code is then 2. The spans of --passages hold
+    tokens routed under the key: the chance that any span of a trace holds none is at most alpha.
     """
     asked = AskedSetting.checked(setting, epsilon, zone, strength)
+    check_options(passages, pooled, html)
     baked = _baked(model)
     numbers = _numbers(asked, model, baked)
     from okr.commands.display import counting
@@ -102,7 +107,9 @@ def verify_command(
     else:
         with counting("traces judged", len(items)) as advance:
             found = verify_each(engine, items, secret, **options, advance=advance)
-        findings = Findings(names, found.each, found.pooled, refused)
+        where = {name: value for name, value in options.items() if name != "decoys"}
+        added = located(engine, loaded.tokenizer, names, items, secret, where, html) if passages else []
+        findings = Findings(names, found.each, found.pooled, refused, added)
     raise typer.Exit(findings.tell(as_json, _routers if by_router else lambda verdict: ()))
 
 

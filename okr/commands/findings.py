@@ -42,14 +42,23 @@ def sift(
 
 
 @dataclass(frozen=True)
+class Addition:
+    """What is said of one piece of evidence beside its verdict: values for JSON, and lines."""
+
+    values: dict[str, Any]
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Findings:
     """Verdicts on the pieces of evidence ``names``: on each (none where only the pooled test was asked for) and on all
-    of them as one test."""
+    of them as one test. ``added`` holds an addition for each piece, or none."""
 
     names: Sequence[str]
     each: "Sequence[Verdict]"
     pooled: "Verdict"
     refused: Refusals
+    added: Sequence[Addition] = ()
 
     @property
     def watermarked(self) -> bool:
@@ -73,7 +82,10 @@ class Findings:
         judged = [v.as_dict() | {"adjusted_p": p} for v, p in zip(self.each, adjusted, strict=True)]
         return {
             "watermarked": self.watermarked,
-            "files": [{"file": name} | (judged[index] if judged else {}) for index, name in enumerate(self.names)],
+            "files": [
+                {"file": name} | (judged[index] if judged else {}) | (self.added[index].values if self.added else {})
+                for index, name in enumerate(self.names)
+            ],
             "refused": [{"file": name, "error": reason} for name, reason in self.refused],
             "pooled": self.pooled.as_dict() if len(self.names) > 1 or not self.each else None,
         }
@@ -81,11 +93,12 @@ class Findings:
     def _lines(self, more: "Callable[[Any], Sequence[str]]") -> list[str]:
         from okr.detection.verdict import Verdicts
 
+        added = [part.lines for part in self.added] or [[]] * len(self.names)
         if len(self.names) == 1:
-            return [str(self.pooled), *more(self.pooled)]
+            return [str(self.pooled), *more(self.pooled), *added[0]]
         if not self.each:
             return [self.pooled.on_several(len(self.names)), *more(self.pooled)]
         lines = []
-        for name, verdict in zip(self.names, self.each, strict=True):
-            lines += [f"{name}: {verdict}", *more(verdict)]
+        for name, verdict, further in zip(self.names, self.each, added, strict=True):
+            lines += [f"{name}: {verdict}", *more(verdict), *further]
         return [*lines, str(Verdicts(tuple(self.each), self.pooled))]

@@ -81,11 +81,14 @@ class TokenTally:
 
     def scores(self) -> tuple[TokenScore, ...]:
         """The claimed key's counts at every decoder token where it could decide."""
-        return tuple(
-            TokenScore(number, index, *trace.counts[:, index].tolist())
-            for number, trace in enumerate(self.traces)
-            for index in trace.counts[0].nonzero().flatten().tolist()
-        )
+        lengths = [trace.counts.shape[1] for trace in self.traces]
+        found = []
+        for number, (trace, p) in enumerate(zip(self.traces, self.p_values().split(lengths), strict=True)):
+            for index in trace.counts[0].nonzero().flatten().tolist():
+                opportunities, free_slots, matched = trace.counts[:, index].tolist()
+                swaps = int(trace.evidence[2, index])
+                found.append(TokenScore(number, index, opportunities, free_slots, matched, swaps, float(p[index])))
+        return tuple(found)
 
     def p_values(self) -> Float[Tensor, " tokens"]:
         """The p-value after each decoder token, float64 [tokens]. Decoys that match as much as the key rank above

@@ -50,7 +50,8 @@ def sign_sum_p(z: float) -> float:
 def sign_sum_p_values(sums: Float[Tensor, " tests"], squared_norms: Float[Tensor, " tests"]) -> Float[Tensor, " tests"]:
     """The p-values of sums S of random signs with squared norms ||W||^2; 1 where nothing was swapped."""
     z = torch.where(squared_norms > LEAST_NORM, sums / squared_norms.clamp_min(LEAST_NORM).sqrt(), 0.0)
-    p_values: Tensor = (CONSTANT * torch.special.ndtr(-z)).clamp(LEAST_P, 1.0)
+    # ndtr itself is 0 below about 1e-16 in torch
+    p_values: Tensor = (CONSTANT * torch.special.log_ndtr(-z).exp()).clamp(LEAST_P, 1.0)
     return p_values
 
 

@@ -114,13 +114,16 @@ class SiteScore:
 @dataclass(frozen=True)
 class TokenScore:
     """One decoder token's part of a verdict, summed over sites. ``index`` is its place in its trace, and ``trace`` is
-    the number of the trace."""
+    the number of the trace. ``swaps`` are those of :class:`TraceVerdict`. ``p_value`` is that of all tokens up to this
+    one; at each site a decoy with as many matches as the key ranks above it."""
 
     trace: int
     index: int
     opportunities: int
     free_slots: int
     matched: int
+    swaps: int
+    p_value: float
 
 
 @dataclass(frozen=True, repr=False)

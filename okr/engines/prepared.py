@@ -22,9 +22,9 @@ def prepare(model: nn.Module | Engine) -> Engine: ...
 def prepare(model: nn.Module | Engine) -> Engine:
     """The engine that runs ``model``. The model's routers are found now and proven when they first run.
 
-    ``watermark``, ``record``, ``verify``, ``verify_each``, ``detect`` and ``attribute`` accept an engine or a model.
-    They prepare a model anew at each call, so prepare a model that several calls use. An engine is returned unchanged.
-    Raises RouterNotFound if no router of the model can be keyed.
+    ``watermark``, ``record``, ``verify``, ``verify_each``, ``detect``, ``attribute`` and ``locate`` accept an engine or
+    a model. They prepare a model anew at each call, so prepare a model that several calls use. An engine is returned
+    unchanged. Raises RouterNotFound if no router of the model can be keyed.
     """
     if not isinstance(model, nn.Module) and isinstance(model, Engine):
         return model

@@ -34,6 +34,7 @@ def check_figures(results: Results) -> None:
         raise InvalidConfig(f"its figures are out of range: {error}") from None
     for place, said, computed in _differences(expected, results.model_dump(), ""):
         raise InvalidConfig(f"{place[1:]}: says {said}, but {computed} follows from the rest")
+    _check_tokens(results)
 
 
 def _expected(results: Results) -> dict[str, Any]:
@@ -145,6 +146,28 @@ def _sample(group: str, index: int, sample: Mapping[str, Any], results: Results)
         }
         | ({} if opportunities else {"tokens_needed": None}),
     }
+
+
+def _check_tokens(results: Results) -> None:
+    """The counts by token add up to those of the routers they come from, and their texts to the sample's text."""
+    decoder = {site.path for site in results.router_sites if not site.stack.startswith("encoder")}
+    for field, text in (("detailed_results", "watermarked_text"), ("control_results", "text")):
+        for index, sample in enumerate(getattr(results, field)):
+            tokens, place = sample.tokens, f"{field}[{index}].tokens"
+            if tokens is None:
+                continue
+            sites = [site for site in sample.verdict.sites if site.path in decoder]
+            expected = {
+                "free_slots": sum(site.free_slots for site in sites),
+                "matched": sum(round((site.hit_rate or 0.0) * site.free_slots) for site in sites),
+                "swaps": sum(site.swaps for site in sites),
+            }
+            for name, total in expected.items():
+                if (said := sum(getattr(tokens, name))) != total:
+                    raise InvalidConfig(f"{place}.{name}: add up to {said}, but the routers' to {total}")
+            written = "".join(tokens.text[max(0, len(tokens.text) - sample.new_tokens) :])
+            if written.strip() != getattr(sample, text):
+                raise InvalidConfig(f"{place}.text: is not the text of the sample")
 
 
 def _share(site: Mapping[str, Any], decoys: int) -> dict[str, Any]:

@@ -1,51 +1,82 @@
 """report.html and report.md: self-contained pages made from results.json, with sections that others hand over."""
 
 import shlex
+from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from okr.experiment import words
+from okr.experiment.by_token import marked
 from okr.experiment.plots import figures
-from okr.experiment.results import Results, SiteResult
+from okr.experiment.results import Results
+from okr.experiment.samples_csv import samples_csv
+from okr.experiment.shares import LayerShares, groups, layers, tokens_needed
 from okr.jobs.placement import ENVIRONMENT_PREFIX
 from okr.pages.sections import Section
 from okr.pages.templating import template
 
 
-def render(
-    results: Results, *, sections: Sequence[Section] = (), first: str = "", command: str | None = None
-) -> str:  # fmt: skip
-    """report.html as text. Nothing in it is loaded from anywhere else; every text in it is escaped.
+@dataclass(frozen=True)
+class Additions:
+    """What others have to say on the report of a run.
 
-    ``sections`` are what others have to say of the run, ``first`` what to say before everything else, ``command`` how
-    the page can be reproduced where that is more than the run alone.
+    Attributes:
+        sections: parts of the page of their own.
+        first: what stands before everything else.
+        text_test: paragraphs on the test of texts without traces.
+        command: how the page can be reproduced where that is more than the run alone.
     """
+
+    sections: Sequence[Section] = ()
+    first: str = ""
+    text_test: Sequence[str] = ()
+    command: str | None = None
+
+
+NOTHING = Additions()
+
+
+def render(results: Results, added: Additions = NOTHING) -> str:
+    """report.html as text. Nothing in it is loaded from anywhere else; every text in it is escaped."""
+    drawn = figures(results)
     return template("okr.experiment", "report.html").render(
-        **_common(results, sections, first, command),
-        figures=figures(results),
-        balance=[_balance(site) for site in results.router_sites if site.keyable],
+        **_common(results, added),
+        figures=drawn,
+        alternatives=words.alternatives(results),
+        balance=[_balance(layer) for layer in layers(results)],
         settings=sorted(results.config.model_dump(mode="json").items()),
+        by_token="proof" in drawn,
+        marked=marked,
+        csv=b64encode(samples_csv(results).encode()).decode(),
+        text_test=added.text_test,
+        routers=words.routers(results),
+        cost=words.cost(results),
     )
 
 
-def markdown(
-    results: Results, *, sections: Sequence[Section] = (), first: str = "", command: str | None = None
-) -> str:  # fmt: skip
+def markdown(results: Results, added: Additions = NOTHING) -> str:
     """report.md as text: the same without plots and samples."""
-    page = template("okr.experiment", "report.md").render(**_common(results, sections, first, command))
+    page = template("okr.experiment", "report.md").render(**_common(results, added))
     return f"{page.strip()}\n"
 
 
-def _common(results: Results, sections: Sequence[Section], first: str, command: str | None) -> dict[str, Any]:
+def _common(results: Results, added: Additions) -> dict[str, Any]:
+    keyed, control = groups(results)
     return {
         "results": results,
         "summary": results.summary,
         "config": results.config,
         "headline": headline(results),
-        "sections": sections,
-        "first": first,
-        "command": command or reproduce(results),
+        "keyed": keyed,
+        "control": control,
+        "needed": tokens_needed(results),
+        "size": words.size(results.model.parameters),
+        "sections": added.sections,
+        "first": added.first,
+        "command": added.command or reproduce(results),
     }
 
 
@@ -77,12 +108,14 @@ def reproduce(results: Results) -> str:
 _NO_FLAG = {"prompt_words", "alpha", "temperature", "quality_passages", "threads"}  # set by the environment or a file
 
 
-def _balance(site: SiteResult) -> dict[str, Any]:
+def _balance(layer: LayerShares) -> dict[str, Any]:
+    site = layer.site
     return {
         "path": site.path,
         "keyed": _spread(site.load),
         "control": _spread(site.control_load),
         "site": site,
+        "shares": layer,
     }
 
 

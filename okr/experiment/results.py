@@ -1,114 +1,26 @@
 """results.json: every field, its meaning and unit. The JSON Schema beside this file is generated from here."""
 
 import json
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic import model_validator as validator
 
 from okr.errors import InvalidConfig
 from okr.experiment.config import RunConfig
+from okr.experiment.sample_results import ControlSample, Count, KeyId, PValue, Rate, Record, WatermarkedSample
 from okr.jobs.placement import Origin
 from okr.validation import first_problem
 
+_LONG_LISTS = re.compile(  # of numbers, and of the texts of tokens; no string holds a line break
+    r'(?<=: \[)(?:\n\s+-?\d[\d.e+-]*,?)+\n\s+(?=\])|(?<="text": \[)(?:\n\s+"(?:[^"\\]|\\.)*",?)+\n\s+(?=\])'
+)
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
-KeyId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
-Rate = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-PValue = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-def _inside(path: str) -> str:
-    """``path`` if it is a relative one that stays in its folder on every system."""
-    parts = path.split("/")
-    if not path or "\\" in path or ":" in path or "\0" in path or not all(parts) or {".", ".."} & set(parts):
-        raise ValueError("must be a relative path inside the folder of results.json")
-    return path
-
-
-class SiteShare(_Record):
-    """One router's share of a sample's verdict."""
-
-    path: str
-    opportunities: Count
-    free_slots: Count
-    hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without any")
-    chance_rate: Rate | None
-    swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
-    z: float = Field(description="the evidence in this router's swaps in its standard deviations over random keys")
-    rank_p: PValue = Field(description="the rank of the matches at this router among the decoys'")
-
-    @validator(mode="after")
-    def _rates_where_slots_are(self) -> Self:
-        if {self.hit_rate is None, self.chance_rate is None, not self.free_slots, not self.opportunities} == {0, 1}:
-            raise ValueError("rates go with opportunities and free slots")
-        return self
-
-
-class SampleVerdict(_Record):
-    """The verdict on one sample, as okr.verify gives it, without its share by token."""
-
-    key_id: KeyId
-    watermarked: bool = Field(description="p_value <= alpha")
-    p_value: PValue = Field(description="twice the smaller of swaps_p and sites_p, at most 1")
-    exact: bool
-    alpha: float
-    decoys: Count
-    z: float = Field(description="the evidence in the swaps in its standard deviations over random keys")
-    normal_p: float = Field(ge=0, le=1, description="normal tail beyond z; an approximation")
-    hit_rate: Rate | None = Field(description="matched / free slots at opportunities; null without opportunities")
-    chance_rate: Rate | None = Field(description="the decoys' mean hit rate")
-    opportunities: Count = Field(description="(token, site) pairs where the key could decide")
-    swaps: Count = Field(description="experts that ran instead of native ones and count as evidence")
-    expected_swaps: float = Field(ge=0, description="swaps that random keys would make on the same states")
-    swaps_p: PValue = Field(description="the p-value of the swaps alone, without a floor")
-    sites_p: PValue = Field(description="Fisher's combination of the routers' ranks; 1 where too little was swapped")
-    rank_p: PValue = Field(description="the rank of all matches among the decoys'; reported beside, decides nothing")
-    free_slots: Count = Field(description="expert slots that the key decided on there")
-    outside_zone: Count = Field(description="expert slots there that the setting does not allow")
-    routed: Count = Field(description="(token, site) pairs with recorded routing")
-    tokens_needed: Count | None = Field(description="decoder tokens until p was first at most alpha; null: never")
-    sites: list[SiteShare] = Field(description="the counts by router, which those above add up")
-
-
-class _Sample(_Record):
-    sample_id: Count
-    prompt: str
-    hit_rate: Rate | None = Field(description="share of free slots at opportunities that hold what the key prefers")
-    p_value: PValue
-    opportunities: Count
-    new_tokens: Count
-    trace: Annotated[str, AfterValidator(_inside)] = Field(
-        description="path of the trace, relative to the folder of results.json and inside it"
-    )
-    trace_digest: str = Field(
-        pattern="^[0-9a-f]{64}$", description="SHA-256 over all of the trace that a verification depends on"
-    )
-    verdict: SampleVerdict
-
-
-class WatermarkedSample(_Sample):
-    """One watermarked sample beside its control: the same prompt, the same seed, no key."""
-
-    original_text: str = Field(description="the control: text from the same prompt and seed without a key")
-    watermarked_text: str
-
-
-class ControlSample(_Sample):
-    """One unwatermarked sample, verified against the same key and setting."""
-
-    text: str
-    unrelated_p_value: PValue = Field(
-        description="the rank_p of a key unrelated to any sample, another one for each: independent of the others"
-    )
-
-
-class Summary(_Record):
+class Summary(Record):
     """The outcome in one object."""
 
     total_samples: Count = Field(description="watermarked samples made")
@@ -123,7 +35,7 @@ class Summary(_Record):
     control_smallest_p_value: PValue
 
 
-class Uniformity(_Record):
+class Uniformity(Record):
     """Whether the control group's unrelated p-values look uniform, as they must when the test is exact."""
 
     test: str
@@ -133,7 +45,7 @@ class Uniformity(_Record):
     note: str
 
 
-class Quality(_Record):
+class Quality(Record):
     """Held-out loss of human text in nats per token, keyed and unkeyed, on the same passages."""
 
     unit: Literal["nats per token"] = "nats per token"
@@ -148,7 +60,7 @@ class Quality(_Record):
     losses_keyed: list[float]
 
 
-class SiteResult(_Record):
+class SiteResult(Record):
     """One router site: what it is, how well it matched, and how often each expert ran (tokens of all samples)."""
 
     path: str
@@ -170,7 +82,7 @@ class SiteResult(_Record):
     control_load: list[Count]
 
 
-class ModelInfo(_Record):
+class ModelInfo(Record):
     """Which model: where it came from and how to know it again."""
 
     source: str
@@ -182,7 +94,7 @@ class ModelInfo(_Record):
     routers: str | None = Field(description="digest of the router weights; null where they were offloaded")
 
 
-class Environment(_Record):
+class Environment(Record):
     """What the run ran on."""
 
     device: str
@@ -193,14 +105,14 @@ class Environment(_Record):
     git_dirty: bool | None
 
 
-class Seeds(_Record):
+class Seeds(Record):
     """The run's seed and the seeds derived from it, one a batch, shared by both groups."""
 
     run: Count
     batches: list[Count]
 
 
-class GroupSpeed(_Record):
+class GroupSpeed(Record):
     """Generation of one group, prompts included, verification not; the seconds of several processes add up."""
 
     tokens: Count = Field(description="new tokens")
@@ -208,7 +120,7 @@ class GroupSpeed(_Record):
     tokens_per_second: float
 
 
-class Timings(_Record):
+class Timings(Record):
     """Everything that differs between two otherwise equal runs."""
 
     started: str = Field(description="UTC, ISO 8601")
@@ -220,10 +132,10 @@ class Timings(_Record):
     control: GroupSpeed
 
 
-class Results(_Record):
+class Results(Record):
     """The outcome of one experiment."""
 
-    schema_version: Literal["1.2"] = "1.2"
+    schema_version: Literal["1.2", "1.3"] = Field(default="1.3", description="1.2: without the counts by token")
     spec_version: str
     experiment_name: str
     key_id: KeyId
@@ -263,7 +175,8 @@ class Results(_Record):
 
     def to_json(self) -> str:
         """The file's content: strict JSON, infinities as "inf"."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        return _LONG_LISTS.sub(lambda found: re.sub(r",\n\s+", ", ", found[0]).strip("\n "), text) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> "Results":

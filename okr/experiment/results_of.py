@@ -58,7 +58,7 @@ def assemble(folder: Path, header: dict[str, Any], batches: Sequence[Batch], mea
 def _sample(sample: dict[str, Any]) -> dict[str, Any]:
     copied = {name: sample["verdict"][name] for name in ("hit_rate", "p_value", "opportunities")}
     own = {name: sample[name] for name in ("sample_id", "prompt", "new_tokens", "trace", "verdict")}
-    return own | copied | {"trace_digest": sample["digest"]}
+    return own | copied | {"trace_digest": sample["digest"], "tokens": sample.get("tokens")}
 
 
 def _mean(samples: Sequence[dict[str, Any]], rate: str) -> float | None:

@@ -16,6 +16,7 @@ from okr.errors import InvalidTrace
 from okr.experiment.config import RunConfig
 from okr.experiment.layout import TRACES
 from okr.loaders import Loaded
+from okr.loaders.pieces import pieces
 from okr.loaders.prompts import encode, sampling
 from okr.routing import Key
 from okr.seeds import seed_of
@@ -108,19 +109,36 @@ def _sample(subject: Subject, folder: Path, group: Group, sample: int, trace: Tr
     trace.save(folder / path)
     keys = [subject.key, *([unrelated_key(subject.config.seed, sample)] if group == "control" else [])]
     verdict, *unrelated = _verify(subject, trace, keys)
-    new = trace.token_ids[trace.prompt_length :].tolist()
+    tokens = by_token(subject.loaded.tokenizer, trace, verdict)
     described = {
         "sample_id": sample,
         "prompt": prompt,
-        "text": str(subject.loaded.tokenizer.decode(new, skip_special_tokens=True)).strip(),
+        "text": "".join(tokens["text"][trace.prompt_length :]).strip(),
         "new_tokens": trace.new_tokens,
         "trace": path,
         "digest": trace.digest().hex(),
         "verdict": {name: value for name, value in verdict.as_dict().items() if name not in ("tokens", "dtypes")},
+        "tokens": tokens,
     }
     if unrelated:
         described["unrelated_p_value"] = unrelated[0].rank_p
     return described
+
+
+def by_token(tokenizer: Any, trace: Trace, verdict: TraceVerdict) -> dict[str, list[Any]]:
+    """The text of every decoder token of ``trace``, what ``verdict`` counts there, and the p-value after it with three
+    digits."""
+    ids, prompt = trace.token_ids.tolist(), trace.prompt_length
+    rows, p_value = {score.index: score for score in verdict.tokens}, 1.0
+    counts = {name: [0] * len(ids) for name in ("free_slots", "matched", "swaps")}
+    p_values = []
+    for index in range(len(ids)):
+        if (score := rows.get(index)) is not None:
+            p_value = float(f"{score.p_value:.3g}")
+            for name, values in counts.items():
+                values[index] = getattr(score, name)
+        p_values.append(p_value)
+    return {"text": pieces(tokenizer, ids[:prompt]) + pieces(tokenizer, ids[prompt:]), **counts, "p_value": p_values}
 
 
 def _verify(subject: Subject, trace: Trace, keys: Sequence[Key]) -> list[TraceVerdict]:

@@ -1,15 +1,18 @@
 """Loads the Jinja templates of every room, with the same filters."""
 
 import re
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from markupsafe import Markup, escape
 
+from okr.intervals import Interval
 from okr.pages import numbers
 from okr.pages.markdown import cell
 
 
+@cache
 def template(room: str, name: str) -> Template:
     """The template ``templates/NAME`` of the package ``room``. It may include and import the templates of
     ``okr.pages``.
@@ -37,6 +40,16 @@ def svg(element: str) -> Markup:
     return Markup(element)  # noqa: S704
 
 
+def interval(value: Interval | None, digits: int) -> str:
+    """A figure with the ends of its interval, or a dash for None."""
+    return numbers.NONE if value is None else value.text(digits)
+
+
+def percent(value: Interval) -> str:
+    """A share with the ends of its interval, in percent."""
+    return f"{100 * value.value:.0f}% ({100 * value.low:.0f}% to {100 * value.high:.0f}%)"
+
+
 FILTERS: dict[str, Any] = {
     "rate": numbers.rate,
     "p": numbers.p,
@@ -44,4 +57,6 @@ FILTERS: dict[str, Any] = {
     "cell": cell,
     "ends": ends,
     "svg": svg,
+    "interval": interval,
+    "percent": percent,
 }

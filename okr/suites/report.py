@@ -4,14 +4,14 @@ import shlex
 from pathlib import Path
 
 from okr.experiment.layout import REPORT, RESULTS
-from okr.experiment.report import markdown, render, reproduce
+from okr.experiment.report import Additions, markdown, render, reproduce
 from okr.experiment.results import Results
 from okr.jobs.folders import write_atomically
 from okr.pages.sections import Plot, Section
 from okr.suites.plots import suite_plots
 from okr.suites.runner import SUITES_FILE, SuiteResults
 from okr.suites.tables import attack_tables, baseline_tables, failed_table, quality_tables
-from okr.suites.weaknesses import NULLS, weakness
+from okr.suites.weaknesses import NULLS, text_test, weakness
 
 MARKDOWN = "report.md"
 
@@ -20,11 +20,12 @@ def write_reports(folder: Path) -> None:
     """Write report.html and report.md from what lies in ``folder``. Raises InvalidConfig."""
     results = Results.load(folder / RESULTS)
     suites = SuiteResults.load(folder / SUITES_FILE) if (folder / SUITES_FILE).exists() else None
-    found = sections(suites) if suites else []
-    first = weakness(suites) if suites else ""
     command = reproduce_with(results, suites)
+    added = Additions(command=command)
+    if suites:
+        added = Additions(sections(suites), weakness(suites), text_test(suites), command)
     for name, page in ((REPORT, render), (MARKDOWN, markdown)):
-        write_atomically(folder / name, page(results, sections=found, first=first, command=command))
+        write_atomically(folder / name, page(results, added))
 
 
 def reproduce_with(results: Results, suites: SuiteResults | None) -> str:

@@ -44,6 +44,22 @@ def weakness(suites: SuiteResults) -> str:
     )
 
 
+def text_test(suites: SuiteResults) -> list[str]:
+    """What the test of texts without traces found; nothing where it was not made."""
+    figures = [f for f in suites.figures("found", "baselines") if f.level == _LEVEL and f.value is not None]
+    own = {"okr": "this run's setting", OWN: "the louder setting"}
+    texts = [f for f in figures if f.method in own]
+    if not texts:
+        return []
+    longest = max(f.tokens or 0 for f in texts)
+    shares = "; ".join(f"{own[f.method]} {_share(f)}" for f in texts if f.tokens == longest)
+    return [
+        "All of the above needs traces. The test of the text alone asks whether the key predicts the text better than "
+        f"other keys do. Of {texts[0].samples} texts of {longest} new tokens it found, at a false-positive rate of "
+        f"{_LEVEL:g}, with 95% intervals: {shares}. The tables below have other lengths and other watermarks."
+    ]
+
+
 def _mildest(figures: Sequence[Figure], condition: str) -> Figure | None:
     own = [f for f in figures if f.condition == condition]
     return min(own, key=lambda f: f.strength or 0.0) if own else None

@@ -4,6 +4,8 @@ Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and t
 (``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What became of
 mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
 ``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at.
+``NAME=IMPLEMENTATION`` measures the false alarms on a port, as in ``jax=examples/ports/jax_router.py:Router``. Ports are
+measured only where they are named.
 """
 
 import argparse
@@ -50,14 +52,21 @@ def zoo(everyone: Sequence[Any], level: str, keep: int = KEEP_CASES) -> list[dic
 
 def main(parts: Sequence[str], jobs: int = 1) -> None:
     """Measure ``parts``; the others keep the figures of their last run."""
-    for part in parts:
+    ports = dict(part.split("=", 1) for part in parts if "=" in part)
+    named = [part for part in parts if "=" not in part]
+    if unknown := set(named) - {*ALL, "report"}:
+        sys.exit(f"there is no part {', '.join(unknown)}; the parts are {', '.join(ALL)}, report, NAME=IMPLEMENTATION")
+    for part in named:
         if part in targets.PARTS:
             _put(part, _told(mutation.run(part, targets.PARTS[part], jobs)))
         elif part in OTHERS:
             _put(part, OTHERS[part]())
-    for part in targets.PARTS if "report" in parts else ():
+    for part in targets.PARTS if "report" in named else ():
         if found := _told(mutation.kept(part, targets.PARTS[part])):
             _put(part, found)
+    if ports:
+        others = [entry for entry in _measured().get("ports", []) if entry["implementation"] not in ports]
+        _put("ports", sorted(others + alarms.run(ALARM_CASES, ports), key=lambda entry: entry["implementation"]))
     explained = json.loads(EXPLAINED.read_text("utf-8"))
     for place, content in report.documents(_measured(), explained).items():
         (DOCUMENTS / place).write_text(content, "utf-8")
@@ -86,7 +95,7 @@ ALL = (*OTHERS, *targets.PARTS)
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m okr.spec.adequacy", description="Measure the conformance suite.")
-    parser.add_argument("parts", nargs="*", choices=(*ALL, "report", []), help="default: all")
+    parser.add_argument("parts", nargs="*", help="default: all")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side that look at mutants")
     return parser.parse_args()
 

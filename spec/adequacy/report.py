@@ -56,7 +56,7 @@ def _page(measured: dict[str, Any], groups: dict[str, Any], explained: dict[str,
     parts = [_HEAD, _findings(measured, groups, explained), _ZOOS, _MUTANTS]
     for part, entries in groups.items():
         parts.append(_group(part, entries, explained))
-    parts.append(_alarms(measured.get("alarms", ())))
+    parts.append(_alarms([*measured.get("alarms", ()), *measured.get("ports", ())]))
     return "\n".join([*parts, _LIMITS])
 
 
@@ -70,7 +70,7 @@ def _findings(measured: dict[str, Any], groups: dict[str, Any], explained: dict[
     for part, entries in groups.items():
         module, _ = _GROUPS[part]
         lines.append(f"| mutants of `{module}` killed, of those that can be | {_score(entries, explained)} |")
-    alarms = measured.get("alarms", ())
+    alarms = [*measured.get("alarms", ()), *measured.get("ports", ())]
     cases, false = sum(entry["cases"] for entry in alarms), sum(entry["alarms"] for entry in alarms)
     lines.append(f"| false alarms on correct implementations | {false} in {cases:,} cases |")
     return "\n".join([*lines, ""])
@@ -134,7 +134,8 @@ def _alarms(entries: Iterable[dict[str, Any]]) -> str:
         "Correct implementations that round differently, on generated cases (nine in ten ask `select`, one in ten",
         "`key_scores`), with float32 numbers and with numbers rounded to bfloat16, which tie by the thousand.",
         "`reordered` sums back to front and rearranges the comparisons of both zones; `float64` computes everything in",
-        "float64. The bound is the Clopper-Pearson upper limit (95%) on the rate per case.",
+        "float64; `jax` and others after it are the ports in `examples/ports`. The bound is the Clopper-Pearson upper",
+        "limit (95%) on the rate per case.",
         "",
         "| implementation | numbers | cases | false alarms | rate below |",
         "| --- | --- | --- | --- | --- |",
@@ -150,7 +151,7 @@ Written by `python -m okr.spec.adequacy`; do not edit. A suite that everything p
 accuses the innocent, so both are measured: does it catch broken implementations, and does it leave correct ones alone?
 """
 
-NOT_LOOKED_AT = ("trace_served", "verify_together")
+NOT_LOOKED_AT = ("trace_served", "verify_together", "evidence_windows")
 """Modules of the zoo of systems whose members were not measured yet."""
 
 _ZOOS = f"""## The zoos
@@ -180,7 +181,7 @@ _LIMITS = """## What this does not show
 - Code that checks itself raises before a clause can judge, which is no kill: a router is used only after it repeated
   the family's own output bit for bit, and every call is counted.
 - Of `okr.engines` a sixth of the mutants is tried, drawn by lot with a fixed seed. Its figures were measured before the
-  clauses OKR-TRACE-007 to 010, OKR-VERIFY-009 to 012, OKR-EVIDENCE-009 and OKR-TEXT-013 existed.
+  clauses OKR-TRACE-007 to 010, OKR-VERIFY-009 to 012, OKR-EVIDENCE-011 and OKR-TEXT-013 existed.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), but no mutants of them were tried.

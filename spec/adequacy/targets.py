@@ -47,7 +47,7 @@ DETECTION = tuple(
     Target(f"okr.detection.{name}", _JUDGED, keeps=True)
     for name in (
         "combination", "counting", "evidence", "decoys", "swaps", "tally", "by_token", "compiled", "verification",
-        "verdict", "attribution", "many_keys", "likelihood", "text",
+        "verdict", "attribution", "many_keys", "likelihood", "text", "spans", "windows",
     )
 )  # fmt: skip
 TRACES = tuple(

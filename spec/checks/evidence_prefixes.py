@@ -34,7 +34,7 @@ def z_is_the_oracles_at_every_site(subject: Subject, drawn: dict[str, Any]) -> N
                 evidence.require_same_z(site.path, alone.z, site.z)
 
 
-@check("OKR-EVIDENCE-009", lambda: QUESTIONS, share=0.2)
+@check("OKR-EVIDENCE-011", lambda: QUESTIONS, share=0.2)
 def prefixes_have_the_p_value_of_their_swaps(subject: Subject, drawn: dict[str, Any]) -> None:
     """With one decoy the sites' p-value is never below 1/2, so the swaps alone decide: the oracle knows when."""
     from ..system import okr
@@ -71,7 +71,7 @@ def _prefixes(question: Shown, secret: bytes) -> list[float]:
     return found
 
 
-@check("OKR-EVIDENCE-009", lambda: QUESTIONS, share=0.1)
+@check("OKR-EVIDENCE-011", lambda: QUESTIONS, share=0.1)
 def prefixes_are_told_one_by_one(subject: Subject, drawn: dict[str, Any]) -> None:
     """The p-values after each token of one trace, the last of which is that of the whole with one decoy."""
     from okr.detection import prefix_p_values

@@ -74,11 +74,11 @@ def one_broken_token_spoils_no_other(subject: Subject, spoilt: Spoilt) -> None:
 
 @check("OKR-FAIL-006", lambda: strategies.unsound("any"), share=0.3)
 def broken_tokens_spoil_no_long_batch(subject: Subject, spoilt: Spoilt) -> None:
-    """Every second one of 300 tokens broken, the others ramps that a key turns upside down."""
+    """Every second one of LONG tokens broken, the others ramps that a key turns upside down."""
     case, token = spoilt
     ramp = np.arange(case.experts, dtype=np.float32)
     setting = Setting(case.setting.top_k, math.inf, case.setting.zone)
-    rows = np.arange(300) % 2 == 0
+    rows = np.arange(strategies.LONG) % 2 == 0
     choice, key = (
         np.where(rows[:, None], one, two) for one, two in ((case.choice[token], ramp), (case.key[token], -ramp))
     )

@@ -29,8 +29,8 @@ from . import check
 
 def _matches(subject: Subject, case: ProjectionCase) -> None:
     got, expected = subject.projection(case), oracle.projection(case.secret, **case.arguments())
-    if not np.array_equal(got, expected):
-        raise Violation("the projection differs", expected=expected.tolist().__repr__(), got=got.tolist().__repr__())
+    for row in np.flatnonzero((got != expected).any(axis=1))[:1]:
+        raise Violation(f"row {row} of the projection differs", expected=expected[row].tolist(), got=got[row].tolist())
 
 
 @check("OKR-KEY-001", lambda: st.binary(max_size=15))
@@ -39,8 +39,10 @@ def secrets_of_other_lengths_are_refused(subject: Subject, secret: bytes) -> Non
         subject.refuses("projection", secret, stack="decoder", layer=0, hidden_size=4, num_experts=4),
         f"a secret of {len(secret)} bytes was accepted",
     )
-    case = ProjectionCase(bytes(65_536))
-    require(subject.refuses("projection", case.secret, **case.arguments()), "a secret of 65536 bytes was accepted")
+    for length in (65_536, 65_552):  # the lower 16 bits of the second are a length that is fine
+        case = ProjectionCase(bytes(length))
+        refused = subject.refuses("projection", case.secret, **case.arguments())
+        require(refused, f"a secret of {length} bytes was accepted")
     for length in (16, 65_535):
         case = ProjectionCase(bytes(length))
         subject.accepts("projection", case.secret, **case.arguments())
@@ -51,9 +53,22 @@ def stream_is_shake256_of_the_header(subject: Subject, case: ProjectionCase) -> 
     _matches(subject, case)
 
 
+@check("OKR-KEY-002")
+def sizes_enter_the_header_whole(subject: Subject) -> None:
+    """d and E that one byte cannot hold, as in most models."""
+    for hidden_size, num_experts in ((304, 8), (8, 304)):
+        _matches(subject, ProjectionCase(bytes(16), hidden_size=hidden_size, num_experts=num_experts))
+
+
 @check("OKR-KEY-003", lambda: strategies.projections())
 def layout_is_row_major_msb_first(subject: Subject, case: ProjectionCase) -> None:
     _matches(subject, case)
+
+
+@check("OKR-KEY-003")
+def long_streams_are_laid_out_alike(subject: Subject) -> None:
+    """More entries than 16 bits can count, as in most models."""
+    _matches(subject, ProjectionCase(bytes(16), hidden_size=260, num_experts=260))
 
 
 @check("OKR-KEY-004", lambda: strategies.projections())

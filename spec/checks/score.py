@@ -83,6 +83,15 @@ def tokens_do_not_see_each_other(subject: Subject, case: ScoreCase) -> None:
         )
 
 
+@check("OKR-SCORE-005", _plain, share=0.3)
+def long_batches_change_nothing(subject: Subject, case: ScoreCase) -> None:
+    """Each token among LONG: a long batch may be cut into chunks."""
+    rows = np.arange(strategies.LONG) % len(case.hidden)
+    _, bound = oracle.key_scores(case.hidden, case.projection)
+    few, many = (subject.key_scores(ScoreCase(states, case.projection)) for states in (case.hidden, case.hidden[rows]))
+    _close(many, few[rows], 2 * bound[rows], f"a batch of {strategies.LONG}", other=True)
+
+
 @check("OKR-SCORE-006", lambda: st.tuples(_plain(), st.sampled_from((math.nan, math.inf, -math.inf))))
 def broken_state_gives_no_finite_scores(subject: Subject, drawn: tuple[ScoreCase, float]) -> None:
     case, bad = drawn

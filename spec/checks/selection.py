@@ -64,13 +64,16 @@ def tokens_do_not_see_each_other(subject: Subject, case: SelectCase) -> None:
 
 @check("OKR-SEL-005", lambda: strategies.cases(), share=0.5)
 def long_batches_change_nothing(subject: Subject, case: SelectCase) -> None:
-    """Each token among 300: kernels take other ways through a long batch."""
-    rows = np.arange(300) % case.tokens
+    """Each token among LONG: kernels take other ways through a long batch."""
+    rows = np.arange(strategies.LONG) % case.tokens
     few = subject.select(case).indices[rows]
     many = subject.select(SelectCase(case.choice[rows], case.key[rows], case.setting)).indices
     for row in np.flatnonzero((few != many).any(axis=1))[:1]:
         require(
-            False, f"token {row % case.tokens} in a batch of 300", expected=few[row].tolist(), got=many[row].tolist()
+            False,
+            f"token {row % case.tokens} in a batch of {strategies.LONG}",
+            expected=few[row].tolist(),
+            got=many[row].tolist(),
         )
 
 

@@ -88,6 +88,22 @@ def exact_sums_tie_exactly(subject: Subject, case: SelectCase) -> None:
 
 
 @st.composite
+def _twins(draw: st.DrawFn) -> SelectCase:
+    """Experts of one or two kinds, alike within a kind; the sums are not exact."""
+    count = draw(st.sampled_from((*range(2, 9), 24)))
+    sevenths = st.integers(-28, 28).map(lambda n: n / 7)
+    kinds = draw(st.lists(st.tuples(sevenths, sevenths), min_size=1, max_size=2))
+    choice, key = zip(*draw(st.lists(st.sampled_from(kinds), min_size=count, max_size=count)), strict=True)
+    strength = draw(st.sampled_from((0.1, 0.3, 0.7, 1 / 3, 1e-3)))
+    return _case([*choice], [*key], Setting(draw(st.integers(1, count - 1)), math.inf, "max", strength))
+
+
+@check("OKR-TIE-005", _twins)
+def twins_tie_whatever_rounding_does(subject: Subject, case: SelectCase) -> None:
+    judge.legal(subject, case)
+
+
+@st.composite
 def _nearly_tied(draw: st.DrawFn) -> SelectCase:
     """Key scores one to six places apart in float32, all different."""
     count = draw(st.integers(2, 7))

@@ -78,6 +78,23 @@ def boundary_locks_above_the_first_left_out(subject: Subject, case: SelectCase) 
     _probed(subject, case, "experts that run whatever the key", part=1)
 
 
+@st.composite
+def _crowded(draw: st.DrawFn) -> SelectCase:
+    """Scores from four values, so that several are equal around the cut, and none on an edge."""
+    count = draw(st.integers(3, 8))
+    choice = np.array([draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))], np.float32)
+    setting = Setting(draw(st.integers(1, count - 1)), draw(st.integers(0, 2)) + 0.5, "boundary")
+    return SelectCase(choice, np.zeros_like(choice), setting)
+
+
+@check("OKR-ZONE-004", _crowded)
+def duplicates_are_counted(subject: Subject, case: SelectCase) -> None:
+    """A token that is no opportunity is left to OKR-TIE-002, as equal scores decide there who is native."""
+    [(choice, key)] = oracle.rows(case)
+    if oracle.zones(choice, key, case.setting)[0].opportunity:
+        _probed(subject, case, "experts that run whatever the key", part=1)
+
+
 @check("OKR-ZONE-005", lambda: _distinct("boundary"))
 def boundary_reaches_epsilon_below_the_last_taken(subject: Subject, case: SelectCase) -> None:
     _probed(subject, case, "experts that the key can make run", part=0)

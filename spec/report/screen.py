@@ -2,7 +2,9 @@
 
 import shlex
 import textwrap
+from collections.abc import Sequence
 
+from ..levels import Tally
 from ..runner import Result
 from .reproduction import reproduction
 from .summary import CONFORMS, Report
@@ -34,6 +36,13 @@ def _wrapped(label: str, text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12)
 
 
+def levels_text(levels: Sequence[Tally]) -> str:
+    """How an implementation stands to each level, on one line."""
+    said = [str(tally) for tally in levels if tally.applies]
+    others = [tally.level for tally in levels if not tally.applies]
+    return "; ".join([*said, *([f"{', '.join(others)}: not applicable"] if others else [])])
+
+
 def summary_text(report: Report) -> str:
     """The last lines: per chapter, then the verdict."""
     chapters: dict[str, list[Result]] = {}
@@ -51,6 +60,7 @@ def summary_text(report: Report) -> str:
             lines.append(f"{result.clause.id}  {result.verdict}: {result.note}")
     for result in report.surprising:
         lines.append(f"{result.clause.id}  passes, but is listed as a known failure; take it off the list")
+    lines.append(levels_text(report.levels))
     known = sum(bool(r.known) and r.failed for r in report.results)
     verdict = "conforms" if report.exit_code == CONFORMS else "does not conform"
     if known and report.exit_code == CONFORMS:

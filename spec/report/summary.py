@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..registry import VERSION
+from .. import registry
+from ..levels import Tally, level_of, tallies
 from ..runner import Result
 from ..verdicts import UsageError
 from .reproduction import reproduction
@@ -54,11 +55,22 @@ class Report:
         """How often each verdict was given; a known failure stays a failure here."""
         return dict(sorted(Counter(r.verdict for r in self.results).items()))
 
+    @property
+    def levels(self) -> list[Tally]:
+        """The conformance levels of which a clause was judged. Those none of whose clauses applied do not apply."""
+        found = tallies({r.clause.id: r.verdict for r in self.results}, registry.load().values())
+        judged, apply = ({level_of(r.clause) for r in some} for some in (self.results, self.applicable))
+        return [
+            tally if tally.level in apply else replace(tally, not_applicable=tally.clauses)
+            for tally in found
+            if tally.level in judged
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON. All that depends on the clock stands under ``seconds``."""
         return {
             "format": "okr-conformance-1",
-            "spec_version": VERSION,
+            "spec_version": registry.VERSION,
             "implementation": self.implementation,
             "profile": self.profile,
             "conforms": self.exit_code == CONFORMS and not any(r.known for r in self.results),
@@ -66,6 +78,7 @@ class Report:
             "applicable": len(self.applicable),
             "passed": self.passed,
             "counts": self.counts,
+            "levels": {tally.level: {**asdict(tally), "conforms": tally.conforms} for tally in self.levels},
             "clauses": [_entry(r, self.implementation) for r in self.results],
             "seconds": {r.clause.id: round(r.seconds, 3) for r in self.results},
         }

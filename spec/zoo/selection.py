@@ -1,6 +1,7 @@
 """Bugs of the selection itself."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,20 @@ class BatchEdge(NumpyRouter):
             together = np.where(np.isnan(c), -math.inf, c).max()
             return (c > -math.inf) & (c >= self.lower_edge(together, epsilon)), np.zeros(c.shape, bool)
         return super().zone(c, top_k, epsilon, zone)
+
+
+@seeded(
+    "the last chunk of a long batch read from where it still fits",
+    fails=("OKR-SEL-005", "OKR-FAIL-006"),
+    passes=(*REST, "OKR-SEL-002", "OKR-SEL-011", "OKR-SEL-012"),
+)
+class LastChunk(NumpyRouter):
+    def select(self, choice: Array, key_scores: Array, **setting: Any) -> Selection:
+        last = max(0, len(choice) - 128)
+        starts = (min(start, last) for start in range(0, max(len(choice), 1), 128))
+        given = ((choice[start : start + 128], key_scores[start : start + 128]) for start in starts)
+        answers = zip(*(super(LastChunk, self).select(*chunk, **setting) for chunk in given), strict=True)
+        return Selection(*(np.concatenate(parts)[: len(choice)] for parts in answers))
 
 
 @seeded(

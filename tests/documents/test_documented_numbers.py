@@ -2,7 +2,7 @@
 
 Pages with tests of their own: calibration.md and text-power.md (detection/test_calibration.py), settings.md
 (test_figures.py), embedded-models.md (loaders/test_embedded.py), families.md (discovery), README.md
-(tools/readme_figures.py, in .ci/run).
+(test_readme.py; tools/readme_figures.py, in .ci/run).
 """
 
 import json
@@ -42,13 +42,14 @@ def evidence():
     return report, report.load()
 
 
-def test_the_page_of_evidence_says_what_its_figures_say(evidence):
+def test_the_pages_of_evidence_say_what_their_figures_say(evidence):
     report, documents = evidence
-    page, plots = report.render(documents)
-    assert report.PAGE.read_text(encoding="utf-8") == page
+    pages, plots = report.render(documents)
+    assert {name: (report.DOCS / name).read_text(encoding="utf-8") for name in pages} == pages
+    assert {f"evidence/{path.name}" for path in (report.DOCS / "evidence").glob("*.md")} | {"evidence.md"} == set(pages)
     shown = {path.name for path in report.FIGURES.glob("evidence-*.svg")}
     assert shown == set(plots)
-    assert all(name in page for name in plots)
+    assert all(any(name in page for page in pages.values()) for name in plots)
 
 
 def test_the_page_begins_with_where_okr_is_weak(evidence):
@@ -68,19 +69,6 @@ def test_the_comparison_has_enough_samples(evidence):
         assert all(f.samples >= 200 and f.low <= f.value <= f.high for f in own)
     cost = {f.method: f.value for f in suites.figures("held-out cost")}
     assert cost["kgw"] == pytest.approx(cost["okr"], rel=1e-3)
-
-
-@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
-def test_the_readme_says_what_the_figures_say(evidence, name):
-    report, documents = evidence
-    suites = report.suites_of(documents["tiny-deepseek-moe"])
-    assert (suites.options.samples, suites.options.tokens) == (200, 120)
-    found = {f.method: f.value for f in suites.figures("found", "baselines") if (f.level, f.tokens) == (0.01, 120)}
-    text = (ROOT / name).read_text(encoding="utf-8")
-    line = re.search(r"(?:200 texts of 120 tokens|200 篇各 120 个词元)[^(（]*", text)[0]
-    wanted = [found[method] for method in ("okr, trace", "okr", "kgw", "synthid")]
-    shown = re.findall(r"(?:traces|轨迹|OKR|KGW|SynthID) ([\d.]+\d)", line)
-    assert shown == [f"{share:.2f}" for share in wanted]
 
 
 @pytest.mark.parametrize("model", PRESETS)
@@ -205,7 +193,7 @@ def test_defaults_of_the_command_line_are_the_programs():
 
 
 def test_sizes_of_the_suites_are_the_programs():
-    table = {row[0].strip("`"): row for row in rows("cli.md", "| flag | default | `--quick` | meaning |")}
+    table = {row[0].strip("`"): row for row in rows("suites.md", "| flag | default | `--quick` | meaning |")}
     usual = SuiteOptions()
     for name in ("samples", "tokens", "decoys"):
         assert table[f"--suite-{name}"][1:3] == [str(getattr(usual, name)), str(QUICK[name])]

@@ -70,7 +70,7 @@ def the_report_opens(page: str, folder: Path) -> None:
     seen, console = opened(page, folder)
     assert seen["loaded"] == []
     assert console == []
-    assert len(seen["figures"]) == 4 + len(PLOTS)
+    assert len(seen["figures"]) == 7 + len(PLOTS)
     assert all(width > 300 for width in seen["figures"])
     assert all(seen["captions"])
     assert seen["wide"] <= 1200

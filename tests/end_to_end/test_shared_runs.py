@@ -27,7 +27,7 @@ def test_two_processes_make_what_one_makes(
     """Under accelerate's launcher; the main process alone speaks, and both have done a share."""
     out, config = tmp_path / "out", tmp_path / "config.json"
     config.write_text(json.dumps(SMALL | {"model": str(deepseek_folder), "key": str(key_file)}))
-    done = launched(warm / "python", 2, "okr.run", "--config", str(config), "--output-dir", str(out), "--json")
+    done = launched(warm / "python", 2, "-m", "okr.run", "--config", str(config), "--output-dir", str(out), "--json")
     assert done.returncode == 0, done.stderr
     whole = samples(finished)
     alone = whole | {"config_sources": samples(out)["config_sources"]}  # a file here, flags there
@@ -75,7 +75,7 @@ def test_two_processes_share_the_keys(
     words += ["--epsilon", "inf", "--zone", "boundary", "--strength", "2", "--decoys", "19", "--alpha", "0.99"]
     assert execute(words) == 0
     alone = json.loads(capfd.readouterr().out)
-    done = launched(warm / "python", 2, "okr.cli", *words)
+    done = launched(warm / "python", 2, "-m", "okr.cli", *words)
     assert done.returncode == 0, done.stderr
     (alone,), (together,) = alone["files"], json.loads(done.stdout)["files"]
     assert together.pop("z") == pytest.approx(alone.pop("z"), abs=1e-4)
@@ -105,7 +105,7 @@ def test_two_processes_measure_the_settings_that_one_measures(
         "bfloat16",
     ]
     words = ["calibrate", str(deepseek_folder), "--setting", "boundary:1", "--setting", "max:2:1.5", *words]
-    done = launched(warm / "python", 2, "okr.cli", *words, "--output-dir", str(tmp_path / "two"))
+    done = launched(warm / "python", 2, "-m", "okr.cli", *words, "--output-dir", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert execute([*words, "--output-dir", str(tmp_path / "one")]) == 0
     assert done.stdout.replace("/two\n", "/one\n") == capfd.readouterr().out

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import torch
 from huggingface_hub import try_to_load_from_cache
+from scripts import script
 from torch import Tensor, nn
-from transformers import StaticCache
 
 import okr
 from okr.discovery import RouterSite
@@ -28,6 +28,7 @@ from okr.loaders import sources
 from okr.routing import Setting
 from okr.spec import cases, oracle
 
+decoding = script("bench/decoding")
 KEY = okr.Key.from_passphrase("a passphrase for tests only")
 GIB = 2**30
 
@@ -96,25 +97,6 @@ def replayed_hit_rate(model: nn.Module, device: str, batch: int, new_tokens: int
         made = wm.generate(input_ids=prompt, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=True)
     verdicts = [okr.verify(model, trace, KEY) for trace in made.traces]
     return sum(v.hit_rate * v.opportunities for v in verdicts) / sum(v.opportunities for v in verdicts)
-
-
-class DecodeStep:
-    """One token through ``model`` with a cache of fixed size: nothing in it depends on values that the host would have
-    to wait for."""
-
-    def __init__(self, model: nn.Module, device: str, length: int = 64) -> None:
-        self.model = model
-        self.cache = StaticCache(config=model.config, max_cache_len=length)
-        self.token = torch.full((1, 1), 7, device=device)
-        self.place = torch.zeros(1, 1, dtype=torch.long, device=device)
-
-    @torch.no_grad()
-    def __call__(self) -> Tensor:
-        """The logits [1, vocabulary] of the token at ``self.place``."""
-        answer: Tensor = self.model(
-            input_ids=self.token, position_ids=self.place, past_key_values=self.cache, use_cache=True
-        ).logits[:, -1]
-        return answer
 
 
 class RoutersAlone:

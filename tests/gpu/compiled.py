@@ -21,7 +21,7 @@ with okr.watermark(model, bodies.KEY, epsilon=2.0), torch.no_grad():
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=lowered):
             eager, compiled = once(), fast()
         assert all(map(torch.equal, eager, compiled)), f"routers choose otherwise when compiled (autocast {lowered})"
-    step = bodies.DecodeStep(model, device)
+    step = bodies.decoding.DecodeStep(model, device)
     expected = step()
     step.cache.reset()
     got = torch.compile(step, backend=backend)()

@@ -7,7 +7,8 @@ import torch
 
 import okr
 from okr.errors import OutOfMemory
-from okr.loaders import memory_guard
+from okr.loaders import loading, memory_guard
+from okr.loaders.random_weights import SHAPE
 from okr.loaders.sources import RANDOM
 from tests.gpu import bodies
 
@@ -36,15 +37,14 @@ def test_random_weights_are_made_without_a_copy_on_the_host(needs):
     assert grown < 8e9, f"host memory grew by {grown / 1e9:.1f} GB"
 
 
-def test_layers_may_lie_on_the_card_and_on_the_host(needs):
-    needs(14)
-    room = {0: "12GiB", "cpu": "28GiB"}
-    try:
-        loaded = okr.load(RANDOM, dtype="bfloat16", device_map="auto", max_memory=room)
-    except OutOfMemory as error:
-        pytest.skip(f"needs 28 GiB of host memory beside the card: {error}")
+def test_layers_may_lie_on_the_card_and_on_the_host(needs, monkeypatch):
+    """Eight layers of the 16B shape, 9.2 GB: making all of it on a host and moving its layers takes minutes."""
+    needs(6)
+    monkeypatch.setattr(loading, "SHAPE", SHAPE | {"num_hidden_layers": 8})
+    before = torch.cuda.memory_allocated(0)
+    loaded = okr.load(RANDOM, dtype="bfloat16", device_map="auto", max_memory={0: "4GiB", "cpu": "8GiB"})
     assert bodies.offloaded_devices(loaded.model) == {"cpu", "card"}
-    assert torch.cuda.memory_allocated(0) <= 12 * bodies.GIB
+    assert torch.cuda.memory_allocated(0) - before <= 4 * bodies.GIB
     assert bodies.replayed_hit_rate(loaded.model, "cuda:0", batch=1, new_tokens=6) >= 0.99
 
 

@@ -82,6 +82,7 @@ def test_what_is_no_model(what, key, trace) -> None:
         lambda: okr.verify(what, trace, key),
         lambda: okr.detect(what, [3, 4, 5], key, epsilon=1.0),
         lambda: okr.attribute(what, trace, [key]),
+        lambda: okr.locate(what, trace, key),
     ]
     for call in calls:
         assert f"must be a torch.nn.Module, got {type(what).__name__}" in line(InvalidSetting, call)
@@ -100,6 +101,7 @@ def test_what_is_no_key_is_named_by_its_type_and_never_shown(what, deepseek, tra
         lambda: okr.verify(deepseek, trace, what),
         lambda: okr.detect(deepseek, [3, 4, 5], what, epsilon=1.0),
         lambda: okr.attribute(deepseek, trace, [what]),
+        lambda: okr.locate(deepseek, trace, what),
     ]
     for call in calls:
         said = line(InvalidKey, call)

@@ -70,7 +70,7 @@ def test_hits_are_counted_over_opportunities():
 def test_a_decode_step_is_what_the_model_gives_and_can_be_repeated():
     model = random_deepseek()
     with okr.watermark(model, bodies.KEY, epsilon=2.0), torch.no_grad():
-        step = bodies.DecodeStep(model, "cpu")
+        step = bodies.decoding.DecodeStep(model, "cpu")
         expected = model(torch.tensor([[7]])).logits[:, -1]
         assert torch.allclose(step(), expected, atol=1e-5)
         once = bodies.RoutersAlone(model, "cpu", 5)

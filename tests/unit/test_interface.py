@@ -104,7 +104,7 @@ def test_a_setting_may_be_named(deepseek, key, options, setting):
     assert Setting(header.epsilon, header.zone, header.strength) == setting
 
 
-@pytest.mark.parametrize("call", [okr.watermark, okr.verify, okr.detect, okr.attribute])
+@pytest.mark.parametrize("call", [okr.watermark, okr.verify, okr.detect, okr.attribute, okr.locate])
 def test_zones_are_typed_by_their_names(call):
     kind = typing.get_type_hints(call)["zone"]
     assert kind in (ZoneName, ZoneName | None)

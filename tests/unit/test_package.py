@@ -77,16 +77,44 @@ def test_type_checkers_find_the_installed_package(tmp_path):
     assert found == [("okr", "__init__.py"), ("spec", "registry.py")], done.stdout
 
 
-def test_an_index_page_shows_no_link_to_a_file_beside_it():
+@pytest.fixture
+def setup_of_okr():
+    """The module setup.py."""
     pytest.importorskip("setuptools")
     place = importlib.util.spec_from_file_location("setup_of_okr", ROOT / "setup.py")
     module = importlib.util.module_from_spec(place)
     place.loader.exec_module(module)
-    page = module.index_page((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert [target for target in re.findall(r"\]\(([^)]*)\)", page) if not target.startswith("http")] == []
-    assert "`docs/evidence.md`" in page
-    shown = module.index_page("[a](docs/a.md), [docs/b.md](docs/b.md), ![c](c.svg), [d](https://d.org)")
+    return module
+
+
+def test_an_index_page_shows_no_link_to_a_file_beside_it(setup_of_okr):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for files in ("", "https://host.example/okr/{kind}/v1"):
+        page = setup_of_okr.index_page(readme, files)
+        assert [target for target in re.findall(r"\]\(([^)]*)\)", page) if not target.startswith("https:")] == []
+    assert "](https://host.example/okr/raw/v1/docs/figures/result.svg)" in page
+    assert "](https://host.example/okr/blob/v1/docs/beside-synthid.md)" in page
+
+
+def test_without_an_address_the_index_page_names_files(setup_of_okr):
+    shown = setup_of_okr.index_page("[a](docs/a.md), [docs/b.md](docs/b.md), ![c](c.svg), [d](https://d.org)")
     assert shown.startswith("a (`docs/a.md`), `docs/b.md`, (Picture, `c.svg`: c.), [d](https://d.org)")
+    assert "badge" not in setup_of_okr.index_page((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def test_the_project_has_an_address_for_everything_where_it_is_published(setup_of_okr):
+    urls = setup_of_okr.project_urls("https://host.example/okr", "https://host.example/okr/{kind}/v1")
+    assert {"Source", "Documentation", "Changelog", "Issues"} <= urls.keys()
+    assert all(url.startswith("https://host.example/okr") for url in urls.values())
+    named = [url.partition("/blob/v1/")[2] for url in urls.values()]
+    assert all((ROOT / name).exists() for name in named)
+
+
+def test_every_file_names_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {okr.__version__}\n" in citation
+    assert re.search(r"^## \[([^]]+)\]", changes, re.MULTILINE)[1] == okr.__version__
 
 
 def test_the_source_distribution_holds_documentation_and_tests(monkeypatch):
@@ -100,9 +128,10 @@ def test_the_source_distribution_holds_documentation_and_tests(monkeypatch):
     held = {Path(name).as_posix() for name in files.files}
     wanted = [
         path.relative_to(ROOT).as_posix()
-        for folder in ("docs", "tests", "spec", "bench", "studies", "tools", ".ci")
+        for folder in ("docs", "examples", "tests", "spec", "bench", "studies", "tools", ".ci", ".github")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     ]
-    assert set(wanted) | {"conftest.py", "constraints.txt", "mkdocs.yml", "CHANGELOG.md"} <= held
+    single = {"conftest.py", "constraints.txt", "mkdocs.yml", "CHANGELOG.md", "CITATION.cff", ".pre-commit-config.yaml"}
+    assert set(wanted) | single <= held
     assert not any(name.endswith(".pyc") for name in held)

@@ -18,7 +18,7 @@ from ...subject import Subject
 
 CHAPTERS = (
     "key", "selection", "weight", "attach", "trace", "trace_served", "replay", "verify", "verify_together", "text",
-    "result", "evidence", "bake",
+    "result", "evidence", "evidence_windows", "bake",
 )  # fmt: skip
 """The modules of the zoo, each named after its chapter."""
 

@@ -84,12 +84,12 @@ def says_no_to_nothing(change: Change) -> None:
     change(TraceVerdict, "__str__", lambda self: words(self).replace("cannot tell", "not watermarked"))
 
 
-@broken("norms of tokens summed", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
+@broken("norms of tokens summed", fails=("OKR-EVIDENCE-011",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
 def norms_of_tokens(change: Change) -> None:
     change(tally, "growth", lambda before, states, weights: states.square().sum(-1) * weights.square().sum(-1))
 
 
-@broken("one token too late", fails=("OKR-EVIDENCE-009",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
+@broken("one token too late", fails=("OKR-EVIDENCE-011",), passes=(*MADE, "OKR-VERIFY-012", "OKR-EVIDENCE-003"))
 def one_token_too_late(change: Change) -> None:
     needed = by_token.TokenTally.needed
     change(by_token.TokenTally, "needed", lambda self, alpha: (needed(self, alpha) or 0) + 1)

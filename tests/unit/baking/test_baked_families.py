@@ -2,6 +2,7 @@
 name."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from scripts import ROOT
 from okr import Key
 from okr.baking import find_gates
 from okr.errors import RouterNotFound, UnsupportedRouter
+from okr.spec import oracle
+from okr.spec.cases import Setting
 from tests.unit.baking.zoo_baking import ALL, FAMILIES, bake_family, gates, save, sides
 
 REFUSED = {
@@ -96,3 +99,23 @@ def test_most_families_swap_experts_at_this_strength(tmp_path):
         for side in sides(original, baked, name, header, KEY):
             swapped.append((np.sort(side.baked.experts) != np.sort(side.original.experts)).any(-1).mean())
     assert min(swapped) > 0.2
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
+def test_the_oracle_of_the_suite_allows_what_a_baked_router_runs(name, tmp_path):
+    """Soft keying, each token at the strength lambda ||h|| / n, by the oracle of chapters ZONE to TIE.
+
+    The order of the experts is the family's own: it follows the shifted logits.
+    """
+    original, baked, header = bake_family(name, tmp_path, KEY, 1.0)
+    judged = 0
+    for side in sides(original, baked, name, header, KEY):
+        strengths = header.strength / side.gate.norm * np.linalg.norm(side.baked.hidden, axis=-1)
+        choice = side.choice(side.original.logits).astype(np.float32)
+        rows = zip(choice.tolist(), side.keys.astype(np.float32).tolist(), strengths, side.baked.experts, strict=True)
+        for scores, keys, strength, experts in rows:
+            setting = Setting(len(experts), math.inf, "boundary", float(strength))
+            ran = sorted(experts.tolist(), key=lambda expert, scores=scores: (-scores[expert], expert))
+            assert oracle.illegal(scores, keys, setting, ran) == ""
+            judged += 1
+    assert judged > 10

@@ -13,7 +13,7 @@ from scipy.stats import binom, norm
 import okr
 from okr import Key
 from okr.detection.evidence import SiteEvidence
-from okr.detection.swaps import CONSTANT, LEAST_P, REACH, SwapTally, growth, sign_sum_p, swap_weights
+from okr.detection.swaps import CONSTANT, LEAST_P, REACH, SwapTally, growth, sign_sum_p, sign_sum_p_values, swap_weights
 from okr.routing import find_zone, select
 
 HARD, SOFT = math.inf, 0.5
@@ -55,6 +55,13 @@ def test_weights_are_the_difference_to_the_native_selection(seed, strength, epsi
         for e in range(9):
             sign = (e in ran) - (e in native)
             assert float(weights[t, e]) == (sign / (1 + far) if e in near else 0)
+
+
+@given(st.floats(-37, 37), st.floats(1e-3, 1e3))
+def test_p_values_of_many_sums_are_those_of_one(z, norm_of_sum):
+    """Far out in the tail too, where an error function that is 1 leaves nothing."""
+    sums, squares = torch.tensor([[z * norm_of_sum], [norm_of_sum**2]], dtype=torch.float64)
+    assert sign_sum_p_values(sums, squares).item() == pytest.approx(sign_sum_p(z), rel=1e-9)
 
 
 def test_native_routing_has_no_evidence():

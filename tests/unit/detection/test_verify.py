@@ -216,11 +216,20 @@ def test_counts_by_router_and_by_token_add_up(moe, key):
     traces = generated(moe, key, epsilon=2.0)
     verdict = okr.verify(moe, traces, key)
     decoder = [site for site in verdict.sites if not site.path.startswith("encoder")]
-    for field in ("opportunities", "free_slots"):
+    for field in ("opportunities", "free_slots", "swaps"):
         assert sum(getattr(token, field) for token in verdict.tokens) == sum(getattr(site, field) for site in decoder)
         assert sum(getattr(site, field) for site in verdict.sites) == getattr(verdict, field)
     assert {token.trace for token in verdict.tokens} == {0, 1}
     assert all(0 <= token.matched <= token.free_slots for token in verdict.tokens)
+    assert verdict.p_value <= verdict.tokens[-1].p_value <= 1.0  # equal matches rank the key lower there
+
+
+def test_the_p_value_at_a_token_is_that_of_all_tokens_up_to_it(deepseek, key):
+    trace = generated(deepseek, key, epsilon=2.0)[0]
+    verdict = okr.verify(deepseek, trace, key, decoys=99, alpha=0.01)
+    at = {token.index: token.p_value for token in verdict.tokens}
+    assert at[verdict.tokens_needed - 1] <= 0.01
+    assert all(p > 0.01 for index, p in at.items() if index < verdict.tokens_needed - 1)
 
 
 def test_tokens_needed_is_where_a_shorter_trace_first_suffices(deepseek, key):

@@ -20,7 +20,7 @@ Steps = tuple[str | int, ...]
 # What nothing else in the file says: docs/results.md names all of it.
 TAKEN_AS_IT_IS = re.compile(
     r"spec_version|config\.(?!preset|samples|max_length|batch_size|decoys|alpha|seed|quality_passages)|config_sources\.|"
-    r"detailed_results\.\d+\.watermarked_text|.*\.verdict\.(outside_zone|routed|tokens_needed|expected_swaps)|.*\.verdict\.sites\.\d+\.z|"
+    r".*\.tokens\.(text|p_value|\w+\.(?!0$))|.*\.verdict\.(outside_zone|routed|tokens_needed|expected_swaps)|.*\.verdict\.sites\.\d+\.z|"
     r".*\.trace_digest|quality\.(tokens|unit)|"
     r"router_sites\.\d+\.(stack|layer|router_class|top_k|hidden_size|unit|reason|(control_)?load)|"
     r"model\.|environment\.|notes|timings\.(started|finished|load_seconds|verify_seconds|quality_seconds)"
@@ -71,7 +71,8 @@ def test_a_run_agrees_with_itself(finished: Path, document: dict) -> None:
 
 
 def test_every_figure_that_follows_from_another_is_checked(document: dict) -> None:
-    """All leaves of the file are altered, one at a time: accepted are those that nothing else in it says."""
+    """All leaves of the file are altered, one at a time: accepted are those that nothing else in it says. The first
+    token of a sample stands for all of its tokens."""
     told, accepted = 0, []
     for steps, value in leaves(document):
         name = ".".join(map(str, steps))
@@ -118,6 +119,27 @@ def test_the_field_that_does_not_follow_is_named(
     shown = re.sub(r"[.]([0-9]+)", r"[\1]", place)
     assert f"{path} is not valid: {shown}: says " in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["free_slots", "matched", "swaps", "text"])
+@pytest.mark.parametrize("group", ["detailed_results", "control_results"])
+def test_what_tokens_say_is_what_their_sample_says(group: str, name: str, document: dict) -> None:
+    steps: Steps = (group, 1, "tokens", name, -2)
+    value = document[group][1]["tokens"][name][-2]
+    with pytest.raises(InvalidConfig, match=rf"{group}\[1\]\.tokens\.{name}: "):
+        check(put(document, steps, f"{value}x" if name == "text" else value + 1))
+
+
+def test_tokens_have_all_their_counts_or_none(document: dict) -> None:
+    """Files of before 1.3 have none."""
+    short = copy.deepcopy(document)
+    short["control_results"][0]["tokens"]["swaps"].pop()
+    with pytest.raises(InvalidConfig, match="one entry for each token"):
+        check(short)
+    old = document | {"schema_version": "1.2"}
+    for group in ("detailed_results", "control_results"):
+        old[group] = [{name: part for name, part in one.items() if name != "tokens"} for one in document[group]]
+    check(old)
 
 
 @pytest.mark.parametrize(

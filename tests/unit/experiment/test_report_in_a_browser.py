@@ -12,7 +12,7 @@ def test_the_report_opens(finished: Path, tmp_path: Path) -> None:
     seen, console = opened((finished / "report.html").read_text(encoding="utf-8"), tmp_path)
     assert seen["loaded"] == []
     assert console == []
-    assert len(seen["figures"]) == 4
+    assert len(seen["figures"]) == 7
     assert all(width > 300 for width in seen["figures"])
     assert seen["wide"] <= 1200  # nothing to scroll sideways for
 

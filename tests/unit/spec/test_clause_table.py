@@ -1,14 +1,20 @@
-"""docs/clauses.md is what its generator writes, and leaves no clause without a check or a bug that it catches."""
+"""docs/clauses.md and docs/clauses/ are what their generator writes.
+
+They leave no clause without a check or a bug that it catches.
+"""
 
 from okr.spec import clauses, registry
 
 
-def test_the_published_table_is_current():
-    assert clauses.DOCUMENT.read_text("utf-8") == clauses.render()
+def test_the_published_tables_are_current():
+    pages = clauses.render()
+    assert {name: (clauses.DOCS / name).read_text("utf-8") for name in pages} == pages
+    assert {f"clauses/{path.name}" for path in (clauses.DOCS / "clauses").iterdir()} == set(pages) - {"clauses.md"}
 
 
 def test_every_clause_has_one_row_with_a_check_and_a_bug_that_it_catches():
-    rows = [line.strip("| ").split(" | ") for line in clauses.render().splitlines() if line.startswith("| OKR-")]
+    lines = [line for page in clauses.render().values() for line in page.splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| OKR-")]
     assert [row[0] for row in rows] == list(registry.load())
     assert [row[0] for row in rows if not (row[1].strip() and row[2].strip())] == []
 

@@ -66,7 +66,7 @@ def test_the_published_figures_are_those_measured():
         expected = [member for member in everyone if not _is_new(member)]
         assert [entry["name"] for entry in measured[part]] == [member.name for member in expected]
         assert all(entry["killers"] and not entry["surprises"] for entry in measured[part])
-    assert not any(entry["alarms"] for entry in measured["alarms"])
+    assert not any(entry["alarms"] for entry in [*measured["alarms"], *measured.get("ports", [])])
 
 
 def _is_new(member):
