@@ -4,8 +4,8 @@ Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and t
 (``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What became of
 mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
 ``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at.
-``NAME=IMPLEMENTATION`` measures the false alarms on a port, as in ``jax=examples/ports/jax_router.py:Router``. Ports are
-measured only where they are named.
+``NAME=IMPLEMENTATION``, as in ``jax=examples/ports/jax_router.py:Router``, measures the false alarms on a port. Ports
+are measured only where they are named.
 """
 
 import argparse
