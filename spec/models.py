@@ -153,6 +153,24 @@ def softmax_families() -> list[Any]:
     ]
 
 
+@made
+def deep_model() -> Any:
+    """Mixtral-like, with eight layers of 8 experts of which four run: two rows of them are hardly equal by chance."""
+    torch.manual_seed(10)
+    size = SIZE | {"num_hidden_layers": 8}
+    return MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=4)).eval()
+
+
+@made
+def mixed_model() -> Any:
+    """Qwen-like, of whose five layers the second and the fourth have routers: 8 experts, top-2."""
+    torch.manual_seed(11)
+    size = SIZE | {"num_hidden_layers": 5, "moe_intermediate_size": 16, "head_dim": 16}
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**size, num_experts=8, num_experts_per_tok=2, mlp_only_layers=[0, 2, 4])
+    ).eval()
+
+
 def models() -> list[Any]:
     """Those with a decoder alone, whose routers give logits, weights and experts."""
     return [softmax_model(), sigmoid_model(), scaled_model()]

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from .models import (
     capacity_model,
+    deep_model,
     dense_model,
     every_model,
     growing_model,
     made,
+    mixed_model,
     models,
     new_models,
     scaled_model,
@@ -31,9 +33,11 @@ from .verdicts import Violation, require, words
 
 __all__ = [
     "capacity_model",
+    "deep_model",
     "dense_model",
     "every_model",
     "growing_model",
+    "mixed_model",
     "models",
     "new_models",
     "scaled_model",

@@ -1,10 +1,14 @@
-"""``python -m okr.spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
+"""``python -m okr.spec.adequacy [PART...] [--jobs N]`` measures, all parts by default, and rewrites the documents.
 
-Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``mutation`` (of okr.routing), ``attach`` (mutants of
-okr.engines), ``alarms``, and ``NAME=IMPLEMENTATION`` for the false alarms on a port, as in
-``jax=examples/ports/jax_router.py:Router``. Ports are measured only where they are named.
+Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and the mutants of okr.routing
+(``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What became of
+mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
+``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at.
+``NAME=IMPLEMENTATION``, as in ``jax=examples/ports/jax_router.py:Router``, measures the false alarms on a port. Ports
+are measured only where they are named.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -14,13 +18,13 @@ from typing import Any
 from .. import registry
 from ..zoo import members
 from ..zoo.systems import systems
-from . import alarms, mutation, report
+from . import alarms, mutation, report, targets
 from .questions import drawn, verdict
 
 HERE = Path(__file__).resolve().parent
 MEASURED = HERE / "measured.json"
 EXPLAINED = HERE / "survivors.json"
-DOCUMENT = HERE.parent.parent / "docs" / "adequacy.md"
+DOCUMENTS = HERE.parent.parent / "docs"
 HUNT_CASES, KEEP_CASES = 150, 40
 ALARM_CASES = 10_000
 
@@ -46,28 +50,34 @@ def zoo(everyone: Sequence[Any], level: str, keep: int = KEEP_CASES) -> list[dic
     return found
 
 
-def attach(reach: mutation.Reach) -> list[dict[str, Any]]:
-    """The fates of mutants of okr.engines."""
-    return [entry for target in mutation.ATTACH for entry in mutation.run(target, reach)]
-
-
-def main(parts: list[str]) -> None:
+def main(parts: Sequence[str], jobs: int = 1) -> None:
     """Measure ``parts``; the others keep the figures of their last run."""
     ports = dict(part.split("=", 1) for part in parts if "=" in part)
     named = [part for part in parts if "=" not in part]
-    unknown = set(named) - set(PARTS)
-    if unknown:
-        sys.exit(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}, and NAME=IMPLEMENTATION")
-    for part in named if parts else PARTS:
-        _keep(part, PARTS[part]())
+    if unknown := set(named) - {*ALL, "report"}:
+        sys.exit(f"there is no part {', '.join(unknown)}; the parts are {', '.join(ALL)}, report, NAME=IMPLEMENTATION")
+    for part in named:
+        if part in targets.PARTS:
+            _put(part, _told(mutation.run(part, targets.PARTS[part], jobs)))
+        elif part in OTHERS:
+            _put(part, OTHERS[part]())
+    for part in targets.PARTS if "report" in named else ():
+        if found := _told(mutation.kept(part, targets.PARTS[part])):
+            _put(part, found)
     if ports:
         others = [entry for entry in _measured().get("ports", []) if entry["implementation"] not in ports]
-        _keep("ports", sorted(others + alarms.run(ALARM_CASES, ports), key=lambda entry: entry["implementation"]))
+        _put("ports", sorted(others + alarms.run(ALARM_CASES, ports), key=lambda entry: entry["implementation"]))
     explained = json.loads(EXPLAINED.read_text("utf-8"))
-    DOCUMENT.write_text(report.render(_measured(), explained), "utf-8")
+    for place, content in report.documents(_measured(), explained).items():
+        (DOCUMENTS / place).write_text(content, "utf-8")
 
 
-def _keep(part: str, found: list[dict[str, Any]]) -> None:
+def _told(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what only a run that goes on needs to know."""
+    return [{name: value for name, value in entry.items() if name not in ("asked", "by")} for entry in found]
+
+
+def _put(part: str, found: list[dict[str, Any]]) -> None:
     MEASURED.write_text(json.dumps({**_measured(), part: found}, indent=1) + "\n", "utf-8")
 
 
@@ -75,14 +85,21 @@ def _measured() -> dict[str, Any]:
     return dict(json.loads(MEASURED.read_text("utf-8"))) if MEASURED.exists() else {}
 
 
-PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+OTHERS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "zoo": lambda: zoo(members(), "routing"),
     "systems": lambda: zoo(systems(), "system", KEEP_CASES // 4),
-    "mutation": lambda: [entry for target in mutation.ROUTING for entry in mutation.run(target)],
-    "attach": lambda: attach(mutation.reach(mutation.ATTACH)),
     "alarms": lambda: alarms.run(ALARM_CASES),
 }
+ALL = (*OTHERS, *targets.PARTS)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m okr.spec.adequacy", description="Measure the conformance suite.")
+    parser.add_argument("parts", nargs="*", help="default: all")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side that look at mutants")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    given = _arguments()
+    main(given.parts or ALL, given.jobs)

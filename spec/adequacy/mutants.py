@@ -31,11 +31,12 @@ _SWAPS: dict[type, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class Mutant:
     """``name`` is stable as long as the code it changes is: owner, and the expression before and after. ``owner`` is
-    the function, class or constant that it stands in."""
+    the function, class or constant that it stands in. It runs only where one of ``lines`` does."""
 
     owner: str
     name: str
     line: int
+    lines: range
     tree: ast.Module
 
 
@@ -44,8 +45,7 @@ def mutants(source: str) -> list[Mutant]:
     tree = ast.parse(source)
     sites = [*_sites(tree, "")]
     found = []
-    for number, (owner, _) in enumerate(sites):
-        original = sites[number][1]
+    for number, (owner, original, lines) in enumerate(sites):
         for change in _changes(original):
             mutated = copy.deepcopy(tree)
             target = [*_sites(mutated, "")][number][1]
@@ -56,6 +56,7 @@ def mutants(source: str) -> list[Mutant]:
                     owner,
                     f"{owner}: {before} -> {ast.unparse(target)}",
                     target.lineno,
+                    lines,
                     ast.fix_missing_locations(mutated),
                 )
             )
@@ -83,8 +84,11 @@ def _functions(node: ast.AST, owner: str) -> Iterator[str]:
         yield from _functions(child, inner)
 
 
-def _sites(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.expr | ast.stmt]]:
-    """Every expression and statement that may be changed, with the function it stands in."""
+def _sites(
+    node: ast.AST, owner: str, around: ast.stmt | None = None
+) -> Iterator[tuple[str, ast.expr | ast.stmt, range]]:
+    """Every expression and statement that may be changed, with the function it stands in and the lines it runs with;
+    ``around`` is the innermost statement around ``node``."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "exc", "msg"):
             continue
@@ -100,9 +104,19 @@ def _sites(node: ast.AST, owner: str) -> Iterator[tuple[str, ast.expr | ast.stmt
                 inner = child.targets[0].id
             if inner == "__all__" or isinstance(child, ast.JoinedStr):
                 continue  # what a name exports or a message says is no behaviour of the algorithm
+            inside = child if isinstance(child, ast.stmt) else around
             if inner and isinstance(child, ast.expr | ast.Raise):
-                yield inner, child
-            yield from _sites(child, inner)
+                yield inner, child, _lines(inside, child)
+            yield from _sites(child, inner, inside)
+
+
+def _lines(statement: ast.stmt | None, part: ast.expr | ast.stmt) -> range:
+    """The lines of a plain statement; of one that holds others, those up to the end of the ``part`` of its head."""
+    if statement is None:
+        return range(0)
+    first = min([statement.lineno, *(mark.lineno for mark in getattr(statement, "decorator_list", ()))])
+    last = part if hasattr(statement, "body") else statement
+    return range(first, (last.end_lineno or last.lineno) + 1)
 
 
 def _changes(node: ast.AST) -> list[object]:

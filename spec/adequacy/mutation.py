@@ -1,19 +1,20 @@
-"""Runs the mutants of okr.routing and okr.engines against the clauses, each in a process of its own.
+"""Runs the mutants of a part's modules against the questions that reach them, each in a process of its own.
 
 Only a clause that is violated (an assertion) kills a mutant; crashes and hangs are counted apart. A mutant lives on if
-every clause about its module passes. Sources are never edited: a child process executes the changed tree in place of
-the module.
+every question about its module is answered rightly. Sources are never edited: a child process executes the changed tree
+in place of the module. A run that was ended goes on where it stopped: fates are kept as they come, and a mutant that
+lived on is asked only what it has not been asked yet.
 """
 
 import importlib
 import json
+import math
 import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,95 +22,134 @@ from typing import Any
 import numba
 import torch
 
-from .. import vectors
+from .. import experiment, models, system, vectors
 from ..adapters import load
 from ..checks import all_checks
-from ..registry import Clause
-from ..runner import chosen
 from ..subject import Subject
-from .mutants import Mutant, functions, mutants
-from .questions import Cases, drawn, verdict
+from .mutants import Mutant, mutants
+from .questions import Cases, Question, drawn, questions
+from .reach import Reach, asked, measured
+from .targets import UNREACHED, WATCHED, Target
 
-_SELECTION = ("selection", "zone", "ties", "strength", "failopen")
-_MODEL = ("weight", "trace", "replay", "attach")
-UNREACHED = "no clause runs it"
-Reach = dict[tuple[str, str], set[str]]
+KEPT = Path(__file__).resolve().parent / "kept"
+QUICK = 2.0
+"""Seconds that a quick question takes at most, being watched."""
 
+CRASHES = 6
+"""A mutant that crashes in so many questions is not asked further ones."""
 
-@dataclass(frozen=True)
-class Target:
-    """A module, the chapters about what it does, the implementation they are asked of, and how hard.
+PATIENCE = 10
+"""A process is ended after so many times the limit, if it waits instead of working."""
 
-    ``stages``: cases for each check, 0 for the vectors alone; most mutants die early. ``limit``: seconds for a mutant.
-    ``one_in``: that share of the mutants is tried, drawn at random with a fixed seed.
-    """
-
-    module: str
-    chapters: tuple[str, ...]
-    implementation: str = "okr"
-    stages: tuple[int, ...] = (0, 8, 60)
-    limit: float = 900.0
-    one_in: int = 1
-
-    @property
-    def in_models(self) -> bool:
-        """Whether models are needed: the code puts routing into them."""
-        return _MODEL[0] in self.chapters
-
-    @property
-    def clauses(self) -> list[Clause]:
-        """The chapters' clauses, in the order of ``chapters``."""
-        return sorted(
-            (c for c in chosen([]) if c.chapter in self.chapters), key=lambda c: self.chapters.index(c.chapter)
-        )
+Fate = dict[str, Any]
 
 
-ROUTING = (
-    Target("okr.routing.keys", ("key", "bake")),
-    Target("okr.routing.scores", ("score",)),
-    Target("okr.routing.settings", ("zone",)),
-    Target("okr.routing.selection", (*_SELECTION, "verify")),
-    Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr", limit=120.0),
-)
-_ENGINE = (
-    "routings",
-    "session",
-    "replay",
-    "attaching",
-    "guard",
-    "proof",
-    "swapping",
-    "fused",
-    "families",
-    "generation",
-)
-ATTACH = (
-    *(
-        Target(f"okr.engines.{name}", _MODEL, stages=(60,), one_in=6)
-        for name in ("choice", "matching", *(f"transformers.{name}" for name in _ENGINE))
-    ),
-    Target("okr.engines.transformers.engine", (*_MODEL, "text"), stages=(60,), one_in=6),
-)
+class Fates:
+    """What became of each mutant, in a file that grows line by line: the last line about a mutant holds."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        text = place.read_text("utf-8") if place.exists() else ""
+        if text and not text.endswith("\n"):  # a run was ended in the middle of a line
+            text = text[: text.rfind("\n") + 1]
+            place.write_text(text, "utf-8")
+        entries = map(json.loads, text.splitlines())
+        self.known = {(entry["module"], entry["mutant"]): entry for entry in entries}
+
+    def keep(self, entry: Fate) -> None:
+        self.known[entry["module"], entry["mutant"]] = entry
+        with self.place.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
-def run(target: Target, reach: Reach | None = None) -> list[dict[str, Any]]:
-    """Each mutant of the module with its fate: killed, crash, timeout or survived, and by which clause.
-
-    With ``reach`` only clauses that call the mutated function are asked; the others cannot notice it.
-    """
+def run(part: str, targets: Sequence[Target], jobs: int = 1) -> list[Fate]:
+    """The fates of the mutants of ``targets``: killed, crash, timeout or survived, by which clause. ``jobs`` processes
+    share them."""
     torch.set_num_threads(1)  # threads do not survive a fork
-    all_checks(), vectors.load(), _subject(target)  # once, before the processes part
-    source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
-    cases = {stage: drawn(target.clauses, stage) for stage in target.stages if stage}
-    always = {mutant.owner for mutant in mutants(source)} - functions(source)
-    found = []
-    for mutant in _sample(mutants(source), target.one_in):
-        asked = [c for c in target.clauses if reach is None or mutant.owner in always | reach[c.id, target.module]]
-        fate = _in_child(target, mutant, cases, asked) if asked else _said("survived", "", UNREACHED)
-        found.append({"module": target.module, "line": mutant.line, "mutant": mutant.name, **fate})
-        place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
-        print(f"{fate['fate']:<9} {fate['clause']:<14} {place} {mutant.name[:90]}", file=sys.stderr)
-    return found
+    KEPT.mkdir(exist_ok=True)
+    all_checks(), vectors.load()  # once, before the processes part
+    cases, reach = Cases(), Reach()
+    for target in targets:
+        everyone = questions(target.clauses)
+        missing = {q.clause.id: q.clause for q in everyone if q.check is not None and q.check.name not in cases}
+        cases |= drawn(missing.values(), target.cases)
+        reach |= measured(everyone, WATCHED, _subject(target), cases, KEPT / "reach.jsonl")
+    if any(target.keeps for target in targets):
+        _make_ready()
+    helpers = []
+    for number in range(1, jobs):
+        helpers.append(os.fork())
+        if helpers[-1] == 0:
+            _work(part, targets, reach, cases, (number, jobs))
+            os._exit(0)
+    _work(part, targets, reach, cases, (0, jobs))
+    for child in helpers:
+        os.waitpid(child, 0)
+    return kept(part, targets)
+
+
+def kept(part: str, targets: Sequence[Target]) -> list[Fate]:
+    """What is known of the mutants that the sources have now, in their order: of modules of which all are known."""
+    known = Fates(KEPT / f"{part}.jsonl").known
+    names = [(target.module, mutant.name) for target, mutant in _everyone(targets)]
+    lacking = {module for module, mutant in names if (module, mutant) not in known}
+    return [known[name] for name in names if name[0] not in lacking]
+
+
+def _work(part: str, targets: Sequence[Target], reach: Reach, cases: Cases, share: tuple[int, int]) -> None:
+    """The quick questions are put to every mutant first, and the others then to those that live on."""
+    fates, (number, jobs) = Fates(KEPT / f"{part}.jsonl"), share
+    for most in (QUICK, math.inf):
+        for place, (target, mutant) in enumerate(_everyone(targets)):
+            if place % jobs == number:
+                wanted = asked(reach, target, mutant, questions(target.clauses))
+                quick = [question for question in wanted if reach[question.name].seconds <= most]
+                if quick or not wanted:
+                    _look_at(target, mutant, quick, cases, fates)
+
+
+def _everyone(targets: Sequence[Target]) -> Iterator[tuple[Target, Mutant]]:
+    for target in targets:
+        source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
+        yield from ((target, mutant) for mutant in sample(mutants(source), target.one_in))
+
+
+def sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
+    """That share of the mutants, in their order."""
+    places = range(len(everyone))
+    return [everyone[place] for place in sorted(Random(0).sample(places, -(-len(everyone) // one_in)))]
+
+
+def _look_at(target: Target, mutant: Mutant, wanted: list[Question], cases: Cases, fates: Fates) -> None:
+    """Ask what a mutant has not been asked yet, unless it was killed."""
+    before = fates.known.get((target.module, mutant.name), {"fate": "", "asked": []})
+    new = [question for question in wanted if question.name not in before["asked"]]
+    if before["fate"] == "killed" or (before["fate"] and not new):
+        return
+    new.sort(key=lambda question: question.name not in _killers(fates, target.module, mutant.owner))
+    fate = _in_child(target, mutant, cases, new) if new else _said("survived", "", UNREACHED)
+    if fate["fate"] == "survived" and before["fate"] not in ("", "survived"):
+        fate = {**before, "asked": fate["asked"]}
+    entry = {
+        "module": target.module,
+        "line": mutant.line,
+        "mutant": mutant.name,
+        **fate,
+        "asked": sorted({*before["asked"], *fate.get("asked", ())}),
+    }
+    fates.keep(entry)
+    place = f"{target.module.rpartition('.')[2]}:{mutant.line}"
+    print(f"{entry['fate']:<9} {entry['clause']:<14} {place} {mutant.name[:90]}", file=sys.stderr, flush=True)
+
+
+def _killers(fates: Fates, module: str, owner: str) -> set[str]:
+    """The questions that killed the last mutants of one function."""
+    killed = [entry["by"] for entry in fates.known.values() if _is_of(entry, module, owner) and entry.get("by")]
+    return set(killed[-3:])
+
+
+def _is_of(entry: Fate, module: str, owner: str) -> bool:
+    return bool(entry["module"] == module and entry["mutant"].startswith(f"{owner}: "))
 
 
 def _subject(target: Target) -> Subject:
@@ -121,61 +161,40 @@ def _subject(target: Target) -> Subject:
     return subject
 
 
-def _sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
-    places = range(len(everyone))
-    return [everyone[place] for place in sorted(Random(0).sample(places, -(-len(everyone) // one_in)))]
+def _experiment() -> Any:
+    return experiment.experiment
 
 
-def reach(targets: Sequence[Target]) -> Reach:
-    """By clause and module: the functions that are called when the clause is asked, evidence and all.
-
-    The targets have the same stages. Raises RuntimeError where a clause does not hold without any mutant.
-    """
-    modules = {importlib.import_module(t.module).__file__: t.module for t in targets}
-    clauses = {clause.id: clause for target in targets for clause in target.clauses}
-    cases, found = drawn(clauses.values(), targets[0].stages[-1]), Reach()
-    for clause in clauses.values():
-        called = {module: set[str]() for module in modules.values()}
-
-        def note(frame: Any, event: str, argument: Any, called: dict[str, set[str]] = called) -> None:
-            module = modules.get(frame.f_code.co_filename)
-            if module is not None:
-                parts = frame.f_code.co_qualname.replace(".<locals>", "").split(".")
-                called[module].add(".".join(takewhile(lambda part: not part.startswith("<"), parts)))
-
-        _forget()
-        sys.settrace(note)
-        try:
-            said = verdict(_subject(targets[0]), clause, cases)
-        finally:
-            sys.settrace(None)
-        if said[0] != "pass":
-            raise RuntimeError(f"{clause.id} does not hold without any mutant: {said}")
-        found.update({(clause.id, module): names for module, names in called.items()})
-    return found
+def _make_ready() -> None:
+    """Make models, traces and texts once, for the processes that may keep them."""
+    for index, keyed in product((0, 1, 2), (True, False)):
+        system.traces(index, keyed=keyed)
+    ways: tuple[dict[str, Any], ...] = ({"zone": "max"}, {"strength": 1.0})
+    for index, way in product((0, 1, 2), ways):
+        system.traces(index, **way)
+    system.capacity_traces(), system.monotone_trace(), system.unlikely_text()
+    for index in (0, 1):
+        system.texts(index)
+    experiment.experiment_model()
 
 
-def _forget() -> None:
-    from .. import models
-
-    models.forget()
-
-
-def _said(fate: str, clause: str, what: str) -> dict[str, str]:
+def _said(fate: str, clause: str, what: str) -> Fate:
     return {"fate": fate, "clause": clause, "what": what}
 
 
-def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases], asked: list[Clause]) -> dict[str, str]:
+def _in_child(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Question]) -> Fate:
+    """Ask in a process of its own. It writes the name of each question that it has asked, and its last words."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        with os.fdopen(writer, "w") as pipe:
-            json.dump(_fate(target, mutant, cases, asked), pipe)
+        with os.fdopen(writer, "w", buffering=1) as pipe:
+            for word in _fate(target, mutant, cases, wanted):
+                pipe.write(json.dumps(word) + "\n")
         os._exit(0)
     os.close(writer)
     content = b""
-    while select.select([reader], [], [], target.limit)[0]:
+    while select.select([reader], [], [], PATIENCE * target.limit)[0]:
         chunk = os.read(reader, 1 << 16)
         if not chunk:
             break
@@ -184,42 +203,60 @@ def _in_child(target: Target, mutant: Mutant, cases: dict[int, Cases], asked: li
         os.kill(child, signal.SIGKILL)
     os.close(reader)
     _, status = os.waitpid(child, 0)
-    if content:
-        return dict(json.loads(content))
-    hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    return _said("timeout" if hung else "crash", "", "the process")
+    said = [json.loads(line) for line in content.decode().splitlines()]
+    names = [name for name in said if isinstance(name, str)]
+    if said and isinstance(said[-1], dict):
+        return {**said[-1], "asked": names}
+    hung = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGPROF)
+    everything = [question.name for question in wanted]
+    return {**_said("timeout" if hung else "crash", "", "the process"), "asked": everything}
 
 
-def _fate(target: Target, mutant: Mutant, cases: dict[int, Cases], asked: list[Clause]) -> dict[str, str]:
-    """Patch the module in place and ask the clauses. Clauses in which the mutant only crashes are remembered."""
-    apart = _said("", "", "")
+def _fate(target: Target, mutant: Mutant, cases: Cases, wanted: Sequence[Question]) -> Iterator[str | Fate]:
+    """Patch the module in place and ask. The first crash or hang is remembered, in case no clause is violated."""
+    apart, crashes = _said("survived", "", ""), 0
     try:
         _patch(target.module, mutant)
-        if target.in_models:
-            _forget()  # what was made without the mutant
+        if not target.keeps:
+            models.forget()  # what was made without the mutant
+        _experiment().cache_clear()
         subject = _subject(target)
-        for stage in target.stages:
-            for clause in asked:
-                said, what = verdict(subject, clause, cases.get(stage))
-                if said == "fail":
-                    return _said("killed", clause.id, what)
-                if said != "pass" and not apart["fate"]:
-                    apart = _said("timeout" if said == "timeout" else "crash", clause.id, what)
-            if apart["fate"] and stage:
-                break
+        for question in wanted:
+            signal.setitimer(signal.ITIMER_PROF, target.limit)  # seconds of work; whose time is up is ended
+            said, what = question.ask(subject, cases)
+            yield question.name
+            if said == "fail":
+                yield _said("killed", question.clause.id, what) | {"by": question.name}
+                return
+            if said != "pass":
+                crashes += 1
+                if apart["fate"] == "survived":
+                    apart = _said("timeout" if said == "timeout" else "crash", question.clause.id, what)
+                if crashes == CRASHES:
+                    break
     except Exception as error:
         apart = _said("crash", "", f"{type(error).__name__}: {error}"[:120])
-    return apart if apart["fate"] else _said("survived", "", "")
+    yield apart
 
 
 def _patch(name: str, mutant: Mutant) -> None:
     """Execute the mutant in its module; whoever imported one of its names gets the new one."""
     module = importlib.import_module(name)
     before = dict(vars(module))
-    numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]  # the loops run as Python: no machine code is kept
+    _without_kept_code(name)
     exec(compile(mutant.tree, module.__file__ or name, "exec"), vars(module))
     holders = [m for place, m in [*sys.modules.items()] if place.partition(".")[0] == "okr"]
     for holder in holders:
         for key, value in [*vars(holder).items()]:
             if key in before and value is before[key] and not key.startswith("__"):
                 setattr(holder, key, vars(module)[key])
+
+
+def _without_kept_code(name: str) -> None:
+    """Machine code that is kept would be found again for a mutant. Where the compiler is mutated, loops run as
+    Python."""
+    from okr.routing import compiled
+
+    if name == compiled.__name__:
+        numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]
+    compiled.machine_code = lambda function: numba.njit(function, nogil=True, boundscheck=True)

@@ -17,19 +17,11 @@ from ...registry import load
 from ...subject import Subject
 
 CHAPTERS = (
-    "key",
-    "selection",
-    "weight",
-    "attach",
-    "trace",
-    "replay",
-    "verify",
-    "text",
-    "result",
-    "evidence",
-    "evidence_windows",
-    "bake",
-)
+    "key", "selection", "weight", "attach", "trace", "trace_served", "replay", "verify", "verify_together", "text",
+    "result", "evidence", "evidence_windows", "bake",
+)  # fmt: skip
+"""The modules of the zoo, each named after its chapter."""
+
 Change = Callable[[Any, str, Any], None]
 """Owner, name of an attribute, what it becomes."""
 

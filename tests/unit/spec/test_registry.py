@@ -33,13 +33,16 @@ def test_versions_agree():
     assert f"version {registry.VERSION}. " in (registry.TEXT / "00-terms.md").read_text("utf-8")
 
 
+WITHDRAWN = {"OKR-VERIFY-008"}
+
+
 def test_withdrawn_clauses_do_not_come_back():
-    assert "OKR-VERIFY-008" not in registry.load()
+    assert WITHDRAWN & set(registry.load()) == set()
 
 
 def test_clause_numbers_of_a_chapter_have_no_gaps():
     chapters = {}
-    for clause in registry.load():
+    for clause in sorted({*registry.load(), *WITHDRAWN}):
         group, number = clause.rsplit("-", 1)
         chapters.setdefault(group, []).append(int(number))
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in chapters.values())
