@@ -1,7 +1,8 @@
 """``python -m okr.spec.adequacy [PART...]`` measures, all parts by default, and rewrites docs/adequacy.md.
 
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``mutation`` (of okr.routing), ``attach`` (mutants of
-okr.engines), ``alarms``.
+okr.engines), ``alarms``, and ``NAME=IMPLEMENTATION`` for the false alarms on a port, as in
+``jax=examples/ports/jax_router.py:Router``. Ports are measured only where they are named.
 """
 
 import json
@@ -52,15 +53,22 @@ def attach(reach: mutation.Reach) -> list[dict[str, Any]]:
 
 def main(parts: list[str]) -> None:
     """Measure ``parts``; the others keep the figures of their last run."""
-    unknown = set(parts) - set(PARTS)
+    ports = dict(part.split("=", 1) for part in parts if "=" in part)
+    named = [part for part in parts if "=" not in part]
+    unknown = set(named) - set(PARTS)
     if unknown:
-        sys.exit(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    for part in parts or PARTS:
-        found = PARTS[part]()
-        measured = {**_measured(), part: found}
-        MEASURED.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+        sys.exit(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}, and NAME=IMPLEMENTATION")
+    for part in named if parts else PARTS:
+        _keep(part, PARTS[part]())
+    if ports:
+        others = [entry for entry in _measured().get("ports", []) if entry["implementation"] not in ports]
+        _keep("ports", sorted(others + alarms.run(ALARM_CASES, ports), key=lambda entry: entry["implementation"]))
     explained = json.loads(EXPLAINED.read_text("utf-8"))
     DOCUMENT.write_text(report.render(_measured(), explained), "utf-8")
+
+
+def _keep(part: str, found: list[dict[str, Any]]) -> None:
+    MEASURED.write_text(json.dumps({**_measured(), part: found}, indent=1) + "\n", "utf-8")
 
 
 def _measured() -> dict[str, Any]:

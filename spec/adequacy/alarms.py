@@ -1,6 +1,6 @@
 """False alarms: correct implementations on many generated cases, in float32 and bfloat16 numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,8 @@ from ..profiles import Profile
 from ..subject import Subject
 from ..verdicts import Fault
 
-CORRECT = (
-    "numpy",
-    "torch",
-    "numba",
-    "compile",
-    "okr.spec.implementations.variants:stdlib",
-    "reordered",
-    "float64",
-)
+CORRECT = {name: name for name in ("numpy", "torch", "numba", "compile", "stdlib", "reordered", "float64")}
+CORRECT["stdlib"] = "okr.spec.implementations.variants:stdlib"
 Change = Callable[[FloatArray], FloatArray]
 SCORES_SHARE = 0.1  # of the cases ask key_scores, the others select
 
@@ -38,16 +31,17 @@ def upper_bound(trials: int, confidence: float = 0.95) -> float:
     return float(1 - (1 - confidence) ** (1 / trials))
 
 
-def run(cases: int, names: tuple[str, ...] = CORRECT) -> list[dict[str, Any]]:
-    """For each implementation and number format: cases judged, and accusations."""
-    subjects = {name: Subject(load(name), timeout=300) for name in names}  # a compiler may take its time
+def run(cases: int, places: Mapping[str, str] = CORRECT) -> list[dict[str, Any]]:
+    """For each implementation and number format: cases judged, and accusations. ``places`` says for each name in the
+    report how ``okr conform`` calls the implementation."""
+    subjects = {name: Subject(load(place), timeout=300) for name, place in places.items()}  # compilers take their time
     found = []
     for numbers in ("float32", "bfloat16"):
         alarms = _alarms(subjects, cases, rounded if numbers == "bfloat16" else np.asarray)
-        for name in names:
+        for name in places:
             found.append(
                 {
-                    "implementation": name.rpartition(":")[2],
+                    "implementation": name,
                     "numbers": numbers,
                     "cases": cases,
                     "alarms": len(alarms[name]),

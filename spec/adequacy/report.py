@@ -25,7 +25,8 @@ def render(measured: dict[str, Any], explained: dict[str, str]) -> str:
     )
     if "attach" in measured:
         parts.append(_attach(measured["attach"], explained))
-    parts.append(_alarms(measured["alarms"]) if "alarms" in measured else "## False alarms\n\nNot measured yet.\n")
+    alarms = [*measured.get("alarms", []), *measured.get("ports", [])]
+    parts.append(_alarms(alarms) if alarms else "## False alarms\n\nNot measured yet.\n")
     parts.append(_LIMITS)
     return "\n".join(parts)
 
@@ -153,7 +154,8 @@ def _alarms(entries: list[dict[str, Any]]) -> str:
         "Correct implementations that round differently, on generated cases (nine in ten ask `select`, one in ten",
         "`key_scores`), with float32 numbers and with numbers rounded to bfloat16, which tie by the thousand.",
         "`reordered` sums back to front and rearranges the comparisons of both zones; `float64` computes everything in",
-        "float64. The bound is the Clopper-Pearson upper limit (95%) on the rate per case.",
+        "float64; `jax` and others after it are the ports in `examples/ports`. The bound is the Clopper-Pearson upper",
+        "limit (95%) on the rate per case.",
         "",
         "| implementation | numbers | cases | false alarms | rate below |",
         "| --- | --- | --- | --- | --- |",
