@@ -46,9 +46,14 @@ def settings_out_of_range_are_refused(subject: Subject, bad: dict[str, object]) 
 
 
 def _probed(subject: Subject, case: SelectCase, what: str, *, part: int | None = None) -> None:
-    """Each token's reach (part 0), held experts (1) or both agree with a legal zone."""
+    """Each token's reach (part 0), held experts (1) or both agree with a legal zone.
+
+    A token with fewer than k candidates is passed over: the text does not say which experts it runs.
+    """
     for token in range(case.tokens):
         row = case.choice[token]
+        if np.count_nonzero(row > -math.inf) < case.setting.top_k:
+            continue
         found, allowed = judge.probe(subject, row, case.setting), judge.expected_probes(row, case.setting)
         if part is None and found in allowed:
             continue

@@ -39,6 +39,16 @@ class Float64Router(NumpyRouter):
     real: Any = np.float64
 
 
+class OtherwiseNativeRouter(NumpyRouter):
+    """Takes the first k experts where choice scores are not sound, and the text leaves it to the family."""
+
+    name = "otherwise native"
+
+    def native(self, c: Array, top_k: int) -> Array:
+        sound = (c < np.inf).all(axis=1) & ((c > -np.inf).sum(axis=1) >= top_k)
+        return np.where(sound[:, None], super().native(c, top_k), np.arange(top_k))
+
+
 class StdlibRouter:
     """The standard-library consumer of the vectors, asked live. Made for sound questions: settings are not checked."""
 
@@ -59,4 +69,5 @@ class StdlibRouter:
 
 reordered = ReorderedRouter()
 float64 = Float64Router()
+otherwise_native = OtherwiseNativeRouter()
 stdlib = StdlibRouter()

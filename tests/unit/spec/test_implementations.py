@@ -5,9 +5,9 @@ import subprocess
 import pytest
 
 from okr.spec.adapters import load
-from okr.spec.profiles import Profile
+from okr.spec.profiles import PROFILES, Profile
 from okr.spec.registry import load as clauses
-from okr.spec.runner import run_clause, smoke
+from okr.spec.runner import chosen, run_clause, smoke
 from okr.spec.subject import Subject
 
 SOME = Profile("some", 10, shrink=False)  # docs/adequacy.md has 10,000 cases of each
@@ -20,6 +20,12 @@ def test_correct_implementations_conform(name):
     results = [run_clause(subject, clause, SOME) for clause in clauses().values()]
     assert {r.clause.id: r.note or r.failure for r in results if r.verdict not in ("pass", "not applicable")} == {}
     assert {r.clause.id for r in results if r.verdict == "not applicable" and r.clause.level == "routing"} == set()
+
+
+def test_an_implementation_may_run_any_experts_where_the_text_leaves_it_to_the_family():
+    subject = Subject(load("okr.spec.implementations.variants:otherwise_native"))
+    results = [run_clause(subject, c, PROFILES["ci"]) for c in chosen(["OKR-ZONE", "OKR-FAIL", "OKR-SEL-001"])]
+    assert {r.clause.id: r.failure for r in results if r.verdict != "pass"} == {}
 
 
 def test_the_package_keeps_the_system_clauses():
