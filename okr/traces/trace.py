@@ -159,7 +159,8 @@ class Trace:
                 package, or vLLM's ``RequestOutput``. It needs token ids and routed experts.
             model: the same model in transformers.
             choice: the number of the answer, if there are several.
-            layers, first: as for :meth:`from_routed_experts`, which also says what counts as not recorded.
+            layers: as for :meth:`from_routed_experts`, which also says what counts as not recorded.
+            first: as there.
             **header: ``key_id``, ``zone``, ``epsilon`` and ``strength``, where the response does not name them
                 (``okr serve`` does).
 
