@@ -28,6 +28,7 @@ class Worker:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(self.connection, theirs, sizes, folder))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the process can answer it
         self.process.start()
         theirs.close()
 
@@ -35,16 +36,15 @@ class Worker:
         """How the step ended, and why if it failed: it raised, the process died, or it took more than ``seconds``."""
         try:
             self.connection.send(step)
-            if self.connection.poll(max(0.0, seconds)):
-                answer: tuple[str, str] = self.connection.recv()
-                return answer
+            if not self.connection.poll(max(0.0, seconds)):
+                os.kill(self.process.pid, signal.SIGUSR1)  # where it hangs goes to its log
+                if not self.connection.poll(0.5):
+                    return FAILED, f"took more than the {seconds:.3g} s that were left for it"
+            answer: tuple[str, str] = self.connection.recv()
+            return answer
         except (EOFError, OSError):
             self.process.join()
             return FAILED, f"its process died ({_ending(self.process.exitcode)})"
-        with suppress(ProcessLookupError):
-            os.kill(self.process.pid, signal.SIGUSR1)  # where it hangs goes to its log
-        self.process.join(0.5)
-        return FAILED, f"took more than the {seconds:.3g} s that were left for it"
 
     def end(self) -> None:
         """End the process and all that it started."""

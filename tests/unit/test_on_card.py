@@ -24,7 +24,7 @@ def do(step, sizes, folder, shared, note):
         os.kill(os.getpid(), signal.SIGKILL)
     if {broken} and step == "verification":
         os.kill(os.getppid(), signal.SIGINT)
-    if {broken} and step in ("tests", "verification"):
+    while {broken} and step in ("tests", "verification"):
         signal.pause()
 
 worker._do = do
