@@ -93,11 +93,13 @@ def spans(found: Sequence[Window], alpha: float) -> list[Window]:
         (start, end) for start, end in small if not any(start <= a and b <= end for a, b in small - {(start, end)})
     ]
     joined: list[list[int]] = []
+    before = 0
     for start, end in sorted(shortest):
-        if joined and start <= joined[-1][1]:
-            joined[-1][1] = max(end, joined[-1][1])
+        if joined and start - joined[-1][1] <= min(before, end - start):
+            joined[-1][1] = end
         else:
             joined.append([start, end])
+        before = end - start
     return [
         Window(start, end, min(w.p_value for w in found if start <= w.start and w.end <= end)) for start, end in joined
     ]

@@ -95,8 +95,8 @@ def part(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
 def findings(found: dict[str, Any]) -> str:
     """What the figures say, in a list."""
     lines = [
-        f"- {row['documents']}: {row['with a span']} of the documents show a span; false spans: {row['false spans']} "
-        f"of {row['spans']}."
+        f"- {row['documents']}: {row['with a span']} show a span; {row['false spans']} of {row['spans']} "
+        "spans are false."
         for row in found["rows"]
     ]
     return "\n".join(lines)

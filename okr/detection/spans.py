@@ -138,14 +138,17 @@ def spans_of(
 def joined(windows: Windows, p: Float[np.ndarray, " windows"], alpha: float) -> list[tuple[int, int, float]]:
     """First token, end and smallest p-value of each span (OKR-EVIDENCE-010).
 
-    A span is a chain of shortest windows with p <= ``alpha``: windows that contain no other such window. Windows that
-    share a token or touch are joined. The p-value is the smallest one of the windows within the span.
+    A span is a chain of shortest windows with p <= ``alpha``: windows that contain no other such window. Neighbours are
+    joined unless the gap between them is longer than one of the two: the key could have been seen in such a gap. The
+    p-value is the smallest one of the windows within the span.
     """
     found = p <= alpha
     if not found.any():
         return []
     starts, ends = _shortest(windows.starts[found], windows.ends[found])
-    begins = np.concatenate(([True], starts[1:] > ends[:-1]))
+    lengths = ends - starts
+    apart = starts[1:] - ends[:-1] > np.minimum(lengths[1:], lengths[:-1])
+    begins = np.concatenate(([True], apart))
     firsts, lasts = starts[begins], ends[np.append(np.flatnonzero(begins)[1:] - 1, -1)]
     place = np.searchsorted(firsts, windows.starts, side="right") - 1
     within = found & (place >= 0) & (windows.ends <= lasts[place])

@@ -58,6 +58,20 @@ def test_the_pages_of_baked_keys_have_the_figures_that_were_measured():
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text
 
 
+def test_the_page_of_mixed_documents_has_the_figures_that_were_measured():
+    assert (ROOT / "docs" / "passages.md").read_text(encoding="utf-8") == script("studies/passages_page").page()
+
+
+def test_keyed_passages_are_found_again(monkeypatch):
+    """Four documents made again, 30% of each keyed: each shows a span, and no span is false, at family-wise 0.01."""
+    study = script("studies/passages")
+    monkeypatch.setattr(study, "BATCH", 4)
+    found = study.batch("quiet, the rest native", 0)["documents"]
+    assert len(found) == 4
+    assert all(document["spans"] and not document["false"] for document in found)
+    assert sum(length for document in found for length, _ in document["passages"]) == 4 * study.KEYED
+
+
 def test_short_traces_are_proven_again(monkeypatch):
     """All were within 16 tokens at this strength; so are eight texts made again, whatever rounding does."""
     for row in script("studies/short_traces").rows("tiny-deepseek-moe", 0.3, "float32", 8):

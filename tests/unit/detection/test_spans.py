@@ -75,9 +75,14 @@ def test_spans_are_unions_of_the_shortest_windows(given_windows, alpha):
     starts, ends = starts.astype(int), (starts + lengths).astype(int)
     small = {(a, b) for a, b, one in zip(starts, ends, p, strict=True) if one <= alpha}
     shortest = {(a, b) for a, b in small if not any(a <= c and d <= b for c, d in small - {(a, b)})}
-    touched = sorted({token for a, b in shortest for token in range(2 * a, 2 * b + 1)})  # twice, so that ends touch
-    runs = np.split(np.array(touched), np.flatnonzero(np.diff(touched) > 1) + 1) if touched else []
-    expected = [(run[0] // 2, run[-1] // 2) for run in runs]
+    expected = []
+    for window in sorted(shortest):
+        gap = window[0] - expected[-1][-1][1] if expected else math.inf
+        if expected and gap <= min(window[1] - window[0], expected[-1][-1][1] - expected[-1][-1][0]):
+            expected[-1].append(window)
+        else:
+            expected.append([window])
+    expected = [(chain[0][0], chain[-1][1]) for chain in expected]
     found = joined(Windows(starts, ends, np.ones(len(starts), int)), p, alpha)
     assert [(start, end) for start, end, _ in found] == expected
     for start, end, least in found:
