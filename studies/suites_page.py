@@ -55,8 +55,6 @@ Statistics: {statistics_say} None of it is built in; that page says why.
 ## What the tests assume
 
 {nulls}
-
-The rows *from the trace* of tiny-switch were measured with `rank_p`, which decided then.
 """
 MODEL = """# {title}: {model}
 
