@@ -37,7 +37,7 @@ of [documents without a keyed token](#documents-without-a-keyed-token) show more
 
 **Put together.** A keyed answer of 60 tokens was generated after its own prompt and then placed between two other
 answers. The replay shows it behind the wrong tokens and at other positions, so the routers see other states than they
-saw when the key chose, and the native selection on these states is not the one that the key changed. A third of the
+saw when the key chose, and the swaps that a replay shows are only in part those that the key made. A third of the
 answers is not found then. If you have the parts, verify each as it was generated.
 
 ## How precise the edges are
@@ -61,9 +61,9 @@ narrow.
 
 {unkeyed}
 
-The family-wise error is far below its level. Native documents have p = 1 under every key, because nothing is swapped in them. The others hold the swaps of another
-key; the bound of the test is about three times the tail that it bounds, and windows overlap, so fewer than the level
-are found.
+The family-wise error is far below its level. Native documents have p = 1 under every key, because nothing is swapped in
+them. The others hold the swaps of another key. The bound of the test is about three times the tail that it bounds, and
+windows overlap, so fewer are found than the level allows.
 
 ## What was chosen, and why
 
