@@ -36,13 +36,13 @@ class _Trace:
     """The counts of one trace, by decoder token.
 
     Attributes:
-        counts: opportunities, free slots and matches.
+        counts: opportunities, free slots, matches and swaps of decoder tokens.
         evidence: what is added to S, to ||W||^2, to the swaps and to the expected swaps.
         surprise: the sum of -log rank over sites, after each token.
         sites: how many sites had an opportunity, after each token.
     """
 
-    counts: Int[Tensor, "3 tokens"]
+    counts: Int[Tensor, "4 tokens"]
     evidence: Float[Tensor, "4 tokens"]
     surprise: Float[Tensor, " tokens"]
     sites: Float[Tensor, " tokens"]
@@ -58,7 +58,7 @@ class TokenTally:
     def open_trace(self, tokens: int) -> None:
         """Begin the next trace, with ``tokens`` routed decoder tokens."""
         real = torch.zeros(6, tokens, dtype=torch.float64)
-        self.traces.append(_Trace(torch.zeros(3, tokens, dtype=torch.int64), real[:4], real[4], real[5]))
+        self.traces.append(_Trace(torch.zeros(4, tokens, dtype=torch.int64), real[:4], real[4], real[5]))
 
     def add(self, path: str, found: TokenCounts) -> None:
         """Add what the site at ``path`` gave in the open trace. What an encoder adds to the evidence counts from the
@@ -66,7 +66,8 @@ class TokenTally:
         trace, here = self.traces[-1], found.tokens >= 0
         tokens = found.tokens[here]
         ones = torch.ones_like(tokens)
-        trace.counts.index_add_(1, tokens, torch.stack((ones, found.free[here], found.matched[here])))
+        counted = (ones, found.free[here], found.matched[here], found.swapped[here].long())
+        trace.counts.index_add_(1, tokens, torch.stack(counted))
         if not trace.counts.shape[1]:
             return
         first = found.tokens.clamp_min(0)
@@ -85,8 +86,7 @@ class TokenTally:
         found = []
         for number, (trace, p) in enumerate(zip(self.traces, self.p_values().split(lengths), strict=True)):
             for index in trace.counts[0].nonzero().flatten().tolist():
-                opportunities, free_slots, matched = trace.counts[:, index].tolist()
-                swaps = int(trace.evidence[2, index])
+                opportunities, free_slots, matched, swaps = trace.counts[:, index].tolist()
                 found.append(TokenScore(number, index, opportunities, free_slots, matched, swaps, float(p[index])))
         return tuple(found)
 

@@ -11,6 +11,7 @@ from scipy.stats import binom
 import okr
 from okr import InvalidSetting, InvalidTrace, Key
 from okr.detection import Decoys
+from okr.detection.by_token import TokenCounts, TokenTally
 from okr.detection.counting import count, matches
 from okr.detection.decoys import BLOCK, DecoyBlocks
 from okr.detection.evidence import SiteEvidence, all_evidence
@@ -222,6 +223,22 @@ def test_counts_by_router_and_by_token_add_up(moe, key):
     assert {token.trace for token in verdict.tokens} == {0, 1}
     assert all(0 <= token.matched <= token.free_slots for token in verdict.tokens)
     assert verdict.p_value <= verdict.tokens[-1].p_value <= 1.0  # equal matches rank the key lower there
+
+
+def test_swaps_of_an_encoder_are_those_of_no_token():
+    """Its evidence counts from the first decoder token on, which made none of its swaps."""
+
+    def counts(tokens, swapped):
+        real = torch.ones(2, dtype=torch.float64)
+        whole = torch.ones(2, dtype=torch.int64)
+        parts = (torch.tensor(tokens), whole, whole, real, real, torch.tensor(swapped), real, real / 2)
+        return TokenCounts(*(part.double() if part.is_floating_point() else part for part in parts))
+
+    tally = TokenTally()
+    tally.open_trace(3)
+    tally.add("encoder", counts([-1, -1], [5.0, 7.0]))
+    tally.add("decoder", counts([0, 2], [1.0, 2.0]))
+    assert [(token.index, token.swaps) for token in tally.scores()] == [(0, 1), (2, 2)]
 
 
 def test_the_p_value_at_a_token_is_that_of_all_tokens_up_to_it(deepseek, key):

@@ -14,6 +14,7 @@ import okr.jobs.loading as loading
 from okr.detection import verify
 from okr.errors import InvalidConfig
 from okr.experiment import held_out_loss
+from okr.experiment.agreement import check_figures
 from okr.experiment.config import resolve
 from okr.experiment.results import Results
 from okr.experiment.runner import run
@@ -97,6 +98,7 @@ def test_an_encoder_decoder_runs_from_its_own_configuration(
     assert results.summary.average_hit_rate == 1.0
     assert {site.stack for site in results.router_sites} == {"encoder", "decoder"}
     assert results.quality.tokens > 0
+    check_figures(results)
 
 
 def test_a_fresh_key_is_saved_for_its_owner_only_and_used_again(
