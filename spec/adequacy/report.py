@@ -56,7 +56,7 @@ def _page(measured: dict[str, Any], groups: dict[str, Any], explained: dict[str,
     parts = [_HEAD, _findings(measured, groups, explained), _ZOOS, _MUTANTS]
     for part, entries in groups.items():
         parts.append(_group(part, entries, explained))
-    parts.append(_alarms([*measured.get("alarms", ()), *measured.get("ports", ())]))
+    parts.append(_alarms(measured.get("alarms", []), measured.get("ports", [])))
     return "\n".join([*parts, _LIMITS])
 
 
@@ -127,20 +127,21 @@ def key(entry: dict[str, Any]) -> str:
     )
 
 
-def _alarms(entries: Iterable[dict[str, Any]]) -> str:
+def _alarms(entries: list[dict[str, Any]], ports: list[dict[str, Any]]) -> str:
+    named = ", ".join(f"`{name}`" for name in dict.fromkeys(entry["implementation"] for entry in ports))
     lines = [
         "## False alarms",
         "",
         "Correct implementations that round differently, on generated cases (nine in ten ask `select`, one in ten",
         "`key_scores`), with float32 numbers and with numbers rounded to bfloat16, which tie by the thousand.",
         "`reordered` sums back to front and rearranges the comparisons of both zones; `float64` computes everything in",
-        "float64; `jax` and others after it are the ports in `examples/ports`. The bound is the Clopper-Pearson upper",
-        "limit (95%) on the rate per case.",
+        "float64. The bound is the Clopper-Pearson upper limit (95%) on the rate per case.",
+        *([f"Ports in `examples/ports`: {named}."] if ports else []),
         "",
         "| implementation | numbers | cases | false alarms | rate below |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for e in entries:
+    for e in [*entries, *ports]:
         lines.append(f"| {e['implementation']} | {e['numbers']} | {e['cases']} | {e['alarms']} | {e['bound']:.1e} |")
     return "\n".join([*lines, ""])
 
