@@ -27,6 +27,7 @@ def do(step, sizes, folder, shared, note):
     while {broken} and step in ("tests", "verification"):
         signal.pause()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 worker._do = do
 on_card.STEPS = dict(tests=0.5 if {broken} else 600, experiment=600, cost=600, router=600, verification=600)
 on_card.main()
