@@ -44,7 +44,7 @@ def windows_are_corrected(subject: Subject) -> None:
     """The smallest p-value of all windows is the oracle's, for the key that acted and for others."""
     from ..system import okr
 
-    for name, got, found, secret in _answers(alpha=0.01):
+    for name, _, got, found, secret in _answers(0.01):
         expected = min((window.p_value for window in found), default=1.0)
         evidence.require_close(f"{name}, key {okr.Key(secret).id}: smallest p-value", expected, got.p_value)
         within = all(span.p_value <= 0.01 for span in got.spans)
@@ -53,18 +53,17 @@ def windows_are_corrected(subject: Subject) -> None:
 
 @check("OKR-EVIDENCE-010")
 def spans_are_made_of_the_shortest_windows(subject: Subject) -> None:
-    for alpha in _LEVELS:
-        for name, got, found, _ in _answers(alpha=alpha):
-            expected = windows.spans(found, alpha)
-            places = [(span.start, span.end) for span in got.spans]
-            right = [(span.start, span.end) for span in expected]
-            require(places == right, f"{name}, alpha {alpha:g}: spans", expected=right, got=places)
-            for span, other in zip(expected, got.spans, strict=True):
-                evidence.require_close(f"{name}, alpha {alpha:g}: p-value of a span", span.p_value, other.p_value)
+    for name, alpha, got, found, _ in _answers(*_LEVELS):
+        expected = windows.spans(found, alpha)
+        places = [(span.start, span.end) for span in got.spans]
+        right = [(span.start, span.end) for span in expected]
+        require(places == right, f"{name}, alpha {alpha:g}: spans", expected=right, got=places)
+        for span, other in zip(expected, got.spans, strict=True):
+            evidence.require_close(f"{name}, alpha {alpha:g}: p-value of a span", span.p_value, other.p_value)
 
 
-def _answers(alpha: float) -> Any:
-    """Name, answer, the oracle's windows in places of the trace, and secret: of every case and of several keys."""
+def _answers(*alphas: float) -> Any:
+    """Name, level, answer, the oracle's windows in places of the trace, and secret: of every case and several keys."""
     from .. import system
     from ..system import okr
 
@@ -73,9 +72,9 @@ def _answers(alpha: float) -> Any:
         first = trace.prompt_length if skip else 0
         shown = _shown(engine, trace, first)
         setting = Setting(shown[0].experts.shape[1], epsilon, "boundary", strength)
-        options = {"epsilon": epsilon, "zone": "boundary", "strength": strength, "skip_prompt": skip, "alpha": alpha}
+        options = {"epsilon": epsilon, "zone": "boundary", "strength": strength, "skip_prompt": skip}
         for secret in (system.SECRET, *system.other_secrets(2)):
-            got = okr.locate(engine, trace, okr.Key(secret), **options)
             found = windows.windows(shown, secret, setting)
             moved = [windows.Window(one.start + first, one.end + first, one.p_value) for one in found]
-            yield name, got, moved, secret
+            for alpha in alphas:
+                yield name, alpha, okr.locate(engine, trace, okr.Key(secret), alpha=alpha, **options), moved, secret
