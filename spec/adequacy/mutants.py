@@ -31,35 +31,35 @@ _SWAPS: dict[type, tuple[type, ...]] = {
 @dataclass(frozen=True)
 class Mutant:
     """``name`` is stable as long as the code it changes is: owner, and the expression before and after. ``owner`` is
-    the function, class or constant that it stands in. It runs only where one of ``lines`` does."""
+    the function, class or constant that it stands in. It runs only where one of ``lines`` does. ``number`` is the
+    changed part's place among those of the module's syntax tree ``before``."""
 
     owner: str
     name: str
     line: int
     lines: range
-    tree: ast.Module
+    before: ast.Module
+    number: int
+    change: object
+
+    @property
+    def tree(self) -> ast.Module:
+        """The module with the change in it."""
+        mutated = copy.deepcopy(self.before)
+        _apply([*_sites(mutated, "")][self.number][1], self.change)
+        return ast.fix_missing_locations(mutated)
 
 
 def mutants(source: str) -> list[Mutant]:
     """All mutants of a module, in source order. Docstrings, annotations, imports and messages are left alone."""
     tree = ast.parse(source)
-    sites = [*_sites(tree, "")]
     found = []
-    for number, (owner, original, lines) in enumerate(sites):
+    for number, (owner, original, lines) in enumerate(_sites(tree, "")):
         for change in _changes(original):
-            mutated = copy.deepcopy(tree)
-            target = [*_sites(mutated, "")][number][1]
-            before = ast.unparse(target)
-            _apply(target, change)
-            found.append(
-                Mutant(
-                    owner,
-                    f"{owner}: {before} -> {ast.unparse(target)}",
-                    target.lineno,
-                    lines,
-                    ast.fix_missing_locations(mutated),
-                )
-            )
+            changed = copy.deepcopy(original)
+            _apply(changed, change)
+            name = f"{owner}: {ast.unparse(original)} -> {ast.unparse(changed)}"
+            found.append(Mutant(owner, name, original.lineno, lines, tree, number, change))
     names: dict[str, int] = {}
     unique = []
     for mutant in found:

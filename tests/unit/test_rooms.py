@@ -3,6 +3,7 @@
 import ast
 import importlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def imports(module: str, tree: ast.Module) -> list[tuple[str, list[str]]]:
     return found
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     paths = [path for path in OKR.rglob("*.py") if OKR / "spec" not in path.parents]
     named = {".".join(path.relative_to(OKR.parent).with_suffix("").parts): path for path in paths}
