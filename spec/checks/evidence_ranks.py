@@ -126,7 +126,6 @@ def cancelled_swaps_are_none(subject: Subject) -> None:
     require(got.swaps == 8, "swaps", expected=8, got=got.swaps)
     found = (abs(got.z) < 1e-9, got.swaps_p, got.tokens[1].p_value)
     require(found == (True, 1.0, 1.0), "swaps that cancel: z is 0, p after both", expected=(True, 1, 1), got=found)
-    require(got.tokens[0].p_value < 0.5, "one of the two alone", expected="< 0.5", got=got.tokens[0].p_value)
     for norms in ([1e-12], [0.0], [2.5e-13] * 4):
         z = distance([1.0] * len(norms), norms)
         require(z == 0, f"z where ||W||^2 is {sum(norms)}", expected=0, got=z)
