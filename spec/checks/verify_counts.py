@@ -51,8 +51,8 @@ def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) ->
     require(near, "matches of decoys at the sites", expected=(got.chance_rate or 0) * whole.free, got=parts)
     _require_tokens(got.tokens, found)
     for token in got.tokens:
-        right = swapped[token.trace, token.index]
-        require(token.swaps == right, f"swaps of token {token.index}", expected=right, got=token.swaps)
+        swaps = swapped[token.trace, token.index]
+        require(token.swaps == swaps, f"swaps of token {token.index}", expected=swaps, got=token.swaps)
 
 
 def _swaps(question: Shown) -> Counter[tuple[int, int]]:
