@@ -93,7 +93,7 @@ def _ran(numbers: Any, choice: list[float], scores: list[float], setting: Settin
     if "any" in kind and numbers.random() < 0.5:
         return [int(expert) for expert in numbers.permutation(EXPERTS)[:TOP_K]]
     zone = oracle.zones(choice, scores, setting)[0]
-    if "native" in kind or not zone.opportunity:
+    if "native" in kind or not zone.opportunity or ("few" in kind and numbers.random() < 0.9):
         return oracle.native(choice, TOP_K)
     hard = math.isinf(setting.strength)
     wishes = {e: scores[e] if hard else choice[e] + setting.strength * scores[e] for e in zone.pool}
@@ -118,17 +118,58 @@ QUESTIONS = st.fixed_dictionaries(
 @contextmanager
 def shown(drawn: dict[str, Any]) -> Iterator[tuple[bytes, Shown]]:
     """A secret, and what is shown of traces that it may have made."""
+    numbers = np.random.default_rng(drawn["seed"])
+    setting, skip = Setting(TOP_K, drawn["epsilon"], drawn["zone"], drawn["strength"]), drawn["skip"]
+    secret, traces, parts = numbers.bytes(16), [], []
+    for tokens in drawn["lengths"]:
+        parts.append([_part(numbers, layer, tokens, secret, setting, drawn["kind"]) for layer in (0, 1)])
+        traces.append(_trace(numbers, tokens, skip))
+    with _showing(traces, parts) as engine:
+        yield secret, Shown(engine, traces, parts, setting, skip)
+
+
+@contextmanager
+def showing(parts: list[list[Routed]], setting: Setting) -> Iterator[Shown]:
+    """Traces of which replays show ``parts``, those of both sites for each trace. Equal shapes have equal traces."""
+    numbers = np.random.default_rng(0)
+    traces = [_trace(numbers, len(trace[0].choice), 0) for trace in parts]
+    with _showing(traces, parts) as engine:
+        yield Shown(engine, traces, parts, setting)
+
+
+def _trace(numbers: Any, tokens: int, skip: int) -> Any:
+    """A trace of so many tokens with routing; the experts in it are not read."""
     from . import system
     from .system import okr
 
-    numbers = np.random.default_rng(drawn["seed"])
-    setting = Setting(TOP_K, drawn["epsilon"], drawn["zone"], drawn["strength"])
-    header, secret = system.traces(0)[0].header, numbers.bytes(16)
-    traces, parts = [], []
-    for tokens in drawn["lengths"]:
-        parts.append([_part(numbers, layer, tokens, secret, setting, drawn["kind"]) for layer in (0, 1)])
-        experts = np.full((tokens, 2, TOP_K), -1, np.int16)
-        ids = numbers.integers(0, 64, tokens + 1).astype(np.int32)
-        traces.append(okr.Trace(header, ids, experts, min(drawn["skip"], tokens)))
-    with _showing(traces, parts) as engine:
-        yield secret, Shown(engine, traces, parts, setting, drawn["skip"])
+    experts = np.full((tokens, 2, TOP_K), -1, np.int16)
+    ids = numbers.integers(0, 64, tokens + 1).astype(np.int32)
+    return okr.Trace(system.traces(0)[0].header, ids, experts, min(skip, tokens))
+
+
+def signs_of(secret: bytes, layer: int) -> Any:
+    """The projection of a secret at one of the two sites."""
+    return oracle.projection(secret, stack="decoder", layer=layer, hidden_size=SIZE, num_experts=EXPERTS)
+
+
+def state_of(signs: Any, scores: Any) -> Any:
+    """A state of norm 1 that has these key scores under a projection, float32 [SIZE]."""
+    signs = signs.astype(np.float64)
+    along = signs @ np.linalg.solve(signs.T @ signs, np.asarray(scores, np.float64))
+    across = np.random.default_rng(0).normal(size=SIZE)
+    across -= signs @ np.linalg.lstsq(signs, across, rcond=None)[0]
+    rest = 1 - float(along @ along)
+    if rest < 0:
+        raise ValueError(f"no state of norm 1 has the key scores {scores}")
+    return (along + across * math.sqrt(rest) / np.linalg.norm(across)).astype(np.float32)
+
+
+def alike(
+    secret: bytes, layer: int, tokens: int, choice: Any, scores: Any, ran: Any, kind: type[np.floating] = np.float32
+) -> Routed:
+    """One site at which every token is the same: its choice scores, its key scores under a secret (None: the state is
+    zero), and the experts that ran. ``kind`` is the type of the choice scores."""
+    signs = signs_of(secret, layer)
+    state = np.zeros(SIZE, np.float32) if scores is None else state_of(signs, scores)
+    rows = (np.asarray(choice, kind), state, np.asarray(ran, np.int64))
+    return Routed("decoder", layer, *(np.tile(row, (tokens, 1)) for row in rows))

@@ -25,6 +25,20 @@ def weights_are_those_of_the_swaps(subject: Subject, case: EvidenceCase) -> None
     _weights(subject, case)
 
 
+@check("OKR-EVIDENCE-001")
+def the_first_of_equals_are_the_models_own(subject: Subject) -> None:
+    """Among many experts with equal scores the native selection takes those with the lowest index. Half of the tokens
+    ran it; others ran any experts."""
+    numbers = np.random.default_rng(0)
+    for experts in (17, 64, 130):
+        setting = Setting(4, math.inf, "max")
+        choice = numbers.integers(0, 4, (12, experts)).astype(np.float32)
+        hidden = numbers.normal(size=(12, 3)).astype(np.float32)
+        ran = np.array([oracle.native(row, 4) for row in choice.tolist()])
+        ran[1::2] = numbers.permuted(np.tile(np.arange(experts), (6, 1)), axis=1)[:, :4]
+        _weights(subject, EvidenceCase(bytes(16), setting, (Routed("decoder", 0, choice, hidden, ran),)))
+
+
 @check("OKR-EVIDENCE-002", lambda: strategies.evidence(_FINITE))
 def weights_end_at_the_reach(subject: Subject, case: EvidenceCase) -> None:
     _weights(subject, case)

@@ -1,10 +1,11 @@
 """Chapter VERIFY: the counts of a verdict against the oracle, on what a replay might show."""
 
+import math
 from collections import Counter
 from typing import Any
 
-from .. import counts
-from ..shown import QUESTIONS, shown
+from .. import counts, evidence
+from ..shown import QUESTIONS, Shown, shown
 from ..subject import Subject
 from ..verdicts import require
 from . import check
@@ -25,7 +26,7 @@ def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) ->
 
     with shown(drawn) as (secret, question):
         got = okr.verify(question.engine, question.traces, okr.Key(secret), decoys=9, alpha=0.5, **question.options)
-        found = question.counted(secret)
+        found, swapped = question.counted(secret), _swaps(question)
     whole = counts.Counts()
     for part in (part for trace in found for part in trace):
         whole.add(part)
@@ -45,7 +46,23 @@ def counts_follow_from_what_is_shown(subject: Subject, drawn: dict[str, Any]) ->
         _rate_is(site.path, site.hit_rate, one.free, one.least, one.most)
         require((site.chance_rate is None) == (not one.free), "a site's chance rate of nothing", got=site.chance_rate)
         require(site.opportunities > 0 or site.rank_p == 1, "a rank without opportunities", expected=1, got=site.rank_p)
+    parts = math.fsum((site.chance_rate or 0) * site.free_slots for site in got.sites)
+    near = abs(parts - (got.chance_rate or 0) * whole.free) < 1e-6
+    require(near, "matches of decoys at the sites", expected=(got.chance_rate or 0) * whole.free, got=parts)
     _require_tokens(got.tokens, found)
+    for token in got.tokens:
+        swaps = swapped[token.trace, token.index]
+        require(token.swaps == swaps, f"swaps of token {token.index}", expected=swaps, got=token.swaps)
+
+
+def _swaps(question: Shown) -> Counter[tuple[int, int]]:
+    """How many experts were swapped in and count, by trace and token."""
+    found = Counter[tuple[int, int]]()
+    for number, trace in enumerate(question.parts):
+        for part in trace:
+            swapped = (evidence.swap_weights(part, question.setting) > 0).sum(1).tolist()
+            found.update({(number, index): count for index, count in enumerate(swapped)})
+    return found
 
 
 def _require_tokens(got: Any, found: list[list[counts.Counts]]) -> None:
