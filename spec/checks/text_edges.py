@@ -162,7 +162,7 @@ def numbers_may_be_of_any_kind(subject: Subject) -> None:
 
     model, text = system.outspoken_models()[0], system.texts(0)[0][:18]
     one, two = detected(model, text), detected(model, [text, text])
-    kinds = [int, np.int64, np.array, torch.tensor]
+    kinds: tuple[Any, ...] = (int, np.int64, np.array, torch.tensor)
     for first, last in ((kind, other) for kind in kinds for other in kinds if int in (kind, other) or kind is other):
         numbers = [first(text[0]), *text[1:-1], last(text[-1])]
         with system.accepted(f"a text that begins with {first.__name__} and ends with {last.__name__}"):
@@ -205,7 +205,7 @@ def refusals_say_what_is_wrong(subject: Subject) -> None:
     from ..system import okr
 
     decoder, encoder = system.outspoken_models()[0], system.capacity_model()
-    both = {"source_ids": [5, 6]}
+    both: dict[str, Any] = {"source_ids": [5, 6]}
     for said, words in (
         (_said(decoder, [5, 64]), (r"\btoken_ids\b", r"\b0 and 63\b")),
         (_said(decoder, [5.0, 6.0]), (r"\btoken_ids\b",)),
