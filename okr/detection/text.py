@@ -169,10 +169,12 @@ def as_texts(
 
 
 def _are_several(token_ids: Any) -> bool:
-    """Whether ``token_ids`` holds several texts."""
+    """Whether ``token_ids`` holds several texts. Tensors without a dimension are numbers, as in ``list(tensor)``."""
     if isinstance(token_ids, np.ndarray | Tensor):
         return token_ids.ndim == 2
-    return isinstance(token_ids, list | tuple) and bool(token_ids) and not isinstance(token_ids[0], int | np.integer)
+    if not isinstance(token_ids, list | tuple) or not token_ids:
+        return False
+    return not isinstance(token_ids[0], int) and getattr(token_ids[0], "ndim", 1) > 0
 
 
 def _text(

@@ -54,6 +54,8 @@ def test_a_repr_is_short_and_names_what_matters(deepseek, made, key):
     assert "watermarked=True" in shown[0]
     assert f"tokens=<{len(verdict.tokens)} items>" in shown[0]
     assert "candidates=<1000 items>" in shown[2]
+    assert "candidates=<5 items>" in repr(Attribution(None, 0.01, 5, candidates[:5]))
+    assert repr(candidates[:4]) in repr(Attribution(None, 0.01, 5, candidates[:4]))
     assert shown[3] == "Generation(sequences=[1, 66], 1 traces)"
     assert shown[4] == f"Trace(DeepseekForCausalLM, 66 tokens, 60 of them new, 2 sites, key_id={key.id})"
 

@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 import okr
 from okr import InvalidSetting, InvalidText, Key
-from okr.detection import Decoys, likelihoods, statistic
+from okr.detection import Decoys, likelihoods, statistic, z_score
 from okr.detection.text import as_texts
 from okr.discovery import keyable_sites
 from okr.engines import Text
@@ -176,6 +176,11 @@ def test_the_statistic_is_the_one_documented_and_bounded_below():
     torch.testing.assert_close(statistic(log_p)[0], torch.tensor(8 * math.log(0.1), dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_decoy_has_no_spread():
+    assert z_score(1.0, torch.ones(1)) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
@@ -234,7 +239,7 @@ def test_settings_out_of_range(deepseek, key, options):
 
 def test_texts_come_in_many_forms(deepseek):
     row = [1, 2, 3]
-    for one in (row, tuple(row), np.array(row), torch.tensor(row)):
+    for one in (row, tuple(row), np.array(row), torch.tensor(row), list(torch.tensor(row)), [1, *np.array([2, 3])]):
         (text,) = as_texts(okr.prepare(deepseek), one, 0, None)
         assert text.tokens.tolist() == row
         assert text.prompt_length == 1
