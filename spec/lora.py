@@ -60,8 +60,11 @@ class Lora(nn.Module):
     @torch.no_grad()
     def added(self, name: str) -> Tensor:
         """What an adapter adds to the weight."""
-        up, down = (part[name].weight for part in (self.ups, self.downs))
-        product: Tensor = up @ down * self.scaling.get(name, 3.0) * (1.5 if name in self.lora_variant else 1.0)
+        up: Any = self.ups[name]
+        down: Any = self.downs[name]
+        product: Tensor = (
+            up.weight @ down.weight * self.scaling.get(name, 3.0) * (1.5 if name in self.lora_variant else 1.0)
+        )
         return product.T if self.fan_in_fan_out else product
 
     @torch.no_grad()
@@ -70,9 +73,10 @@ class Lora(nn.Module):
             raise NotImplementedError("the tokens decide what is added")
         base: Any = self.base_layer
         for name in names:
+            up: Any = self.ups[name]
             base.weight.add_(sign * self.added(name))
             if self.lora_bias[name]:
-                base.bias.add_(sign * self.ups[name].bias * self.scaling.get(name, 3.0))
+                base.bias.add_(sign * up.bias * self.scaling.get(name, 3.0))
 
     def merge(self) -> None:
         """Write the active adapters into the weight."""

@@ -148,8 +148,9 @@ def adapters_are_as_their_weights(subject: Subject) -> None:
     import torch
 
     base = _identity(_plain())
-    for make in (_adapted, partial(_stacked, "gate_up_proj")):  # whose effect is plain without merging
-        alone, plain = _identity(make(stubborn=True)), _identity(make())
+    ways: tuple[Callable[..., Any], ...] = (_adapted, partial(_stacked, "gate_up_proj"))
+    for way in ways:  # the effect is plain without merging
+        alone, plain = _identity(way(stubborn=True)), _identity(way())
         require(not _one(alone, base) and _one(alone, plain), "an adapter whose merging fails")
     seen: dict[str, Any] = {}
     for what, (make, where) in _MERGEABLE.items():
@@ -212,7 +213,7 @@ def adapters_of_routers_are_seen(subject: Subject) -> None:
 @check("OKR-REPLAY-003")
 def adapters_that_no_weights_hold_are_told_apart(subject: Subject) -> None:
     """What depends on the tokens, or adds a bias where there is none, has no merged copy: the model is its own."""
-    stubborn = {"stubborn": True, "variant": True}
+    stubborn: dict[str, Any] = {"stubborn": True, "variant": True}
     base, own = _identity(_plain()), _identity(_adapted(**stubborn))
     require(_one(own, _identity(_adapted(**stubborn))), "the same adapter is another model")
     require(_one(own, _identity(_adapted("another", **stubborn))), "an adapter of another name is another model")
@@ -391,7 +392,8 @@ def traces_are_replayed_by_what_is_known(subject: Subject) -> None:
         changed = identity.model_copy(update=parts)
         return replace(trace, header=trace.header.model_copy(update={"model": changed}))
 
-    for parts in ({"weights": None}, {"routers": None}, {"weights": None, "routers": None}):
+    unknown: tuple[dict[str, Any], ...] = ({"weights": None}, {"routers": None}, {"weights": None, "routers": None})
+    for parts in unknown:
         with answered(f"the replay of a trace without {sorted(parts)}"):
             _replayed(model, told(**parts))
     for parts in ({"routers": "0" * 16}, {"routers": "0" * 16, "weights": None}, {"structure": "0" * 16}):

@@ -128,9 +128,9 @@ def answers_say_how_many_tokens_are_new(subject: Subject) -> None:
                 trace = _traced({**_completion(), "okr_setting": {name: value}})
             got = getattr(trace.header, name)
             require(got == float(value), f"the {name} {value!r}", expected=value, got=got)
-    for value in (b"0123456789abcdef", 123456789012345, ["0123456789abcdef"], "0123456789ABCDEF"):
-        with system.refused(okr.InvalidTrace, f"an answer with the key id {value!r}"):
-            _traced({**_completion(), "okr_key_id": value})
+    for key_id in (b"0123456789abcdef", 123456789012345, ["0123456789abcdef"], "0123456789ABCDEF"):
+        with system.refused(okr.InvalidTrace, f"an answer with the key id {key_id!r}"):
+            _traced({**_completion(), "okr_key_id": key_id})
 
 
 def wrapped(model: Any, kind: str, prompts: Any = None, **state: Any) -> Any:

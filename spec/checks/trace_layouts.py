@@ -118,7 +118,7 @@ def layers_are_those_of_the_model(subject: Subject) -> None:
     require(trace.experts.tolist() == chosen.tolist(), "experts of five named columns", got=trace.experts)
     own, single = _own(), array.copy()
     single[:, 3] = (3, 5)
-    wrong = {
+    wrong: dict[str, tuple[Any, dict[str, Any]]] = {
         "a router beyond the last layer": (single, {"sites": [own[0], replace(own[1], layer=5)]}),
         "two routers in a layer": (single, {"sites": [own[0], replace(own[1], layer=1)]}),
         "no place for experts, by layers": (array[..., :0], {}),
