@@ -317,12 +317,17 @@ def weights_that_are_not_at_hand_are_not_compared(subject: Subject) -> None:
 
 
 def _renamed(model: Any) -> Any:
-    """The model with one matrix under another name, as other programs store it."""
+    """The model with one matrix of each layer under another name, as other programs store it."""
     from torch import nn
 
-    holder = nn.Module()
-    holder.matrix = nn.Parameter(_layer(model).weight.detach().flip(0))
-    return _around(model, _QUERY, lambda _: holder)
+    def stored(layer: Any) -> Any:
+        holder = nn.Module()
+        holder.matrix = nn.Parameter(layer.weight.detach().flip(0))
+        return holder
+
+    for number in (0, 1):
+        _around(model, f"model.layers.{number}.self_attn.q_proj", stored)
+    return model
 
 
 @check("OKR-REPLAY-003")

@@ -76,6 +76,7 @@ def test_rounding_is_not_seen(seed, dtype):
 def test_what_is_negligible_beside_nothing(share, same):
     """Float16 rounds small numbers to multiples of 2^-24."""
     assert sample([0.0] * ROW).agrees(sample([share * 2.0**-20] * ROW)) is same
+    assert sample([100 * 2.0**-24] * ROW).agrees(sample([83 * 2.0**-24] * ROW)), "exactly as much as is tolerated"
 
 
 @given(st.lists(st.floats(allow_nan=True, width=16), min_size=ROW, max_size=ROW))
@@ -120,6 +121,12 @@ def test_which_entries_are_sampled_stays_as_it_is():
     found = WeightSample.of(model)
     assert found.places == "600de215bd308ef1"
     assert hashlib.sha256(found.values.encode()).hexdigest()[:16] == "3895d09f650e34f6"
+
+
+def test_a_sample_of_one_kind_of_weights_or_of_none():
+    found = WeightSample.of(nn.Sequential(nn.Embedding(11, 3)))
+    assert len(base64.b64decode(found.values)) == 2 * ROW * ROWS
+    assert WeightSample.of(nn.Sequential()) is None
 
 
 def test_the_sample_is_small_whatever_the_model():
