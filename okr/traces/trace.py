@@ -126,6 +126,7 @@ class Trace:
             raise InvalidTrace("token_ids must be at least two token ids in one dimension")
         if tokens.min() < 0 or tokens.max() >= 2**31:
             raise InvalidTrace("token_ids must lie between 0 and 2^31 - 1")
+        tokens = tokens.astype(np.int32)
         experts, ignored = arrange(
             array, sites, tokens, first, layers=layers, depth=depth_of(model), routed={r.layer for r in routers}
         )
@@ -135,7 +136,7 @@ class Trace:
             raise InvalidTrace(_first(error)) from None
         return cls(
             header=described,
-            token_ids=tokens.astype(np.int32),
+            token_ids=tokens,
             experts=experts,
             prompt_length=prompt_length,
             ignored=ignored,
@@ -215,10 +216,12 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to ``path``. The file appears whole or not at all. Raises InvalidTrace if it cannot be
-        written."""
+        written, or would be too large to be loaded."""
         described = self.header.model_dump(mode="json") | {"sha256": self.digest().hex()}
         content = save(self._arrays(), metadata={"okr": json.dumps(described)})  # several entries have no fixed order
         path = Path(path)
+        if len(content) > MAX_FILE_BYTES or int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
+            raise InvalidTrace(f"cannot write trace {path}: it would be too large to be loaded")
         try:
             files.replace(path, content)
         except (OSError, ValueError) as error:

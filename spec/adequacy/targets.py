@@ -17,7 +17,8 @@ class Target:
 
     ``cases``: how many each check gets. ``limit``: seconds for one question. ``one_in``: that share of the mutants is
     tried, drawn at random with a fixed seed. ``keeps``: models and what was made with them may be kept, for the module
-    has no part in them.
+    has no part in them. ``again``: modules that are executed anew after each mutant, for their classes check values
+    against classes of the module.
     """
 
     module: str
@@ -27,6 +28,7 @@ class Target:
     limit: float = 60.0
     one_in: int = 1
     keeps: bool = False
+    again: tuple[str, ...] = ()
 
     @property
     def clauses(self) -> list[Clause]:
@@ -50,9 +52,12 @@ DETECTION = tuple(
         "verdict", "attribution", "many_keys", "likelihood", "text", "spans", "windows",
     )
 )  # fmt: skip
-TRACES = tuple(
-    Target(f"okr.traces.{name}", _RECORDED)
-    for name in ("passes", "trace", "header", "routed_experts", "unrouted", "responses", "load", "weights")
+TRACES = (
+    *(
+        Target(f"okr.traces.{name}", _RECORDED)
+        for name in ("passes", "trace", "header", "routed_experts", "unrouted", "responses", "load")
+    ),
+    Target("okr.traces.weights", _RECORDED, again=("okr.traces.header",)),
 )
 _TRANSFORMERS = (
     "routings", "session", "replay", "attaching", "guard", "proof", "swapping", "fused", "families", "generation",

@@ -4,12 +4,15 @@ import dataclasses
 import json
 import logging
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.numpy import load, save
 from small_models import random_deepseek, random_switch
 
@@ -68,6 +71,41 @@ def test_truncated(content, tmp_path, keep):
 def test_enormous_header(content, tmp_path):
     refused(struct.pack("<Q", 2**62) + content[8:], tmp_path)
     refused(struct.pack("<Q", 2**24) + b" " * (2**24 + 10), tmp_path)
+
+
+def test_a_file_of_a_gibibyte_is_read_and_a_larger_one_is_not(content, tmp_path, monkeypatch):
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(content)
+    for size in (2**30, 2**30 + 1):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", lambda self, size=size: SimpleNamespace(st_size=size))
+            if size == 2**30:
+                Trace.load(path)
+                continue
+            with pytest.raises(InvalidTrace, match="larger than"):
+                Trace.load(path)
+
+
+@pytest.mark.parametrize("limit", ["MAX_FILE_BYTES", "MAX_HEADER_BYTES"])
+def test_what_would_be_too_large_to_be_loaded_is_not_saved(content, tmp_path, monkeypatch, limit):
+    (tmp_path / "one.safetensors").write_bytes(content)
+    trace, path = Trace.load(tmp_path / "one.safetensors"), tmp_path / "again.safetensors"
+    size = len(content) if limit == "MAX_FILE_BYTES" else struct.unpack("<Q", content[:8])[0]
+    monkeypatch.setattr(f"okr.traces.trace.{limit}", size)
+    trace.save(path)
+    assert path.read_bytes() == content
+    path.unlink()
+    monkeypatch.setattr(f"okr.traces.trace.{limit}", size - 1)
+    with pytest.raises(InvalidTrace, match="too large"):
+        trace.save(path)
+    assert not path.exists()
+
+
+def test_a_header_cannot_be_changed(trace):
+    header, model = trace.header, trace.header.model
+    for part, name in ((header, "key_id"), (header.sites[0], "layer"), (model, "routers"), (model.weights, "values")):
+        with pytest.raises(ValidationError):
+            setattr(part, name, None)
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -437,6 +475,14 @@ def test_one_column_too_few_is_not_read_as_one_a_router(caplog):
     assert (unfilled[:, 0] == -1).all()
     assert (unfilled[:, 1] == array[:, 1]).all()
     assert (taken(np.zeros((12, 2, 4), int)) == -1).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int64, np.uint64])
+def test_token_ids_may_be_of_any_type(kind):
+    tokens = np.arange(5, 18, dtype=kind)
+    trace = Trace.from_routed_experts(tokens, routing(12, 2), model=SMALL_MODEL)
+    assert trace.token_ids.tolist() == tokens.tolist()
+    assert trace.token_ids.dtype == np.int32
 
 
 def test_the_first_token_may_be_a_number_of_numpy():

@@ -1,6 +1,7 @@
 """The sample of a model's weights: the same for roundings of one model, another for another, and never trusted."""
 
 import base64
+import hashlib
 import json
 import math
 
@@ -71,6 +72,13 @@ def test_rounding_is_not_seen(seed, dtype):
     assert sample(values.numpy()).agrees(sample(values.to(dtype).float().numpy()))
 
 
+@pytest.mark.parametrize(("share", "same"), [(0.5, True), (1.0, True), (1.0625, False), (2.0, False)])
+def test_what_is_negligible_beside_nothing(share, same):
+    """Float16 rounds small numbers to multiples of 2^-24."""
+    assert sample([0.0] * ROW).agrees(sample([share * 2.0**-20] * ROW)) is same
+    assert sample([100 * 2.0**-24] * ROW).agrees(sample([83 * 2.0**-24] * ROW)), "exactly as much as is tolerated"
+
+
 @given(st.lists(st.floats(allow_nan=True, width=16), min_size=ROW, max_size=ROW))
 def test_what_is_not_at_hand_on_one_side_is_not_compared(values):
     known = sample(values)
@@ -102,6 +110,23 @@ def test_a_trace_made_in_eight_bits_is_judged_in_float32(name, key):
     with okr.watermark(small.model, key, epsilon=math.inf, zone="boundary", strength=4.0) as wm:
         trace = wm.generate(**given_ids, max_new_tokens=24, min_new_tokens=24, do_sample=False).traces[0]
     assert okr.verify(whole.model, trace, key).hit_rate > 0.9
+
+
+def test_which_entries_are_sampled_stays_as_it_is():
+    """Or traces of other versions are of other models."""
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 9), nn.Embedding(11, 3), nn.Conv1d(2, 6, 3))
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.arange(value.numel()).view(value.shape) / 64)
+    found = WeightSample.of(model)
+    assert found.places == "600de215bd308ef1"
+    assert hashlib.sha256(found.values.encode()).hexdigest()[:16] == "3895d09f650e34f6"
+
+
+def test_a_sample_of_one_kind_of_weights_or_of_none():
+    found = WeightSample.of(nn.Sequential(nn.Embedding(11, 3)))
+    assert len(base64.b64decode(found.values)) == 2 * ROW * ROWS
+    assert WeightSample.of(nn.Sequential()) is None
 
 
 def test_the_sample_is_small_whatever_the_model():
