@@ -89,7 +89,7 @@ _FEW = (
 """What is shown, the strength, the number of tokens, the seed, and how tokens were routed."""
 
 
-@check("OKR-VERIFY-009")
+@check("OKR-EVIDENCE-007")
 def few_swaps_are_judged_under_several_keys_as_alone(subject: Subject) -> None:
     """Where it matters whether enough was swapped for the ranks at the sites to count."""
     from okr.detection import p_values
@@ -111,3 +111,18 @@ def few_swaps_are_judged_under_several_keys_as_alone(subject: Subject) -> None:
             for key, p_value in zip(keys, got, strict=True):
                 right = okr.verify(question.engine, trace, key, decoys=99, alpha=0.5, **question.options)
                 evidence.require_close(f"{name}: p-value", right.p_value, float(p_value))
+
+
+@check("OKR-EVIDENCE-008")
+def a_p_value_of_alpha_is_small_enough(subject: Subject) -> None:
+    from .. import system
+    from ..system import okr
+
+    engine, setting = replaying_once(system.models()[0]), _setting()
+    for tokens in (4, 9):
+        trace = brief(system.traces(0)[0], tokens)
+        p_value = okr.verify(engine, trace, system.key(), decoys=99, **setting).p_value
+        require(0 < p_value < 1, "a trace that shows something", got=p_value)
+        for alpha, expected in ((p_value, True), (math.nextafter(p_value, 0), False)):
+            got = okr.verify(engine, trace, system.key(), decoys=99, alpha=alpha, **setting)
+            require(got.watermarked == expected, f"p = {p_value!r} at alpha = {alpha!r}", expected=expected, got=got)

@@ -76,7 +76,7 @@ def spans_in_words(subject: Subject) -> None:
 
     from .. import system
 
-    found = _located(system.mixed_trace())
+    found = located(system.mixed_trace())
     first, second = Span(4, 20, 1e-4, 9), Span(52, 68, 1e-3, 9)
     for spans, words in (
         ((), f"no span of {len(found.swaps)} tokens "),
@@ -90,23 +90,8 @@ def spans_in_words(subject: Subject) -> None:
         require(bool(told) == bool(spans), "an answer is true if there is a span", got=said)
 
 
-@check("OKR-VERIFY-010")
-def what_cannot_be_located_is_refused(subject: Subject) -> None:
-    from .. import system
-    from ..system import okr
-
-    trace = system.traces(0)[0]
-    for given in ([trace], None, 7, "trace"):
-        with system.refused(okr.InvalidTrace, f"{type(given).__name__} in place of one trace"):
-            _located(given)
-    with system.refused(okr.InvalidKey, "a secret in place of a key"):
-        _located(trace, key=system.SECRET)
-    for alpha in (0, 1, math.nan, True, None):
-        with system.refused(okr.InvalidSetting, f"alpha = {alpha!r}"):
-            _located(trace, alpha=alpha)
-
-
-def _located(trace: Any, **options: Any) -> Any:
+def located(trace: Any, **options: Any) -> Any:
+    """What ``okr.locate`` says of a trace of the softmax model; ``options`` replace what is asked for."""
     from .. import system
     from ..system import okr
 

@@ -1,4 +1,4 @@
-"""Chapters VERIFY and EVIDENCE: what a verdict holds beside its counts, at the edges of what may be asked."""
+"""Chapter VERIFY: what a verdict holds beside its counts, at the edges of what may be asked."""
 
 import itertools
 import math
@@ -98,21 +98,6 @@ def _standing_in(engine: Any, traces: list[Any], originals: list[Any]) -> Iterat
         yield
     finally:
         engine.replay = own
-
-
-@check("OKR-EVIDENCE-008")
-def a_p_value_of_alpha_is_small_enough(subject: Subject) -> None:
-    from .. import system
-    from ..system import okr
-
-    engine, setting = replaying_once(system.models()[0]), _setting()
-    for tokens in (4, 9):
-        trace = brief(system.traces(0)[0], tokens)
-        p_value = okr.verify(engine, trace, system.key(), decoys=99, **setting).p_value
-        require(0 < p_value < 1, "a trace that shows something", got=p_value)
-        for alpha, expected in ((p_value, True), (math.nextafter(p_value, 0), False)):
-            got = okr.verify(engine, trace, system.key(), decoys=99, alpha=alpha, **setting)
-            require(got.watermarked == expected, f"p = {p_value!r} at alpha = {alpha!r}", expected=expected, got=got)
 
 
 @check("OKR-VERIFY-012")

@@ -1,11 +1,13 @@
-"""Chapter VERIFY: verdicts in words, word by word."""
+"""Chapter VERIFY: verdicts in words, word by word, and what cannot be located."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from ..subject import Subject
 from ..verdicts import require
 from . import check
+from .evidence_spans import located
 from .verify_fields import brief
 
 
@@ -52,3 +54,19 @@ def those_after_correction_are_counted(subject: Subject) -> None:
         first = str(Verdicts(each, verdict)).splitlines()[0]
         right = first.startswith(f"{found} of {len(numbers)} ") and f"; {corrected} after " in first
         require(right, f"how many were found of {numbers}", expected=(found, corrected), got=first)
+
+
+@check("OKR-VERIFY-010")
+def what_cannot_be_located_is_refused(subject: Subject) -> None:
+    from .. import system
+    from ..system import okr
+
+    trace = system.traces(0)[0]
+    for given in ([trace], None, 7, "trace"):
+        with system.refused(okr.InvalidTrace, f"{type(given).__name__} in place of one trace"):
+            located(given)
+    with system.refused(okr.InvalidKey, "a secret in place of a key"):
+        located(trace, key=system.SECRET)
+    for alpha in (0, 1, math.nan, True, None):
+        with system.refused(okr.InvalidSetting, f"alpha = {alpha!r}"):
+            located(trace, alpha=alpha)
