@@ -1,8 +1,8 @@
 """Numbers in the documentation: pages are what their data say, defaults are the program's, parts are measured again.
 
-Pages with tests of their own: calibration.md and text-power.md (detection/test_calibration.py), settings.md
-(test_figures.py), embedded-models.md (loaders/test_embedded.py), families.md (discovery), README.md
-(test_readme.py; tools/readme_figures.py, in .ci/run).
+Pages with tests of their own: calibration.md and text-power.md (test_study_pages.py), settings.md (test_figures.py),
+embedded-models.md (loaders/test_embedded.py), families.md (discovery), README.md (test_readme.py;
+tools/readme_figures.py, in .ci/run).
 """
 
 import json
