@@ -181,8 +181,8 @@ _LIMITS = """## What this does not show
   `okr.routing` before the newest checks of other chapters.
 - Of `okr.detection` and `okr.traces` the survivors were asked every question that takes up to two seconds while it is
   watched; the longer ones of `okr.detection.windows` and `okr.detection.spans` alone. A longer one might kill more.
-- The broken systems were asked the clauses that they must pass before the newest checks of the chapters VERIFY, EVIDENCE,
-  TEXT, TRACE and REPLAY existed. The clauses that they must fail are asked with them by the tests.
+- The broken systems were asked the clauses that they must pass before the newest checks of the chapters VERIFY,
+  EVIDENCE, TEXT, TRACE and REPLAY existed. The clauses that they must fail are asked with them by the tests.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), but no mutants of them were tried.
