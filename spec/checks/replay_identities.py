@@ -10,22 +10,24 @@ from ..verdicts import require
 from . import check
 from .replay import _replayed
 from .trace_engines import wrapped
-from .trace_limits import answered
 
 Make = Callable[[], Any]
 
 
 def _identity(model: Any) -> Any:
+    from .. import system
     from ..system import okr
 
     traces: Any = import_module("okr.traces")
-    with answered("the identity of a model"):
+    with system.accepted("the identity of a model"):
         return traces.ModelIdentity.of(model, [site for site in okr.discover(model) if site.keyable])
 
 
 def _one(first: Any, second: Any) -> bool:
     """Whether two identities are those of one model; whoever asks."""
-    with answered("comparing two models"):
+    from .. import system
+
+    with system.accepted("comparing two models"):
         said = [not first.difference(second), not second.difference(first)]
     require(said[0] == said[1], "which of two models is asked decides whether they are one")
     return bool(said[0])
@@ -399,7 +401,7 @@ def traces_are_replayed_by_what_is_known(subject: Subject) -> None:
 
     unknown: tuple[dict[str, Any], ...] = ({"weights": None}, {"routers": None}, {"weights": None, "routers": None})
     for parts in unknown:
-        with answered(f"the replay of a trace without {sorted(parts)}"):
+        with system.accepted(f"the replay of a trace without {sorted(parts)}"):
             _replayed(model, told(**parts))
     for parts in ({"routers": "0" * 16}, {"routers": "0" * 16, "weights": None}, {"structure": "0" * 16}):
         with system.refused(okr.InvalidTrace, f"a trace with other {sorted(parts)}"):

@@ -11,7 +11,6 @@ from ..verdicts import require
 from . import check
 from .trace_answers import PROMPT, _chosen, _completion, _flat, _generate, _ids, _traced
 from .trace_arrays import ROUTERS, TOKENS, rows_of, traced
-from .trace_limits import answered
 
 
 def _rows(count: int = TOKENS, columns: int = 2) -> Any:
@@ -26,7 +25,7 @@ def token_ids_of_any_type_are_read(subject: Subject) -> None:
 
     ids = [*range(30, 30 + TOKENS)]
     for kind in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", ">i8"):
-        with answered(f"token ids of {kind}"):
+        with system.accepted(f"token ids of {kind}"):
             trace = traced(_rows(), np.array(ids, kind))
         require(trace.token_ids.tolist() == ids, f"token ids of {kind}", expected=ids, got=trace.token_ids)
         require(trace.token_ids.dtype == np.int32, "type of the token ids", got=trace.token_ids.dtype)
@@ -45,14 +44,14 @@ def models_may_say_little_of_themselves(subject: Subject) -> None:
     from ..system import okr
 
     empty = system.copied(system.mixed_model()).to("meta")
-    with answered("a model without weights"):
+    with system.accepted("a model without weights"):
         made, plain = traced(_rows(), model=empty), traced(_rows())
     require(made.experts.tolist() == plain.experts.tolist(), "experts of a model without weights", got=made.experts)
     require(made.header.sites == plain.header.sites, "sites of a model without weights", got=made.header.sites)
     known = made.header.model.routers, made.header.model.weights
     require(known == (None, None), "what is known of weights that are not there", expected="nothing", got=known)
     silent = _silent(system.copied(system.mixed_model()))
-    with answered("a model of unknown depth"):
+    with system.accepted("a model of unknown depth"):
         both, named = traced(_rows(), model=silent), traced(_rows(), model=silent, layers=ROUTERS)
     for one in (both, named):
         require(one.experts.tolist() == plain.experts.tolist(), "experts of a model of unknown depth", got=one.experts)
@@ -65,7 +64,7 @@ def models_may_say_little_of_themselves(subject: Subject) -> None:
     for layers in ((1, 3), (1, 1), (1, 2)):
         with system.refused(okr.InvalidTrace, "columns of layers that have two routers"):
             traced(_rows(), sites=twins, layers=layers)
-    with answered("a column for each of two routers in a layer"):
+    with system.accepted("a column for each of two routers in a layer"):
         pair = traced(_rows(), sites=twins)
     require(pair.experts.tolist() == plain.experts.tolist(), "experts of two routers in a layer", got=pair.experts)
 
@@ -80,7 +79,7 @@ def flat_answers_are_read_by_what_the_model_says(subject: Subject) -> None:
     alone = _one_router()
     flat = _generate()
     flat["meta_info"]["routed_experts"] = _flat(_chosen()[:, :1])
-    with answered("a flat array of a model of unknown depth"):
+    with system.accepted("a flat array of a model of unknown depth"):
         trace = okr.Trace.from_response(flat, model=alone)
     expected = _chosen()[:, :1].tolist()
     require(trace.experts.tolist() == expected, "experts of a flat array", expected=expected, got=trace.experts)
@@ -115,7 +114,7 @@ def answers_say_how_many_tokens_are_new(subject: Subject) -> None:
     from ..system import okr
 
     for response in (_completion(), _generate()):
-        with answered("an answer"):
+        with system.accepted("an answer"):
             trace = _traced(response)
         new = len(_ids()) - PROMPT
         require(trace.new_tokens == new, "how many tokens are new", expected=new, got=trace.new_tokens)
@@ -124,7 +123,7 @@ def answers_say_how_many_tokens_are_new(subject: Subject) -> None:
             with system.refused(okr.InvalidTrace, f"an answer with the {name} {value!r}"):
                 _traced({**_completion(), "okr_setting": {name: value}})
         for value in (0, 0.0, 1, 0.5, 1e300, "inf", float("inf")):
-            with answered(f"an answer with the {name} {value!r}"):
+            with system.accepted(f"an answer with the {name} {value!r}"):
                 trace = _traced({**_completion(), "okr_setting": {name: value}})
             got = getattr(trace.header, name)
             require(got == float(value), f"the {name} {value!r}", expected=value, got=got)
@@ -164,12 +163,12 @@ def virtual_tokens_are_seen_or_refused(subject: Subject) -> None:
 
     model = system.mixed_model()
     for kind in ("PREFIX_TUNING", "CARTRIDGE"):
-        with answered(f"a model with {kind}"):
+        with system.accepted(f"a model with {kind}"):
             made = traced(_rows(), model=wrapped(model, kind))
         require(made.experts.tolist() == _rows()[:-1].tolist(), f"experts with {kind}", got=made.experts)
     for kind in ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX", "TUNING", ""):
         if kind:
             with system.refused(okr.UnsupportedGeneration, f"a model with {kind}"):
                 traced(_rows(), model=wrapped(model, kind))
-    with answered("a model with an adapter that is switched off"):
+    with system.accepted("a model with an adapter that is switched off"):
         traced(_rows(), model=wrapped(model, "PROMPT_TUNING", _adapters_disabled=True))

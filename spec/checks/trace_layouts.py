@@ -26,7 +26,6 @@ from .trace_answers import (
 )
 from .trace_answers import _require as _require_answer
 from .trace_arrays import EXPERTS, ROUTERS, TOKENS, _of_every_layer, rows_of, traced
-from .trace_limits import answered
 from .trace_unrouted import DEEP, _drawn, _require_recorded, warnings
 
 _TEXT = np.arange(30, 30 + TOKENS)
@@ -70,7 +69,7 @@ def columns_of_other_layers_are_told(subject: Subject) -> None:
     }
     for what, (others, fields) in taken.items():
         array, chosen = _between(others, fields.get("top_k", 2))
-        with answered(f"columns of other layers {what}"):
+        with system.accepted(f"columns of other layers {what}"):
             trace = traced(array, _TEXT[: len(array) + 1], sites=_own(**fields))
         require(trace.experts.tolist() == chosen.tolist(), f"{what}: experts", expected=chosen, got=trace.experts)
     refused = {
@@ -90,7 +89,7 @@ def columns_of_other_layers_are_told(subject: Subject) -> None:
             traced(array, _TEXT[: len(array) + 1], sites=_own(**fields))
     array, chosen = _between([[3, 5]] * 7)
     array[:2], chosen[:2] = (0, 1), (0, 1)
-    with answered("columns of other layers with rows of 0 to k - 1 in front"):
+    with system.accepted("columns of other layers with rows of 0 to k - 1 in front"):
         trace = traced(array, _TEXT[:8])
     require(trace.experts.tolist() == chosen.tolist(), "rows of 0 to k - 1 in front", expected=chosen)
 
@@ -110,10 +109,10 @@ def layers_are_those_of_the_model(subject: Subject) -> None:
         "no number of decoder layers": SimpleNamespace(num_decoder_layers=None, num_hidden_layers=5),
     }.items():
         model.config = config
-        with answered(f"a column for each layer of a configuration with {what}"):
+        with system.accepted(f"a column for each layer of a configuration with {what}"):
             trace = traced(array, _TEXT[:7], model)
         require(trace.experts.tolist() == chosen.tolist(), f"{what}: experts", expected=chosen, got=trace.experts)
-    with answered("five named columns"):
+    with system.accepted("five named columns"):
         trace = traced(array, _TEXT[:7], layers=range(5))
     require(trace.experts.tolist() == chosen.tolist(), "experts of five named columns", got=trace.experts)
     own, single = _own(), array.copy()
@@ -162,7 +161,7 @@ def _counted(array: Any) -> int | None:
     from ..system import okr
 
     sizes = [4] * (DEEP - 1) + [1]
-    with warnings() as heard, answered("an array of the deep model"):
+    with warnings() as heard, system.accepted("an array of the deep model"):
         sites = [replace(site, top_k=k) for site, k in zip(okr.discover(system.deep_model()), sizes, strict=True)]
         traced(array, np.arange(len(array) + 1), system.deep_model(), sites=sites)
     numbers = [int(word) for text in heard for word in text.replace("(", " ").split() if word.isdigit()]
@@ -229,12 +228,12 @@ def arrays_in_answers_are_read_with_care(subject: Subject) -> None:
             _traced(_experts(_pickled(shape)))
     require(not _OPENED, "a pickle in an answer was opened", expected="nothing run", got=_OPENED)
     packed = _completion()["choices"][0]["routed_experts"]
-    with answered("a text of 2^30 signs"):
+    with system.accepted("a text of 2^30 signs"):
         _require_answer("a text of 2^30 signs", _traced(_experts(_Said(packed))), _chosen(), _ids(), _NAMED)
     with system.refused(okr.InvalidTrace, "a text of 2^30 + 1 signs"):
         _traced(_experts(_Longer(packed)))
     whole = np.concatenate([_columns(), _columns()[:1]])
-    with answered("a flat array with a row for the last token"):
+    with system.accepted("a flat array with a row for the last token"):
         _require_answer("a row for the last token", _traced(_told(_flat(whole))), _chosen(), _ids(), _NAMED)
     for length in (1, 2, 5, 9, 105, 108, 109, 111, 115, 125, 130):
         with system.refused(okr.InvalidTrace, f"a flat array of {length} experts"):

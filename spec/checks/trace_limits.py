@@ -6,8 +6,6 @@ import os
 import struct
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..subject import Subject
-from ..verdicts import Violation, require, words
+from ..verdicts import Violation, require
 from . import check
 from .trace_parts import _made, _require_same, file_of, forged, loaded
-
-
-@contextmanager
-def answered(what: str) -> Iterator[None]:
-    """Violation where the block raises anything."""
-    try:
-        yield
-    except Violation:
-        raise
-    except Exception as error:
-        raise Violation(f"{what}: {words(error)}") from error
 
 
 def _with_site(trace: Any, **fields: Any) -> Any:
@@ -108,7 +95,7 @@ def parts_at_their_limits_are_taken(subject: Subject) -> None:
 
     trace = system.traces(0)[0]
     for what, parts in _largest(trace).items():
-        with answered(f"a trace with {what}"):
+        with system.accepted(f"a trace with {what}"):
             made = _made(trace, parts)
             _require_same(what, made, loaded(file_of(made)))
 
@@ -164,7 +151,7 @@ def large_files_are_refused_unread(subject: Subject) -> None:
 
     trace = system.traces(0)[0]
     content = file_of(trace)
-    with answered("a file with a header of 2^21 bytes"):
+    with system.accepted("a file with a header of 2^21 bytes"):
         _require_same("a file with a header of 2^21 bytes", trace, loaded(_padded(content, 2**21)))
     for size in (2**21 + 1, 2**21 + 8, 2**22):
         with system.refused(okr.InvalidTrace, f"a file with a header of {size} bytes"):
@@ -201,7 +188,7 @@ def what_cannot_be_loaded_is_not_saved(subject: Subject) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "wide.trace"
             if length == 20:
-                with answered("a trace of 2200 sites"):
+                with system.accepted("a trace of 2200 sites"):
                     wide.save(path)
                     _require_same("a trace of 2200 sites", wide, okr.Trace.load(path))
                 continue
@@ -257,13 +244,16 @@ def passes_are_stored_as_runs(subject: Subject) -> None:
 
     traces: Any = import_module("okr.traces")
     for passes, expected in _PASSES:
-        with answered(f"the passes {passes}"):
+        with system.accepted(f"the passes {passes}"):
             runs = traces.folded(passes)
             got = runs.tolist(), traces.unfolded(np.array(expected, np.int32))
         require(got[0] == expected, f"runs of the passes {passes}", expected=expected, got=got[0])
         require(got[1] == passes, f"passes of the runs {expected}", expected=passes, got=got[1])
         require(runs.dtype == np.int32, "type of the runs", expected="int32", got=runs.dtype)
     model = system.copied(system.growing_model())
-    with okr.watermark(model, system.key(), epsilon=1.0, zone="boundary") as session, answered("scaled positions"):
+    with (
+        okr.watermark(model, system.key(), epsilon=1.0, zone="boundary") as session,
+        system.accepted("scaled positions"),
+    ):
         trace = session.generate(system.tokens(1), max_new_tokens=4, **system.GREEDY).traces[0]
     require(trace.passes.tolist() == [[1, 8, 8], [3, 1, 9]], "passes of a text", got=trace.passes)
