@@ -11,15 +11,9 @@ from ..shown import shown
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .verify_fields import brief
+from .verify_fields import brief, hard_setting
 
 _DECOYS, _RANKED = 9_999, 4
-
-
-def _setting() -> dict[str, Any]:
-    from .. import system
-
-    return {"epsilon": system.epsilon_of(system.models()[0]), "zone": "boundary", "strength": math.inf}
 
 
 def _require_p_values(name: str, engine: Any, traces: list[Any], keys: list[Any], options: dict[str, Any]) -> Any:
@@ -50,7 +44,7 @@ def p_values_are_those_of_verification(subject: Subject) -> None:
         (5, others[:3]),
     ):
         traces = [brief(system.traces(0)[0], tokens)]
-        _require_p_values(f"{tokens} tokens", engine, traces, keys, {"alpha": 0.01, **_setting()})
+        _require_p_values(f"{tokens} tokens", engine, traces, keys, {"alpha": 0.01, **hard_setting()})
 
 
 @check("OKR-EVIDENCE-006")
@@ -60,7 +54,7 @@ def the_smallest_corrected_p_value_decides(subject: Subject) -> None:
     from ..system import okr
 
     engine, keys = replaying_once(system.models()[0]), [*system.other_keys(2), system.key()]
-    traces, setting = [brief(system.traces(0)[0], 6)], _setting()
+    traces, setting = [brief(system.traces(0)[0], 6)], hard_setting()
     least = min(c.adjusted_p for c in okr.attribute(engine, traces, keys, alpha=0.5, **setting).candidates)
     require(0 < least < 1, "a trace that shows something", got=least)
     for alpha, named in ((least, True), (math.nextafter(least, 0), False)):
@@ -118,7 +112,7 @@ def a_p_value_of_alpha_is_small_enough(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    engine, setting = replaying_once(system.models()[0]), _setting()
+    engine, setting = replaying_once(system.models()[0]), hard_setting()
     for tokens in (4, 9):
         trace = brief(system.traces(0)[0], tokens)
         p_value = okr.verify(engine, trace, system.key(), decoys=99, **setting).p_value

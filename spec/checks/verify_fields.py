@@ -20,7 +20,8 @@ def brief(trace: Any, tokens: int) -> Any:
     return replace(trace, token_ids=trace.token_ids[: tokens + 1], experts=trace.experts[:tokens], prompt_length=0)
 
 
-def _setting() -> dict[str, Any]:
+def hard_setting() -> dict[str, Any]:
+    """The setting under which the first model's traces were made."""
     from .. import system
 
     return {"epsilon": system.epsilon_of(system.models()[0]), "zone": "boundary", "strength": math.inf}
@@ -35,7 +36,7 @@ def what_nobody_names_is_the_default(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    engine, key, setting = replaying_once(system.models()[0]), system.key(), _setting()
+    engine, key, setting = replaying_once(system.models()[0]), system.key(), hard_setting()
     trace = replace(brief(system.traces(0)[0], 12), prompt_length=4)
     named = okr.verify(engine, trace, key, decoys=999, alpha=0.001, skip_prompt=False, **setting)
     answers = {
@@ -62,7 +63,7 @@ def a_million_decoys_may_be_asked_for(subject: Subject) -> None:
 
     foreign = system.traces(1)[0]
     with system.refused(okr.InvalidTrace, "a trace of another model, with 1,000,000 decoys"):
-        okr.verify(system.models()[0], foreign, system.key(), decoys=1_000_000, **_setting())
+        okr.verify(system.models()[0], foreign, system.key(), decoys=1_000_000, **hard_setting())
 
 
 @check("OKR-VERIFY-010")
@@ -106,7 +107,7 @@ def chance_is_the_mean_of_the_decoys_alone(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    engine, setting = replaying_once(system.models()[0]), _setting()
+    engine, setting = replaying_once(system.models()[0]), hard_setting()
     for traces, decoys in itertools.product((system.traces(0)[0], list(system.traces(0))), (1, 2, 9)):
         got = okr.verify(engine, traces, system.key(), decoys=decoys, **setting)
         expected = sum(site.chance_rate * site.free_slots for site in got.sites)
@@ -124,7 +125,7 @@ def corrected_p_values_are_those_of_the_closed_test(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    verdict = okr.verify(system.models()[0], brief(system.traces(0)[0], 4), system.key(), decoys=1, **_setting())
+    verdict = okr.verify(system.models()[0], brief(system.traces(0)[0], 4), system.key(), decoys=1, **hard_setting())
     for numbers in ((0.01,), (0.03, 0.01), (0.02, 0.02, 0.5), (0.2, 0.001, 0.04, 0.011), (0.9, 1.0, 0.3)):
         each = tuple(replace(verdict, p_value=p_value) for p_value in numbers)
         for place, got in enumerate(Verdicts(each, verdict).adjusted_p):
