@@ -59,7 +59,7 @@ def check(
 
 @cache
 def all_checks() -> tuple[Check, ...]:
-    """Every check, chapter modules imported in alphabetical order."""
+    """Every check, by the name of its module and then as they stand in it, whoever imported which first."""
     for module in sorted(iter_modules(__path__), key=lambda m: m.name):
         import_module(f"{__name__}.{module.name}")
-    return tuple(_CHECKS)
+    return tuple(sorted(_CHECKS, key=lambda check: check.body.__module__))

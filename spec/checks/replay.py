@@ -8,7 +8,7 @@ from ..verdicts import Violation, require
 from . import check
 
 
-def _replayed(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
+def replayed_scores(model: Any, trace: Any) -> dict[str, tuple[Any, Any]]:
     """By site path: the choice scores and states that a replay shows."""
     from okr import prepare
 
@@ -29,7 +29,7 @@ def replay_runs_the_recorded_experts(subject: Subject) -> None:
         for keyed in (True, False):
             trace = system.traces(index, keyed=keyed)[0]
             with system.outputs_of(model) as seen:
-                _replayed(model, trace)
+                replayed_scores(model, trace)
             for position, (site, _) in enumerate(system.routers(model)):
                 ran = seen[site.path][-1][1][2].tolist()
                 expected = trace.site_experts(position).tolist()
@@ -48,9 +48,9 @@ def replay_is_under_the_autocast_of_the_trace(subject: Subject) -> None:
     for index, model in enumerate(system.models()):
         plain = system.traces(index)[0]
         lowered = replace(plain, header=plain.header.model_copy(update={"autocast": "bfloat16"}))
-        alone = [_replayed(model, trace) for trace in (plain, lowered)]
+        alone = [replayed_scores(model, trace) for trace in (plain, lowered)]
         with torch.autocast("cpu", torch.bfloat16):
-            inside = [_replayed(model, trace) for trace in (plain, lowered)]
+            inside = [replayed_scores(model, trace) for trace in (plain, lowered)]
         for path in alone[0]:
             states = [[shown[path][1] for shown in way] for way in (alone, inside)]
             require(all(map(torch.equal, *states)), f"{path}: the caller's autocast changed what a replay shows")
@@ -67,7 +67,7 @@ def replay_drops_what_was_dropped(subject: Subject) -> None:
     model, traces = system.capacity_model(), system.capacity_traces()
     for trace in [*traces, *map(_dropping, traces)]:
         with system.outputs_of(model) as seen:
-            _replayed(model, trace)
+            replayed_scores(model, trace)
         for position, (site, _) in enumerate(system.routers(model)):
             ran = system.ran(seen[site.path][-1][1], 1)[0].tolist()
             expected = trace.site_experts(position).tolist()
@@ -95,7 +95,7 @@ def _require_recovered(index: int, model: Any) -> None:
         system.outputs_of(model) as seen,
     ):
         made = wm.generate(input_ids=system.tokens(1), max_new_tokens=16, **system.GREEDY)
-    shown = _replayed(model, made.traces[0])
+    shown = replayed_scores(model, made.traces[0])
     for site, module in system.routers(model):
         states = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
         scores = choice_scores(index, model, module, states).detach()
@@ -186,7 +186,7 @@ def replay_leaves_no_mark(subject: Subject) -> None:
             model.train(training)
             try:
                 before = system.fingerprint(model)
-                _replayed(model, trace)
+                replayed_scores(model, trace)
                 changed = system.differences(before, system.fingerprint(model))
             finally:
                 model.eval()

@@ -25,7 +25,7 @@ from ..adapted import (
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .replay import _replayed
+from .replay import replayed_scores
 from .trace_engines import wrapped
 
 
@@ -238,10 +238,10 @@ def traces_are_replayed_by_what_is_known(subject: Subject) -> None:
     unknown: tuple[dict[str, Any], ...] = ({"weights": None}, {"routers": None}, {"weights": None, "routers": None})
     for parts in unknown:
         with system.accepted(f"the replay of a trace without {sorted(parts)}"):
-            _replayed(model, told(**parts))
+            replayed_scores(model, told(**parts))
     for parts in ({"routers": "0" * 16}, {"routers": "0" * 16, "weights": None}, {"structure": "0" * 16}):
         with system.refused(okr.InvalidTrace, f"a trace with other {sorted(parts)}"):
-            _replayed(model, told(**parts))
+            replayed_scores(model, told(**parts))
 
 
 @check("OKR-REPLAY-003")

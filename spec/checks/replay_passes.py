@@ -7,7 +7,7 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .replay import _replayed
+from .replay import replayed_scores
 
 
 def _fresh(model: Any) -> Any:
@@ -28,7 +28,7 @@ def _recovered(model: Any, made: Any, seen: dict[str, Any], firsts: tuple[int, .
     rows, held, fresh = len(made.traces), way.get("held", 0), _fresh(model)
     for row, (first, trace) in enumerate(zip(firsts, made.traces, strict=True)):
         with system.accepted("a replay of what was generated"):
-            shown = _replayed(fresh, trace)
+            shown = replayed_scores(fresh, trace)
         for site, module in system.routers(model):
             calls = [given.reshape(rows, -1, site.hidden_size)[row] for given, _ in seen[site.path]]
             states = torch.cat(calls) if way.get("use_cache", True) else calls[-1]
@@ -122,7 +122,7 @@ def replay_runs_any_experts(subject: Subject) -> None:
         experts = np.broadcast_to(np.arange(first, first + kept, dtype=np.int16), trace.experts.shape).copy()
         experts[:7] = -1
         with system.outputs_of(model) as seen, system.accepted("a trace"):
-            _replayed(model, replace(trace, experts=experts))
+            replayed_scores(model, replace(trace, experts=experts))
         for site, _ in system.routers(model):
             _, (logits, _, ran) = seen[site.path][-1]
             own = logits[:7].topk(kept).indices.tolist()
@@ -143,21 +143,21 @@ def traces_that_do_not_fit_are_refused(subject: Subject) -> None:
         sites = (*trace.header.sites[:-1], site.model_copy(update=change))
         other = replace(trace, header=trace.header.model_copy(update={"sites": sites}))
         with system.refused(okr.InvalidTrace, f"a trace of a site with {change}"):
-            _replayed(model, other)
+            replayed_scores(model, other)
     for token in (63, 64):
         ids = trace.token_ids.copy()
         ids[3] = token
         with (system.accepted if token < 64 else _unknown)(f"token {token} of 64"):
-            _replayed(model, replace(trace, token_ids=ids))
+            replayed_scores(model, replace(trace, token_ids=ids))
     source = system.capacity_traces()[0]
     ids = source.encoder_token_ids.copy()
     ids[0] = 64
     with _unknown("an unknown token of a source"):
-        _replayed(system.capacity_model(), replace(source, encoder_token_ids=ids))
+        replayed_scores(system.capacity_model(), replace(source, encoder_token_ids=ids))
     with _keyed(system.growing_model()) as session:
         scaled = session.generate(system.tokens(1), max_new_tokens=8, **system.GREEDY).traces[0]
     with system.refused(okr.InvalidTrace, "a trace of scaled positions, by a model that scales none"):
-        _replayed(system.unscaled_model(), scaled)
+        replayed_scores(system.unscaled_model(), scaled)
 
 
 def _unknown(what: str) -> Any:
@@ -180,9 +180,9 @@ def a_model_that_keeps_no_cache_is_refused(subject: Subject) -> None:
     forgetful = _fresh(system.growing_model())
     hook = forgetful.register_forward_hook(_without_cache)
     with system.refused(okr.InvalidTrace, "a trace of several passes, by a model without a cache"):
-        _replayed(forgetful, trace)
+        replayed_scores(forgetful, trace)
     with system.accepted("a trace of one pass, by a model without a cache"):
-        _replayed(forgetful, short)
+        replayed_scores(forgetful, short)
     hook.remove()
 
 
@@ -212,7 +212,7 @@ def replay_leaves_the_scaling(subject: Subject) -> None:
         for failing in (False, True):
             hook = system.routers(model)[-1][1].register_forward_hook(fail) if failing else None
             with suppress(ZeroDivisionError):
-                _replayed(model, trace)
+                replayed_scores(model, trace)
             if hook is not None:
                 hook.remove()
             changed = system.differences(before, system.fingerprint(model))

@@ -9,7 +9,7 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import Violation, require
 from . import check
-from .text_numbers import _likelihoods, _shared, detected
+from .text_numbers import detected, likelihoods_of, shared_likelihoods
 
 
 @contextmanager
@@ -119,7 +119,10 @@ def processes_may_outnumber_the_work(subject: Subject) -> None:
 
     model, texts = system.outspoken_models()[0], [system.texts(0)[0][:6], system.texts(0)[1][:4]]
     images = draw_decoys(8, okr.prepare(model).sites, b"seed" * 8)
-    whole, shared = _likelihoods(model, texts, system.key(), images, rows=9), _shared(model, texts, images, 6)
+    whole, shared = (
+        likelihoods_of(model, texts, system.key(), images, rows=9),
+        shared_likelihoods(model, texts, images, 6),
+    )
     require(torch.allclose(shared.keyed, whole.keyed, atol=1e-4), "keys shared by six", got=shared.keyed)
     same = shared.opportunities == whole.opportunities
     require(same, "opportunities", expected=whole.opportunities, got=shared.opportunities)

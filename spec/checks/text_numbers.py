@@ -43,7 +43,7 @@ def _statistics(log_p: Any) -> Any:
         return (np.log(0.9 * p + 0.1 * p.mean(0)) + largest).sum(1)
 
 
-def _likelihoods(model: Any, texts: list[list[int]], key: Any, images: Any, **options: Any) -> Any:
+def likelihoods_of(model: Any, texts: list[list[int]], key: Any, images: Any, **options: Any) -> Any:
     """The package's likelihoods of texts under images of a key."""
     import torch
 
@@ -93,7 +93,7 @@ def p_values_are_the_ranks_of_statistics(subject: Subject) -> None:
         for key in (system.key(), *system.other_keys(2)):
             text = system.texts(index)[0][:30]
             images = draw_decoys(39, okr.prepare(model).sites, text_seed(key, _read(text, Text)))
-            scores = _statistics(_likelihoods(model, [text], key, images).keyed.double().numpy())
+            scores = _statistics(likelihoods_of(model, [text], key, images).keyed.double().numpy())
             got = okr.detect(model, text, key, epsilon=system.epsilon_of(model), zone="boundary", decoys=39, alpha=0.1)
             near = np.abs(scores[1:] - scores[0]) < 1e-4
             least = (1 + int((scores[1:] >= scores[0])[~near].sum())) / 40
@@ -124,32 +124,33 @@ def keys_are_scored_alone_as_in_any_company(subject: Subject) -> None:
     for index, model in enumerate(system.outspoken_models()):
         texts = [system.texts(index)[0][:12], system.texts(index)[1][:9]]
         images = draw_decoys(8, okr.prepare(model).sites, b"seed" * 8)
-        whole = _likelihoods(model, texts, system.key(), images, rows=9)
+        whole = likelihoods_of(model, texts, system.key(), images, rows=9)
         require(whole.keyed.shape == (9, 19), "keys and tokens", expected=(9, 19), got=tuple(whole.keyed.shape))
         for number in range(9):
-            alone = _likelihoods(model, texts, system.key(), [part.part(number, number + 1) for part in images])
+            alone = likelihoods_of(model, texts, system.key(), [part.part(number, number + 1) for part in images])
             for right, found in zip(alone.keyed[0].tolist(), whole.keyed[number].tolist(), strict=True):
                 _close(f"log probability under image {number}", right, found)
         calls: list[int] = []
-        again = _likelihoods(model, texts, system.key(), images, rows=4, advance=calls.append)
+        again = likelihoods_of(model, texts, system.key(), images, rows=4, advance=calls.append)
         require(calls == [4, 4, 1] * 2, "keys that are scored at a time", expected=[4, 4, 1] * 2, got=calls)
         require(torch.allclose(again.keyed, whole.keyed, atol=1e-4), "keys scored four at a time", got=again.keyed)
         for count in (2, 3):
-            shared = _shared(model, texts, images, count)
+            shared = shared_likelihoods(model, texts, images, count)
             require(torch.allclose(shared.keyed, whole.keyed, atol=1e-4), f"keys shared by {count}", got=shared.keyed)
             same = (shared.opportunities, again.opportunities)
             require(same == (whole.opportunities,) * 2, "opportunities", expected=whole.opportunities, got=same)
-        bare = _likelihoods(model, texts, system.key(), images, unkeyed=False)
+        bare = likelihoods_of(model, texts, system.key(), images, unkeyed=False)
         require(bare.unkeyed.numel() == 0, "the unkeyed model ran", got=bare.unkeyed)
 
 
-def _shared(model: Any, texts: list[list[int]], images: Any, count: int) -> Any:
+def shared_likelihoods(model: Any, texts: list[list[int]], images: Any, count: int) -> Any:
+    """What the last of ``count`` processes that share the keys works out."""
     from .. import system
 
     parts: list[Any] = []
     for rank in range(count):
         try:
-            return _likelihoods(model, texts, system.key(), images, rows=2, processes=_Process(rank, count, parts))
+            return likelihoods_of(model, texts, system.key(), images, rows=2, processes=_Process(rank, count, parts))
         except _Enough:
             continue
     return None

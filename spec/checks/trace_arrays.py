@@ -30,7 +30,7 @@ def traced(array: Any, tokens: Any = None, model: Any = None, **options: Any) ->
     return okr.Trace.from_routed_experts(ids, array, model=system.mixed_model() if model is None else model, **options)
 
 
-def _of_every_layer(chosen: Any, others: Any) -> Any:
+def of_every_layer(chosen: Any, others: Any) -> Any:
     """A column for each layer: those of the routers, and between them what ``others`` holds [rows, k]."""
     return np.stack([chosen[:, 0] if x == 1 else chosen[:, 1] if x == 3 else others for x in range(LAYERS)], 1)
 
@@ -53,11 +53,11 @@ def _laid_out(chosen: Any, way: dict[str, Any], numbers: Any) -> tuple[Any, dict
     if layout == "routers":
         return chosen, {}
     if layout == "layers":
-        return _of_every_layer(chosen, constant), {}
+        return of_every_layer(chosen, constant), {}
     if layout == "constant":
-        return _of_every_layer(chosen, np.add(constant, (3, 5)) if len(chosen) > 3 else constant), {}
+        return of_every_layer(chosen, np.add(constant, (3, 5)) if len(chosen) > 3 else constant), {}
     if layout == "unwritten":
-        return _of_every_layer(chosen, constant if way["kind"].startswith("u") else constant - 1), {}
+        return of_every_layer(chosen, constant if way["kind"].startswith("u") else constant - 1), {}
     if layout == "named":
         return chosen, {"layers": list(ROUTERS)}
     if layout == "reversed":
@@ -122,9 +122,9 @@ def other_arrays_are_refused(subject: Subject) -> None:
     from ..system import okr
 
     chosen = rows_of(np.random.default_rng(0), TOKENS, 2)
-    layers = _of_every_layer(chosen, np.zeros_like(chosen[:, 0]))
-    busy = _of_every_layer(chosen, rows_of(np.random.default_rng(1), TOKENS, 1)[:, 0])
-    few = _of_every_layer(chosen[:3], np.add(np.zeros_like(chosen[:3, 0]), (3, 5)))
+    layers = of_every_layer(chosen, np.zeros_like(chosen[:, 0]))
+    busy = of_every_layer(chosen, rows_of(np.random.default_rng(1), TOKENS, 1)[:, 0])
+    few = of_every_layer(chosen[:3], np.add(np.zeros_like(chosen[:3, 0]), (3, 5)))
     empty = chosen.copy()
     empty[:, 0] = 4
     wrong: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import numpy as np
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .trace_answers import PROMPT, _chosen, _completion, _flat, _generate, _ids, _traced
+from .trace_answers import PROMPT, a_completion, a_generation, ids_of, int32_text, trace_of, what_ran
 from .trace_arrays import ROUTERS, TOKENS, rows_of, traced
 
 
@@ -77,17 +77,17 @@ def flat_answers_are_read_by_what_the_model_says(subject: Subject) -> None:
     from ..system import okr
 
     alone = _one_router()
-    flat = _generate()
-    flat["meta_info"]["routed_experts"] = _flat(_chosen()[:, :1])
+    flat = a_generation()
+    flat["meta_info"]["routed_experts"] = int32_text(what_ran()[:, :1])
     with system.accepted("a flat array of a model of unknown depth"):
         trace = okr.Trace.from_response(flat, model=alone)
-    expected = _chosen()[:, :1].tolist()
+    expected = what_ran()[:, :1].tolist()
     require(trace.experts.tolist() == expected, "experts of a flat array", expected=expected, got=trace.experts)
     replaced = system.copied(system.mixed_model())
     for _, router in system.routers(replaced):
         router.forward = router.forward  # by a kernel, it might be
     for model, what in ((system.capacity_model(), "an encoder"), (replaced, "routers that no key can decide in")):
-        for answer in (_generate(), _completion(), flat):
+        for answer in (a_generation(), a_completion(), flat):
             with system.refused(okr.InvalidTrace, f"an answer for a model with {what}"):
                 okr.Trace.from_response(answer, model=model)
 
@@ -113,23 +113,23 @@ def answers_say_how_many_tokens_are_new(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    for response in (_completion(), _generate()):
+    for response in (a_completion(), a_generation()):
         with system.accepted("an answer"):
-            trace = _traced(response)
-        new = len(_ids()) - PROMPT
+            trace = trace_of(response)
+        new = len(ids_of()) - PROMPT
         require(trace.new_tokens == new, "how many tokens are new", expected=new, got=trace.new_tokens)
     for name in ("epsilon", "strength"):
         for value in ("0.5", True, False, "1", "Infinity", b"1", [0.5], {"value": 0.5}, float("nan"), -0.5, "-inf"):
             with system.refused(okr.InvalidTrace, f"an answer with the {name} {value!r}"):
-                _traced({**_completion(), "okr_setting": {name: value}})
+                trace_of({**a_completion(), "okr_setting": {name: value}})
         for value in (0, 0.0, 1, 0.5, 1e300, "inf", float("inf")):
             with system.accepted(f"an answer with the {name} {value!r}"):
-                trace = _traced({**_completion(), "okr_setting": {name: value}})
+                trace = trace_of({**a_completion(), "okr_setting": {name: value}})
             got = getattr(trace.header, name)
             require(got == float(value), f"the {name} {value!r}", expected=value, got=got)
     for key_id in (b"0123456789abcdef", 123456789012345, ["0123456789abcdef"], "0123456789ABCDEF"):
         with system.refused(okr.InvalidTrace, f"an answer with the key id {key_id!r}"):
-            _traced({**_completion(), "okr_key_id": key_id})
+            trace_of({**a_completion(), "okr_key_id": key_id})
 
 
 def wrapped(model: Any, kind: str, prompts: Any = None, **state: Any) -> Any:

@@ -12,21 +12,21 @@ from ..subject import Subject
 from ..verdicts import require
 from . import check
 from .trace_answers import (
-    _NAMED,
+    NAMED,
     PROMPT,
-    _chosen,
-    _columns,
-    _completion,
-    _experts,
-    _flat,
-    _generate,
-    _ids,
-    _told,
-    _traced,
+    a_completion,
+    a_generation,
+    answer_of,
+    generation_of,
+    ids_of,
+    int32_text,
+    layer_columns,
+    require_answer,
+    trace_of,
+    what_ran,
 )
-from .trace_answers import _require as _require_answer
-from .trace_arrays import EXPERTS, ROUTERS, TOKENS, _of_every_layer, rows_of, traced
-from .trace_unrouted import DEEP, _drawn, _require_recorded, warnings
+from .trace_arrays import EXPERTS, ROUTERS, TOKENS, of_every_layer, rows_of, traced
+from .trace_unrouted import DEEP, drawn_experts, require_recorded, warnings
 
 _TEXT = np.arange(30, 30 + TOKENS)
 
@@ -42,7 +42,7 @@ def _own(**fields: Any) -> list[Any]:
 def _between(others: list[list[int]], top_k: int = 2) -> Any:
     """An array with a column for each layer: ``others`` in those of layers without a router."""
     chosen = rows_of(np.random.default_rng(3), len(others), 2)[..., :top_k]
-    return _of_every_layer(chosen, np.array(others)), chosen
+    return of_every_layer(chosen, np.array(others)), chosen
 
 
 def _varying(first: int | None, count: int = 6) -> list[list[int]]:
@@ -136,22 +136,22 @@ def routers_of_one_or_two_experts_are_judged_alike(subject: Subject) -> None:
     experts tells rows apart that are alike elsewhere."""
     tokens = [*range(16)]
     for width in (1, 2):
-        array = _drawn(16, 5)[..., :width]
+        array = drawn_experts(16, 5)[..., :width]
         array[2, 1], array[5, 2], array[6, 2], array[7, 3] = EXPERTS, -1, -7, EXPERTS
         if width == 2:
             array[9, 4] = 4
-        _require_recorded(f"slots of {width}", array, tokens, [width] * DEEP)
+        require_recorded(f"slots of {width}", array, tokens, [width] * DEEP)
     for live in range(6, DEEP + 1):
-        array = _drawn(16, 6)[..., :1]
+        array = drawn_experts(16, 6)[..., :1]
         array[3], array[:, live:] = 0, -1
-        _require_recorded(f"a row of zeros in {live} columns of single experts", array, tokens, [1] * DEEP)
+        require_recorded(f"a row of zeros in {live} columns of single experts", array, tokens, [1] * DEEP)
     sizes = [4] * (DEEP - 1) + [1]
-    array = _drawn(16, 7)
+    array = drawn_experts(16, 7)
     array[:, -1, 1:] = -1
     array[4] = array[9]
-    _require_recorded("two rows alike", array, tokens, sizes)
+    require_recorded("two rows alike", array, tokens, sizes)
     array[4, -1, 0] = (array[9, -1, 0] + 1) % EXPERTS
-    _require_recorded("two rows alike but for a single expert", array, tokens, sizes)
+    require_recorded("two rows alike but for a single expert", array, tokens, sizes)
     require(_counted(array) is None, "an array of which all is recorded, and a warning")
 
 
@@ -172,7 +172,7 @@ def _counted(array: Any) -> int | None:
 def a_warning_says_how_many_rows_are_left_out(subject: Subject) -> None:
     """Rows, each once, whatever was wrong with them and however much of them was left out."""
     for wrong in (1, 2, 5):
-        array = _drawn(16, 8)
+        array = drawn_experts(16, 8)
         array[:, -1, 1:] = -1
         array[:wrong, 1] = 4
         array[:wrong, 2, 0] = -1
@@ -225,19 +225,21 @@ def arrays_in_answers_are_read_with_care(subject: Subject) -> None:
 
     for shape in ((TOKENS, 5, 2), (TOKENS * 10,), ()):
         with system.refused(okr.InvalidTrace, f"experts that are pickled, {shape}"):
-            _traced(_experts(_pickled(shape)))
+            trace_of(answer_of(_pickled(shape)))
     require(not _OPENED, "a pickle in an answer was opened", expected="nothing run", got=_OPENED)
-    packed = _completion()["choices"][0]["routed_experts"]
+    packed = a_completion()["choices"][0]["routed_experts"]
     with system.accepted("a text of 2^30 signs"):
-        _require_answer("a text of 2^30 signs", _traced(_experts(_Said(packed))), _chosen(), _ids(), _NAMED)
+        require_answer("a text of 2^30 signs", trace_of(answer_of(_Said(packed))), what_ran(), ids_of(), NAMED)
     with system.refused(okr.InvalidTrace, "a text of 2^30 + 1 signs"):
-        _traced(_experts(_Longer(packed)))
-    whole = np.concatenate([_columns(), _columns()[:1]])
+        trace_of(answer_of(_Longer(packed)))
+    whole = np.concatenate([layer_columns(), layer_columns()[:1]])
     with system.accepted("a flat array with a row for the last token"):
-        _require_answer("a row for the last token", _traced(_told(_flat(whole))), _chosen(), _ids(), _NAMED)
+        require_answer(
+            "a row for the last token", trace_of(generation_of(int32_text(whole))), what_ran(), ids_of(), NAMED
+        )
     for length in (1, 2, 5, 9, 105, 108, 109, 111, 115, 125, 130):
         with system.refused(okr.InvalidTrace, f"a flat array of {length} experts"):
-            _traced(_told(_flat(np.resize(whole, length))))
+            trace_of(generation_of(int32_text(np.resize(whole, length))))
 
 
 @check("OKR-TRACE-010")
@@ -246,7 +248,7 @@ def tokens_of_answers_are_whole_numbers(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    given = _ids()[:PROMPT]
+    given = ids_of()[:PROMPT]
     odd: dict[str, Any] = {
         "texts": [str(token) for token in given],
         "truths": [True] * PROMPT,
@@ -258,8 +260,8 @@ def tokens_of_answers_are_whole_numbers(subject: Subject) -> None:
         "nothing": [None] * PROMPT,
     }
     for what, ids in odd.items():
-        for response in (_completion(), _generate()):
+        for response in (a_completion(), a_generation()):
             holder = response["choices"][0] if "choices" in response else response
             holder["prompt_token_ids" if "choices" in response else "input_ids"] = ids
             with system.refused(okr.InvalidTrace, f"a prompt of {what}"):
-                _traced(response)
+                trace_of(response)

@@ -15,7 +15,7 @@ import numpy as np
 from ..subject import Subject
 from ..verdicts import Violation, require
 from . import check
-from .trace_parts import _made, _require_same, file_of, forged, loaded
+from .trace_parts import file_of, forged, loaded, require_same, with_parts
 
 
 def _with_site(trace: Any, **fields: Any) -> Any:
@@ -96,8 +96,8 @@ def parts_at_their_limits_are_taken(subject: Subject) -> None:
     trace = system.traces(0)[0]
     for what, parts in _largest(trace).items():
         with system.accepted(f"a trace with {what}"):
-            made = _made(trace, parts)
-            _require_same(what, made, loaded(file_of(made)))
+            made = with_parts(trace, parts)
+            require_same(what, made, loaded(file_of(made)))
 
 
 @check("OKR-TRACE-007")
@@ -152,7 +152,7 @@ def large_files_are_refused_unread(subject: Subject) -> None:
     trace = system.traces(0)[0]
     content = file_of(trace)
     with system.accepted("a file with a header of 2^21 bytes"):
-        _require_same("a file with a header of 2^21 bytes", trace, loaded(_padded(content, 2**21)))
+        require_same("a file with a header of 2^21 bytes", trace, loaded(_padded(content, 2**21)))
     for size in (2**21 + 1, 2**21 + 8, 2**22):
         with system.refused(okr.InvalidTrace, f"a file with a header of {size} bytes"):
             loaded(_padded(content, size))
@@ -190,7 +190,7 @@ def what_cannot_be_loaded_is_not_saved(subject: Subject) -> None:
             if length == 20:
                 with system.accepted("a trace of 2200 sites"):
                     wide.save(path)
-                    _require_same("a trace of 2200 sites", wide, okr.Trace.load(path))
+                    require_same("a trace of 2200 sites", wide, okr.Trace.load(path))
                 continue
             with system.refused(okr.InvalidTrace, "saving a trace whose header is too large"):
                 wide.save(path)
@@ -222,7 +222,7 @@ def headers_in_files_are_json(subject: Subject) -> None:
         got = {name: told.get(name) for name in expected}
         require(got == expected, "the header in a file", expected=expected, got=got)
         require("autocast" not in told, "an autocast in the file of a trace without one", got=told.get("autocast"))
-        lowered = _made(trace, {"header": trace.header.model_copy(update={"autocast": "bfloat16"})})
+        lowered = with_parts(trace, {"header": trace.header.model_copy(update={"autocast": "bfloat16"})})
         require(b'\\"autocast\\": \\"bfloat16\\"' in file_of(lowered), "no autocast in the file of a trace with one")
 
 

@@ -200,20 +200,23 @@ def parts_that_fit_are_taken(subject: Subject) -> None:
     }
     with system.accepted("a trace whose parts fit"):
         for what, parts in fine.items():
-            made = _made(trace, parts)
-            _require_same(what, made, loaded(file_of(made)))
+            made = with_parts(trace, parts)
+            require_same(what, made, loaded(file_of(made)))
         encoded = system.capacity_traces()[0]
         short = {"encoder_token_ids": encoded.encoder_token_ids[:1], "encoder_experts": encoded.encoder_experts[:1]}
-        _require_same("an encoder that read one token", _made(encoded, short), loaded(file_of(_made(encoded, short))))
+        require_same(
+            "an encoder that read one token", with_parts(encoded, short), loaded(file_of(with_parts(encoded, short)))
+        )
 
 
-def _made(trace: Any, parts: Parts) -> Any:
+def with_parts(trace: Any, parts: Parts) -> Any:
+    """A trace with other parts, made anew."""
     from ..system import okr
 
     return okr.Trace(**{name: getattr(trace, name) for name in PARTS} | parts)
 
 
-def _require_same(what: str, trace: Any, other: Any) -> None:
+def require_same(what: str, trace: Any, other: Any) -> None:
     """Violation unless two traces are equal in every part, and of one digest."""
     for name in PARTS:
         first, second = getattr(trace, name), getattr(other, name)
@@ -246,7 +249,7 @@ def every_kind_of_trace_loads_the_same(subject: Subject) -> None:
         {"key_id": None},
         {"dtype": "bfloat16"},
     ):
-        kinds.append(_made(trace, {"header": trace.header.model_copy(update=changes)}))
+        kinds.append(with_parts(trace, {"header": trace.header.model_copy(update=changes)}))
     with system.accepted("a saved trace"):
         for number, made in enumerate(kinds):
-            _require_same(f"trace {number}", made, loaded(file_of(made)))
+            require_same(f"trace {number}", made, loaded(file_of(made)))

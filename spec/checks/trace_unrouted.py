@@ -85,7 +85,7 @@ def recorded(array: Any, sizes: list[int], tokens: list[int]) -> Any:
     return np.array(made).reshape(array.shape), [count for count in lost if count]
 
 
-def _require_recorded(what: str, array: Any, tokens: list[int], sizes: list[int] | None = None) -> None:
+def require_recorded(what: str, array: Any, tokens: list[int], sizes: list[int] | None = None) -> None:
     """Violation unless of an array [n, 8, 4] is recorded what the rules leave."""
     from .. import system
     from ..system import okr
@@ -117,7 +117,8 @@ def warnings() -> Iterator[list[str]]:
         log.propagate = propagated
 
 
-def _drawn(count: int, seed: int) -> Any:
+def drawn_experts(count: int, seed: int) -> Any:
+    """Different experts in every row, [count, 8, 4]."""
     ranked = np.random.default_rng(seed).random((count, DEEP, EXPERTS)).argsort(-1)
     return ranked[..., :TOP_K]
 
@@ -135,17 +136,17 @@ _FAULTS = ("unfilled", "repeated value", "no expert", "partly", "one row", "same
 def what_no_router_made_is_not_recorded(subject: Subject, drawn: tuple[int, int, list[str], int]) -> None:
     """Faults of several kinds in one array, some of whose columns hold nothing, for routers of one k or of several."""
     seed, count, faults, empty = drawn
-    array, numbers = _drawn(count, seed), np.random.default_rng(seed)
+    array, numbers = drawn_experts(count, seed), np.random.default_rng(seed)
     tokens = numbers.integers(0, 9 if seed % 2 else 60, count).tolist()
     for fault in faults:
         _spoil(array, fault, numbers)
     array[:, DEEP - empty :] = -1
-    _require_recorded("faults drawn at random", array, tokens)
+    require_recorded("faults drawn at random", array, tokens)
     if seed % 3 == 0:
         sizes = [TOP_K, 2, 3, TOP_K, 1, TOP_K, 2, 3]
         for column, size in enumerate(sizes):
             array[:, column, size:] = -1
-        _require_recorded("faults of routers of several k", array, tokens, sizes)
+        require_recorded("faults of routers of several k", array, tokens, sizes)
 
 
 def _spoil(array: Any, fault: str, numbers: Any) -> None:
@@ -180,10 +181,10 @@ def chance_decides_what_is_taken_out(subject: Subject) -> None:
         if alike > count or (count > 60 and live < DEEP):
             continue
         for fault in ("same", "counted", "stale"):
-            array = _drawn(count, count + live)
+            array = drawn_experts(count, count + live)
             array[:alike] = {"same": array[:alike, :1], "counted": np.arange(TOP_K), "stale": array[0]}[fault]
             array[:, live:] = -1
-            _require_recorded(f"{alike} of {count} rows {fault} in {live} columns", array, [*range(count)])
+            require_recorded(f"{alike} of {count} rows {fault} in {live} columns", array, [*range(count)])
 
 
 @check("OKR-TRACE-009")
@@ -208,11 +209,11 @@ def numbers_that_are_no_pads_are_refused(subject: Subject) -> None:
     }
     for groups, refuse in ((wrong, True), (fine, False)):
         for what, edits in groups.items():
-            array = _drawn(9, 0)
+            array = drawn_experts(9, 0)
             for place, value in edits:
                 array[place] = value
             if not refuse:
-                _require_recorded(what, array, [*range(9)])
+                require_recorded(what, array, [*range(9)])
                 continue
             with system.refused(okr.InvalidTrace, what):
                 traced(array, [*range(10)], system.deep_model())

@@ -79,7 +79,7 @@ def seeded(
 
 @cache
 def members() -> tuple[Member, ...]:
-    """Every member."""
+    """Every member, by chapter, whoever imported which first."""
     for chapter in CHAPTERS:
         import_module(f"{__name__}.{chapter}")
-    return tuple(_MEMBERS)
+    return tuple(sorted(_MEMBERS, key=lambda member: CHAPTERS.index(member.router.__module__.rpartition(".")[2])))

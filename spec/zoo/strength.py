@@ -6,7 +6,7 @@ import numpy as np
 
 from ..implementations.numpy_router import Array, NumpyRouter
 from . import seeded
-from .zone import _bfloat16
+from .zone import rounded
 
 REST = (
     "OKR-KEY",
@@ -64,7 +64,7 @@ class Inverse(NumpyRouter):
 class RoughSums(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
         value = super().preference(c, g, strength)
-        return value if math.isinf(strength) else _bfloat16(np.clip(value, -1e38, 1e38))
+        return value if math.isinf(strength) else rounded(np.clip(value, -1e38, 1e38))
 
 
 @seeded("sums in float16", fails=("OKR-STR-003",), passes=(*REST, *HARD))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..implementations.numpy_router import Array, NumpyRouter
 from . import seeded
-from .zone import _bfloat16
+from .zone import rounded
 
 REST = ("OKR-KEY", "OKR-SCORE", "OKR-ZONE-001", "OKR-SEL-011", "OKR-ZONE-008", "OKR-SEL-003", "OKR-SEL-012")
 CLEAR = ("OKR-ZONE-002", "OKR-ZONE-003", "OKR-ZONE-004", "OKR-ZONE-005", "OKR-STR-001", "OKR-SEL-007", "OKR-SEL-010")
@@ -97,7 +97,7 @@ class ByChoiceAlways(NumpyRouter):
 @seeded("key scores rounded to bfloat16", fails=("OKR-TIE-006",), passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-002"))
 class RoughKeys(NumpyRouter):
     def preference(self, c: Array, g: Array, strength: float) -> Array:
-        return super().preference(c, _bfloat16(g), strength)
+        return super().preference(c, rounded(g), strength)
 
 
 @seeded("key scores within 1e-6 tie", fails=("OKR-TIE-006",), passes=(*REST, *CLEAR, "OKR-TIE-001", "OKR-TIE-002"))
@@ -113,7 +113,7 @@ class Close(NumpyRouter):
 )
 class RoughChoice(NumpyRouter):
     def select(self, choice: Array, key_scores: Array, **setting: object) -> object:  # type: ignore[override]
-        return super().select(_bfloat16(choice), key_scores, **setting)  # type: ignore[arg-type]
+        return super().select(rounded(choice), key_scores, **setting)  # type: ignore[arg-type]
 
 
 @seeded("an unstable sort", fails=("OKR-TIE-001",), passes=(*REST[:2], "OKR-ZONE-008", *CLEAR))

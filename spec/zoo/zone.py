@@ -21,8 +21,8 @@ REST = (
 NATIVE = ("OKR-TIE-002", "OKR-FAIL-004", "OKR-SEL-012", "OKR-ZONE-008")
 
 
-def _bfloat16(values: Array) -> Array:
-    """Rounded where finite."""
+def rounded(values: Array) -> Array:
+    """Rounded to bfloat16 where finite."""
     return np.where(np.isfinite(values), bfloat16(np.where(np.isfinite(values), values, 0)), values).astype(np.float32)
 
 
@@ -179,10 +179,10 @@ class Tolerant(NumpyRouter):
 @seeded("edges in bfloat16", fails=("OKR-ZONE-012",), passes=(*REST, "OKR-STR-001", *NATIVE))
 class RoughEdges(NumpyRouter):
     def lower_edge(self, base: Array, epsilon: float) -> Array:
-        return _bfloat16(super().lower_edge(base, epsilon))
+        return rounded(super().lower_edge(base, epsilon))
 
     def upper_edge(self, base: Array, epsilon: float) -> Array:
-        return _bfloat16(super().upper_edge(base, epsilon))
+        return rounded(super().upper_edge(base, epsilon))
 
 
 @seeded(

@@ -86,6 +86,7 @@ def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Calla
 
             change(engine, "Keyed", routing)
 
+        seed.__module__ = routing.__module__
         _SYSTEMS.append(System(routing.__name__, bug, seed, fails, passes))
         return routing
 
@@ -94,7 +95,7 @@ def keyed(bug: str, *, fails: tuple[str, ...], passes: tuple[str, ...]) -> Calla
 
 @cache
 def systems() -> tuple[System, ...]:
-    """Every member."""
+    """Every member, by chapter, whoever imported which first."""
     for chapter in CHAPTERS:
         import_module(f"{__name__}.{chapter}")
-    return tuple(_SYSTEMS)
+    return tuple(sorted(_SYSTEMS, key=lambda member: CHAPTERS.index(member.seed.__module__.rpartition(".")[2])))
