@@ -41,7 +41,7 @@ class Target:
 ROUTING = (
     Target("okr.routing.keys", ("key", "bake")),
     Target("okr.routing.scores", ("score",)),
-    Target("okr.routing.settings", ("zone",)),
+    Target("okr.routing.settings", ("zone", "attach")),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr"),
 )

@@ -3,7 +3,10 @@
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from ..subject import Subject
 from ..verdicts import require
@@ -163,6 +166,26 @@ def models_with_routers_are_accepted(subject: Subject) -> None:
                     system.logits(model)
                     if not model.training:
                         session.generate(system.tokens(1), max_new_tokens=2, **system.GREEDY)
+
+
+@check("OKR-ATTACH-005")
+def settings_are_real_numbers(subject: Subject) -> None:
+    """Out of range, texts, truth values and what no float holds are refused; whole numbers, NumPy's and fractions are
+    taken."""
+    from .. import system
+    from ..system import okr
+
+    model, bad = system.softmax_model(), ("0.5", True, False, 10**400, -(10**400), 0.5j, [0.5], float("nan"), -0.5)
+    for name in ("epsilon", "strength"):
+        for value in bad:
+            setting = {"epsilon": 0.5, "strength": 1.0} | {name: value}
+            with system.refused(okr.InvalidSetting, f"{name} {value!r:.20}"), okr.watermark(model, system.key(), **setting):
+                pass
+        for value in (1, np.float32(0.5), np.int64(2), Fraction(1, 2), float("inf")):
+            setting = {"epsilon": 0.5, "strength": 1.0} | {name: value}
+            with system.accepted(f"{name} {value!r}"), okr.watermark(model, system.key(), **setting) as session:
+                got = getattr(session.header(), name)
+            require(got == float(value), f"{name} {value!r}", expected=float(value), got=got)
 
 
 def _alone(model: Any) -> Any:

@@ -20,6 +20,7 @@ from . import Change, broken
 attaching: Any = import_module("okr.engines.transformers.attaching")
 engine: Any = import_module("okr.engines.transformers.engine")
 swapping: Any = import_module("okr.engines.transformers.swapping")
+settings: Any = import_module("okr.routing.settings")
 session: Any = import_module("okr.engines.transformers.session")
 RIGHT = ("OKR-WEIGHT-002", "OKR-WEIGHT-003", "OKR-TRACE-003", "OKR-TRACE-006", "OKR-VERIFY-005")
 
@@ -190,6 +191,11 @@ def accepts_dense_models(change: Change) -> None:
 
     change(engine, "discover", found)
     change(engine, "keyable_sites", lambda model, found: [site for site in found if site.keyable])
+
+
+@broken("a setting of any kind is taken for a number", fails=("OKR-ATTACH-005",), passes=("OKR-ATTACH-001", *RIGHT))
+def any_setting(change: Change) -> None:
+    change(settings, "_is_number", lambda value: not isinstance(value, list))
 
 
 @broken("a refusal of many lines", fails=("OKR-ATTACH-005",), passes=("OKR-ATTACH-001", *RIGHT))
