@@ -34,29 +34,31 @@ def places(model: nn.Module) -> Iterator[Place]:
 
     Wrappers, adapter layers and copies that do not run are left out. The first place is the model inside all wrappers.
     """
-    return _below(Place("", "", model), set())
-
-
-def _below(place: Place, seen: set[int]) -> Iterator[Place]:
-    if id(place.module) in seen:
-        return
-    seen.add(id(place.module))
-    inside = _inside(place.module)
-    if inside:
-        adapters = (place.module,) if inside == "base_layer" else ()
-        held = place.module.get_submodule(inside)
-        path = joined(place.path, inside)
-        yield from _below(replace(place, path=path, module=held, adapters=place.adapters + adapters), seen)
-        return
-    yield place
-    for name, child in place.module._modules.items():
-        if child is not None:
-            yield from _below(Place(joined(place.path, name), joined(place.plain, name), child), seen)
+    waiting, seen = [Place("", "", model)], set[int]()
+    while waiting:
+        place = waiting.pop()
+        if id(place.module) in seen:
+            continue
+        seen.add(id(place.module))
+        inside = _inside(place.module)
+        if inside:
+            adapters = (place.module,) if inside == "base_layer" else ()
+            held, path = place.module.get_submodule(inside), joined(place.path, inside)
+            waiting.append(replace(place, path=path, module=held, adapters=place.adapters + adapters))
+            continue
+        yield place
+        waiting += [
+            Place(joined(place.path, name), joined(place.plain, name), child)
+            for name, child in reversed(place.module._modules.items())
+            if child is not None
+        ]
 
 
 def _inside(module: nn.Module) -> str:
     """The name of the part that a wrapper runs, or "" if ``module`` is no wrapper."""
     parts, kind = module._modules, type(module)
+    if not parts:
+        return ""
     if isinstance(module, _PARALLEL):
         return "module"
     if "_orig_mod" in parts:  # torch.compile

@@ -113,6 +113,21 @@ def gradients_are_of_what_ran(subject: Subject) -> None:
                 value.backward()
 
 
+@check("OKR-ATTACH-008")
+def checkpointed_forwards_may_have_any_output(subject: Subject) -> None:
+    """A tuple, and tensors of which none or some have gradients."""
+    from .. import system
+
+    for frozen in (True, False):
+        model = system.copied(system.softmax_model()).train().requires_grad_(not frozen)
+        with catch_warnings(action="ignore"):  # of checkpoints without gradients
+            model.gradient_checkpointing_enable({"use_reentrant": True})
+            with runs(model)[0]() as session, system.accepted("a checkpointed forward"):
+                session.generate(system.tokens(1), max_new_tokens=2, use_cache=False, **system.GREEDY)
+                for given in ({"return_dict": False}, {"output_router_logits": True}, {"labels": system.tokens()}):
+                    model(input_ids=system.tokens(), use_cache=False, **given)
+
+
 def _trained(checkpointing: dict[str, Any] | None) -> tuple[Any, list[Any], list[Any]]:
     """A model, its gradients of a loss under the key, and, for after the block: that loss anew, and a sum of what the
     model's body gives."""

@@ -112,14 +112,16 @@ def attached_routers_are_of_their_class(subject: Subject) -> None:
 
 @check("OKR-ATTACH-005")
 def a_model_of_replaced_forwards_is_refused(subject: Subject) -> None:
-    """Its routers' forwards were replaced on the instances, as kernels do: nothing says how these rank."""
+    """Its routers' forwards were replaced on the instances, as kernels do: nothing says how these rank. So too where
+    the model was prepared before."""
     from .. import system
     from ..system import okr
 
     model = system.copied(system.softmax_model())
+    prepared = okr.prepare(model)
     for _, module in system.routers(model):
         module.forward = lambda hidden, _own=module: type(_own).forward(_own, hidden)
-    for run in runs(model):
+    for run in (*runs(model), lambda: okr.record(prepared)):
         with system.refused(okr.RouterNotFound, "a model whose routers cannot be keyed"), run():
             pass
 
@@ -153,14 +155,15 @@ def a_router_that_does_not_repeat_itself_is_refused(subject: Subject) -> None:
 
 @check("OKR-ATTACH-005")
 def models_with_routers_are_accepted(subject: Subject) -> None:
-    """Every family, in training and in bfloat16, with what the settings are by default."""
+    """Every family, in training, in bfloat16 and in float64, with what the settings are by default."""
     import torch
 
     from .. import system
 
     for original in system.every_model():
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
             model = system.copied(original).to(dtype).train(dtype == torch.float32)
+            model.set_experts_implementation("eager")  # the grouped product takes no float64
             for run in runs(model)[: 1 if model.training else 2]:
                 with system.accepted(f"{type(model).__name__} in {dtype}"), run() as session:
                     system.logits(model)
@@ -175,15 +178,19 @@ def settings_are_real_numbers(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    model, bad = system.softmax_model(), ("0.5", True, False, 10**400, -(10**400), 0.5j, [0.5], float("nan"), -0.5)
+    model = system.softmax_model()
+    bad = ("0.5", True, False, 10**400, -(10**400), 0.5j, [0.5], float("nan"), -0.5)
+    good = (1, np.float32(0.5), np.int64(2), Fraction(1, 2), float("inf"))
+
+    def keyed(name: str, value: Any) -> Any:
+        return okr.watermark(model, system.key(), **{"epsilon": 0.5, "strength": 1.0} | {name: value})
+
     for name in ("epsilon", "strength"):
-        for value in bad:
-            setting = {"epsilon": 0.5, "strength": 1.0} | {name: value}
-            with system.refused(okr.InvalidSetting, f"{name} {value!r:.20}"), okr.watermark(model, system.key(), **setting):
+        for wrong in bad:
+            with system.refused(okr.InvalidSetting, f"{name} {wrong!r:.20}"), keyed(name, wrong):
                 pass
-        for value in (1, np.float32(0.5), np.int64(2), Fraction(1, 2), float("inf")):
-            setting = {"epsilon": 0.5, "strength": 1.0} | {name: value}
-            with system.accepted(f"{name} {value!r}"), okr.watermark(model, system.key(), **setting) as session:
+        for value in good:
+            with system.accepted(f"{name} {value!r}"), keyed(name, value) as session:
                 got = getattr(session.header(), name)
             require(got == float(value), f"{name} {value!r}", expected=float(value), got=got)
 

@@ -11,7 +11,8 @@ from ..verdicts import require
 from . import check
 
 
-def _keyed(model: Any) -> Any:
+def keyed(model: Any) -> Any:
+    """A watermark of ``model``."""
     from .. import system
     from ..system import okr
 
@@ -19,7 +20,7 @@ def _keyed(model: Any) -> Any:
 
 
 @contextmanager
-def _configured(model: Any, **settings: Any) -> Iterator[Any]:
+def configured(model: Any, **settings: Any) -> Iterator[Any]:
     """Other settings in the model's own generation configuration."""
     config = model.generation_config
     before = {name: getattr(config, name, None) for name in settings}
@@ -65,7 +66,7 @@ def prompts_may_be_given_in_any_way(subject: Subject) -> None:
     ]
     model = system.softmax_model()
     expected: list[Any] = []
-    with _keyed(model) as session, system.outputs_of(model) as seen, _configured(model, eos_token_id=None):
+    with keyed(model) as session, system.outputs_of(model) as seen, configured(model, eos_token_id=None):
         for arguments, options in ways:
             with system.accepted(f"generate with {sorted(options)}"):
                 made = session.generate(*arguments, **options)
@@ -108,7 +109,7 @@ def padding_is_what_is_said_to_be(subject: Subject) -> None:
         (torch.where(mask.bool(), ids, 63), {"pad_token_id": 63}, 2),
         (ids, {"attention_mask": mask, "eos_token_id": 63}, 2),
     ]
-    with _keyed(model) as session, _configured(model, pad_token_id=None, eos_token_id=None):
+    with keyed(model) as session, configured(model, pad_token_id=None, eos_token_id=None):
         last = int(session.generate(ids, attention_mask=mask, **options).sequences[0, -1])
         ways[-1][1]["pad_token_id"] = last
         for prompt, way, skip in ways:
@@ -117,33 +118,6 @@ def padding_is_what_is_said_to_be(subject: Subject) -> None:
             for row in (0, 1):
                 text = made.sequences[row].tolist()
                 _require_ran(model, made.traces[row], seen, text, row, skip if row else 0)
-
-
-@check("OKR-TRACE-001")
-def any_of_several_tokens_ends_a_text(subject: Subject) -> None:
-    """Each text ends with the first of these tokens that it has, wherever they are named."""
-    import torch
-
-    from .. import system
-
-    model = system.softmax_model()
-    ids = system.tokens(2, 6, seed=11)
-    options = {**system.SAMPLED, "max_new_tokens": 8}
-    with _keyed(model) as session:
-        torch.manual_seed(3)
-        texts = session.generate(ids, **options).sequences.tolist()
-        ends = [texts[0][8], texts[1][6]]
-        for where in ("arguments", "configuration"):
-            given = {name: value for name, value in options.items() if name != "eos_token_id"}
-            given |= {"eos_token_id": ends} if where == "arguments" else {}
-            with _configured(model, eos_token_id=ends if where == "configuration" else None):
-                torch.manual_seed(3)
-                with system.accepted("a list of tokens that end a text"):
-                    made = session.generate(ids, **given)
-            for text, trace in zip(made.sequences.tolist(), made.traces, strict=True):
-                stop = next((place for place in range(6, len(text)) if text[place] in ends), len(text) - 1)
-                expected = text[: stop + 1]
-                require(trace.token_ids.tolist() == expected, f"ends named in {where}", expected=expected)
 
 
 @check("OKR-TRACE-001")
@@ -162,7 +136,7 @@ def what_a_cache_held_is_marked(subject: Subject) -> None:
         with torch.no_grad():
             return model(input_ids=ids[:, :length], use_cache=True).past_key_values
 
-    with _keyed(model) as session:
+    with keyed(model) as session:
         for held in (1, 4, 5):
             given = cache(held)
             with system.outputs_of(model) as seen, system.accepted(f"a cache of {held} of 6 tokens"):
@@ -199,7 +173,7 @@ def ways_that_cannot_be_traced_are_refused(subject: Subject) -> None:
     configured |= {"prompt_lookup_num_tokens": 2, "dola_layers": "high", "assistant_early_exit": 1}
     alone = {"assistant_model": model, "custom_generate": lambda *_, **__: ids, "adapter_names": ["one"]}
     alone |= {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
-    with _keyed(model) as session:
+    with keyed(model) as session:
         for name, value in (configured | alone).items():
             with system.refused(okr.UnsupportedGeneration, f"generating with {name}"):
                 session.generate(ids, **settings, **{name: value})
@@ -209,7 +183,7 @@ def ways_that_cannot_be_traced_are_refused(subject: Subject) -> None:
             with system.refused(okr.UnsupportedGeneration, f"{name} in a configuration that is given"):
                 session.generate(ids, generation_config=given, max_new_tokens=2)
             with (
-                _configured(model, **{name: value}),
+                configured(model, **{name: value}),
                 system.refused(okr.UnsupportedGeneration, f"{name} in the model's configuration"),
             ):
                 session.generate(ids, **settings)
@@ -244,7 +218,7 @@ def threads_have_their_own_traces(subject: Subject) -> None:
     model = system.softmax_model()
     prompts = [system.tokens(1, 4 + seed, seed) for seed in range(3)]
     options = {"max_new_tokens": 5, **system.GREEDY}
-    with _keyed(model) as session:
+    with keyed(model) as session:
 
         def traced(prompt: Any) -> str:
             return str(session.generate(prompt, **options).traces[0].digest())
@@ -265,7 +239,7 @@ def headers_follow_the_weights(subject: Subject) -> None:
     model = system.copied(system.softmax_model())
     weight = next(value for name, value in model.named_parameters() if "attn" in name)
     options = {"max_new_tokens": 2, **system.GREEDY}
-    with _keyed(model) as session:
+    with keyed(model) as session:
         headers = [session.generate(system.tokens(1), **options).traces[0].header for _ in range(2)]
         for _ in range(2):
             with torch.no_grad():

@@ -231,8 +231,9 @@ def softmax_families_weigh_by_their_formula(subject: Subject) -> None:
 
 
 @check("OKR-WEIGHT-003")
-def attached_selection_is_legal_in_lower_precision(subject: Subject) -> None:
-    """In bfloat16 and under autocast: by the logits that the router itself gives, and key scores of its input."""
+def attached_selection_is_legal_in_other_precision(subject: Subject) -> None:
+    """In bfloat16, under autocast and in float64: by the logits that the router itself gives, and key scores of its
+    input."""
     import torch
 
     from .. import system
@@ -240,9 +241,10 @@ def attached_selection_is_legal_in_lower_precision(subject: Subject) -> None:
     from .weight import legal_nearby
 
     for original in (system.softmax_model(), system.scaled_model(), *system.softmax_families()):
-        for dtype, mode in ((torch.bfloat16, ""), (torch.float32, "autocast")):
+        for dtype, mode in ((torch.bfloat16, ""), (torch.float32, "autocast"), (torch.float64, "")):
             model = system.copied(original).to(dtype)
-            setting = {"epsilon": 1.0, "zone": "boundary"}
+            model.set_experts_implementation("eager")  # the grouped product takes no float64
+            setting = {"epsilon": 0.3, "zone": "boundary", "strength": 0.1}
             with (
                 _mode(model, mode),
                 torch.no_grad(),
@@ -253,11 +255,11 @@ def attached_selection_is_legal_in_lower_precision(subject: Subject) -> None:
                     system.logits(model, system.tokens(2, length))
             for site, _ in system.routers(model):
                 rows = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
-                choice = torch.cat([output[0] for _, output in seen[site.path]]).float().log_softmax(-1)
+                choice = torch.cat([output[0] for _, output in seen[site.path]]).double().log_softmax(-1)
                 experts = torch.cat([output[2] for _, output in seen[site.path]])
                 key, _ = oracle.key_scores(rows.float().numpy(), _signs(site))
                 for token in range(len(rows)):
-                    taken, here = experts[token].tolist(), Setting(site.top_k, 1.0, "boundary", float("inf"))
+                    taken, here = experts[token].tolist(), Setting(site.top_k, 0.3, "boundary", 0.1)
                     fair = legal_nearby(choice[token].tolist(), key[token].tolist(), here, taken)
                     require(fair, f"{site.path}, {dtype}, {mode}: illegal selection", got=sorted(taken))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from okr import Key, watermark
 from tests.unit.discovery import zoo
 from tests.unit.engines.transformers.families.observed import calls_of
-from tests.unit.engines.transformers.families.test_keyed_families import ALL, KEYED, SETTINGS, check, keyable
+from tests.unit.engines.transformers.families.test_keyed_families import ALL, KEYED, SETTINGS, check, prepared
 
 TEXT = [name for name in KEYED if ALL[name].inputs is zoo._text]
 
@@ -34,7 +34,7 @@ def test_nearly_every_family_is_among_them() -> None:
 @given(setting=SETTINGS, secret=st.binary(min_size=16, max_size=16), inputs=batches())
 def test_the_prescribed_experts_run_in_any_batch(name, setting, secret, inputs):
     model, key = zoo.build(name), Key(secret)
-    sites = keyable(model)
+    sites = prepared(name).routers
     with torch.no_grad(), watermark(model, key, **setting), calls_of(model, sites) as calls:
         model(**inputs)
     assert {call.site.path for call in calls} == {site.path for site in sites}

@@ -20,7 +20,7 @@ from tests.unit.engines.transformers.families.observed import calls_of
 from tests.unit.engines.transformers.families.oracle import RULES, activation, is_legal, weights
 from tests.unit.engines.transformers.families.test_fused_routers import FAMILIES as HOT
 from tests.unit.engines.transformers.families.test_fused_routers import first_attachment
-from tests.unit.engines.transformers.families.test_keyed_families import KEYED, keyable
+from tests.unit.engines.transformers.families.test_keyed_families import KEYED, prepared
 
 # DBRX's experts add 16-bit results to float32 ones, which torch refuses: unkeyed, too, it does not run.
 RUN = [name for name in KEYED if name != "dbrx"]
@@ -74,12 +74,14 @@ def check(call, scores, setting, rounding):
 @pytest.mark.parametrize("dtype", LOWER, ids=str)
 @pytest.mark.parametrize("name", RUN)
 def test_keyed_and_replayed_every_family_runs_the_prescribed_experts(name, dtype):
-    """Attached inside autocast or outside; replayed with the same inputs, the routers see the same bits."""
+    """Found, proven and attached inside autocast or outside; replayed with the same inputs, the routers see the same
+    bits."""
     model = build(name)
-    sites = keyable(model)
+    sites = prepared(name).routers
     for number, setting in enumerate(SETTINGS):
+        given = prepared(name) if number else model
         lower, around = torch.autocast("cpu", dtype), torch.autocast("cpu", dtype, enabled=number != 1)
-        with around, watermark(model, KEY, **setting), lower, ranked() as seen, calls_of(model, sites) as calls:
+        with around, watermark(given, KEY, **setting), lower, ranked() as seen, calls_of(model, sites) as calls:
             output = run(model, name, number)
         assert [site.path for site, _ in seen] == [call.site.path for call in calls]
         for call, (_, scores) in zip(calls, seen, strict=True):
@@ -162,7 +164,7 @@ def test_gradients_do_not_depend_on_where_attaching_met_autocast(name, dtype):
         with around, watermark(model, KEY, epsilon=0.5), lower:
             model(**inputs).logits.float().square().sum().backward()
         gradients.append({path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None})
-    routers = [path for path in gradients[0] if path.startswith(tuple(site.path for site in keyable(model)))]
+    routers = [path for path in gradients[0] if path.startswith(tuple(site.path for site in prepared(name).routers))]
     assert routers
     assert gradients[0].keys() == gradients[1].keys()
     assert all(torch.equal(gradients[0][path], gradients[1][path]) for path in gradients[0])

@@ -1,6 +1,7 @@
 """Keyed routing in every family: the experts that run are those the semantics prescribe, paid by the family's rule."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okr import Key, watermark
-from okr.discovery import discover
+from okr import Key, prepare, watermark
 from tests.unit.discovery.zoo import FAMILIES, VARIANTS, build, run
 from tests.unit.engines.transformers.families.observed import calls_of, executed
 from tests.unit.engines.transformers.families.oracle import RULES, choice_scores, is_legal, weights
@@ -28,8 +28,10 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-def keyable(model):
-    return [site for site in discover(model) if site.keyable]
+@cache
+def prepared(name):
+    """The family's tiny model, whose routers are found and proven once. Shared within a session."""
+    return prepare(build(name))
 
 
 def groups_of(router):
@@ -61,8 +63,8 @@ def check(call, key, setting):
 @given(setting=SETTINGS, secret=st.binary(min_size=16, max_size=16), seed=st.integers(0, 99))
 def test_the_prescribed_experts_run_and_are_paid_by_the_familys_own_rule(name, setting, secret, seed):
     model, key = build(name), Key(secret)
-    sites = keyable(model)
-    with watermark(model, key, **setting), calls_of(model, sites) as calls:
+    sites = prepared(name).routers
+    with watermark(prepared(name), key, **setting), calls_of(model, sites) as calls:
         run(model, name, seed)
     assert {call.site.path for call in calls} == {site.path for site in sites}
     for call in calls:
@@ -73,9 +75,9 @@ def test_the_prescribed_experts_run_and_are_paid_by_the_familys_own_rule(name, s
 def test_the_chosen_experts_are_the_ones_that_compute(name):
     """One token, with gradients: the experts whose weights got a gradient are those that the router chose."""
     model = build(name)
-    sites = keyable(model)
+    sites = prepared(name).routers
     model.zero_grad()
-    with watermark(model, FIRST, **EVERYTHING), calls_of(model, sites) as calls:
+    with watermark(prepared(name), FIRST, **EVERYTHING), calls_of(model, sites) as calls:
         one_token_backward(model, name)
     ran = executed(model, sites)
     model.zero_grad()
@@ -106,11 +108,11 @@ def test_nothing_changes_at_epsilon_zero_and_after_detaching_and_keys_matter(nam
     model = build(name)
     native = run(model, name)
     for zone in ("max", "boundary"):
-        with watermark(model, FIRST, epsilon=0.0, zone=zone):
+        with watermark(prepared(name), FIRST, epsilon=0.0, zone=zone):
             assert torch.equal(run(model, name), native)
-    with watermark(model, FIRST, **EVERYTHING):
+    with watermark(prepared(name), FIRST, **EVERYTHING):
         first = run(model, name)
-    with watermark(model, SECOND, **EVERYTHING):
+    with watermark(prepared(name), SECOND, **EVERYTHING):
         second = run(model, name)
     assert torch.equal(run(model, name), native)
     assert not torch.equal(first, native)
@@ -120,8 +122,8 @@ def test_nothing_changes_at_epsilon_zero_and_after_detaching_and_keys_matter(nam
 @pytest.mark.parametrize("name", ["deepseek_v2:groups", "deepseek_v3", "mistral4", "axk2"])
 def test_barred_experts_are_in_no_zone_and_never_run(name):
     model = build(name)
-    sites = keyable(model)
-    with watermark(model, FIRST, epsilon=math.inf, zone="max"), calls_of(model, sites) as calls:
+    sites = prepared(name).routers
+    with watermark(prepared(name), FIRST, epsilon=math.inf, zone="max"), calls_of(model, sites) as calls:
         run(model, name)
     for call in calls:
         choice = choice_scores(RULES[call.site.router_class], call.logits, call.bias, groups_of(call.router))
