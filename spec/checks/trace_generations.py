@@ -169,15 +169,15 @@ def ways_that_cannot_be_traced_are_refused(subject: Subject) -> None:
     model = system.copied(system.softmax_model())
     ids = system.tokens(1, 4)
     settings = {"max_new_tokens": 2, **system.GREEDY}
-    configured: dict[str, Any] = {"num_beams": 2, "guidance_scale": 1.5, "penalty_alpha": 0.6}
-    configured |= {"prompt_lookup_num_tokens": 2, "dola_layers": "high", "assistant_early_exit": 1}
+    settings_that_ask: dict[str, Any] = {"num_beams": 2, "guidance_scale": 1.5, "penalty_alpha": 0.6}
+    settings_that_ask |= {"prompt_lookup_num_tokens": 2, "dola_layers": "high", "assistant_early_exit": 1}
     alone = {"assistant_model": model, "custom_generate": lambda *_, **__: ids, "adapter_names": ["one"]}
     alone |= {"inputs_embeds": model.get_input_embeddings()(ids).detach()}
     with keyed(model) as session:
-        for name, value in (configured | alone).items():
+        for name, value in (settings_that_ask | alone).items():
             with system.refused(okr.UnsupportedGeneration, f"generating with {name}"):
                 session.generate(ids, **settings, **{name: value})
-        for name, value in configured.items():
+        for name, value in settings_that_ask.items():
             given = GenerationConfig()
             setattr(given, name, value)
             with system.refused(okr.UnsupportedGeneration, f"{name} in a configuration that is given"):
