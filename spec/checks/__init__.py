@@ -59,7 +59,8 @@ def check(
 
 @cache
 def all_checks() -> tuple[Check, ...]:
-    """Every check, by the name of its module and then as they stand in it, whoever imported which first."""
+    """Every check: those of one case first, then those of drawn cases, then statistics; each kind by the name of its
+    module and then as they stand in it, whoever imported which first."""
     for module in sorted(iter_modules(__path__), key=lambda m: m.name):
         import_module(f"{__name__}.{module.name}")
-    return tuple(sorted(_CHECKS, key=lambda check: check.body.__module__))
+    return tuple(sorted(_CHECKS, key=lambda c: (c.sampled, c.strategy is not None, c.body.__module__)))
