@@ -154,7 +154,7 @@ def test_as_many_swaps_of_random_keys_as_break_a_window_do(deepseek, key):
     trace = mixed(deepseek, [(4, key)])
     found = gather_evidence(okr.prepare(deepseek), trace, Setting(1.0, "boundary", math.inf), skip_prompt=False)
     swaps = TokenSwaps([replace_rows(part, part.tokens < 0) for part in found], key, 0, 5)
-    swaps.swapped = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    swaps.counting = np.array([True, False, False, True, False])
     over = Windows(np.array([0]), np.array([4]), np.array([1]))
     for expected, broken in ((windows.BREAK / 2, True), (windows.BREAK / 2 - 0.5, False)):
         swaps.expected = np.full(5, expected)
