@@ -111,13 +111,15 @@ class TokenSwaps:
     Attributes:
         tokens: how many decoder tokens count.
         sums: what each token adds to S, float64 [tokens].
-        swapped: how many swaps of each token count, float64 [tokens].
+        swapped: how many experts were swapped in at each token and count, float64 [tokens].
+        counting: at which tokens an expert that was swapped in or out counts, bool [tokens].
         expected: how many swaps random keys would make at each token, float64 [tokens].
     """
 
     def __init__(self, sites: Sequence[SiteEvidence], key: Key, first: int, tokens: int) -> None:
         self.tokens = tokens
         self.sums, self.swapped, self.expected = np.zeros((3, tokens))
+        self.counting = np.zeros(tokens, bool)
         self._sites = []
         for evidence in sites:
             here = evidence.tokens.cpu() >= 0  # an encoder's tokens are not in the text
@@ -126,6 +128,7 @@ class TokenSwaps:
             weights = swap_weights(evidence).cpu()[here]
             rows = weights.any(-1)
             found = _SiteSwaps(torch.from_numpy(places)[rows], evidence.hidden.cpu()[here][rows], weights[rows].float())
+            self.counting[found.tokens.numpy()] = True
             np.add.at(self.swapped, found.tokens.numpy(), (found.weights > 0).sum(-1).double().numpy())
             signs = Projector(evidence.site, key).signs.double().cpu()
             for begin in range(0, tokens, _PART):
@@ -171,7 +174,7 @@ class TokenSwaps:
     def p_values(self) -> tuple[Windows, Float[np.ndarray, " windows"]]:
         """The windows in which something was swapped, without edges where nothing was, and the family-wise p-value of
         each (OKR-EVIDENCE-009)."""
-        windows = Windows.over(self.tokens).without_edges(self.swapped > 0)
+        windows = Windows.over(self.tokens).without_edges(self.counting)
         norms = self.squared_norms(windows)
         counts = (norms > CANCELLED) & ~self._broken(windows)
         p = sign_sum_p_values(torch.from_numpy(windows.sums(self.sums)), torch.from_numpy(norms)).numpy()
@@ -179,9 +182,8 @@ class TokenSwaps:
 
     def _broken(self, windows: Windows) -> Bool[np.ndarray, " windows"]:
         """Which windows, without their edges, hold a run of tokens without a swap as ``BREAK`` says."""
-        swapped = self.swapped > 0
-        places = np.flatnonzero(swapped)
-        idle = np.where(swapped, 0.0, self.expected).cumsum()
+        places = np.flatnonzero(self.counting)
+        idle = np.where(self.counting, 0.0, self.expected).cumsum()
         breaks = np.zeros(self.tokens + 1, np.int64)
         breaks[places[1:] + 1] = np.diff(idle[places]) >= BREAK  # the run ends before this token
         total = breaks.cumsum()

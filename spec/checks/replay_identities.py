@@ -23,7 +23,7 @@ from ..adapted import (
     with_tasks,
 )
 from ..subject import Subject
-from ..verdicts import require
+from ..verdicts import Violation, require
 from . import check
 from .replay import replayed_scores
 from .trace_engines import wrapped
@@ -123,7 +123,8 @@ def adapters_that_no_weights_hold_are_told_apart(subject: Subject) -> None:
     stubborn: dict[str, Any] = {"stubborn": True, "variant": True}
     base, own = _identity(plain_copy()), _identity(adapted(**stubborn))
     require(_one(own, _identity(adapted(**stubborn))), "the same adapter is another model")
-    require(_one(own, _identity(adapted("another", **stubborn))), "an adapter of another name is another model")
+    for name in ("another", "weight"):
+        require(_one(own, _identity(adapted(name, **stubborn))), f"an adapter of the name {name} is another model")
     beside = adapted("default", "second", **stubborn)
     layer_of(beside).active_adapters = ["default"]
     require(_one(own, _identity(beside)), "an adapter beside one that does not act is another model")
@@ -166,6 +167,8 @@ def weights_that_are_not_at_hand_are_not_compared(subject: Subject) -> None:
         under = _identity(make(adapted()))
         require(not _one(under, found), f"an adapter around a matrix that is {what} is the same as none")
         require(_one(under, _identity(make(adapted()))), f"an adapter around a matrix that is {what} is another")
+        mergeable = [_identity(adapted(variant=True)), _identity(make(adapted(variant=True)))]
+        require(_one(*mergeable), f"an adapter that can be merged, but not into a matrix that is {what}, is another")
         router = _identity(make(plain_copy(), "model.layers.1.mlp.gate"))
         require(router.routers is None, f"a digest of a router that is {what}", expected="none", got=router.routers)
         require(_one(router, base), f"a model with a router that is {what} is another")
@@ -177,6 +180,28 @@ def weights_that_are_not_at_hand_are_not_compared(subject: Subject) -> None:
     nothing = _identity(plain_copy().to("meta"))
     require((nothing.routers, nothing.weights) == (None, None), "what is known of a model without weights")
     require(_one(nothing, base) and _one(nothing, other), "a model of which nothing is known is another")
+
+
+@check("OKR-REPLAY-003")
+def weights_of_one_number_or_of_none(subject: Subject) -> None:
+    """A weight of one number is compared. One without numbers, as the parts of a model on other devices are, is not."""
+    import torch
+    from torch import nn
+
+    def with_factor(number: float) -> Any:
+        model = plain_copy()
+        model.factor = nn.ParameterDict({"number": nn.Parameter(torch.tensor([number]))})
+        return _identity(model)
+
+    require(_one(with_factor(1.0), with_factor(1.0)), "the same model with a weight of one number is another")
+    require(not _one(with_factor(1.0), with_factor(2.0)), "another weight of one number is not looked at")
+    elsewhere = plain_copy()
+    layer_of(elsewhere).weight = nn.Parameter(torch.zeros(0))
+    try:
+        found = _identity(elsewhere)
+    except (ValueError, IndexError) as error:
+        raise Violation(f"a model with an empty weight has no identity: {error}") from error
+    require(_one(found, _identity(plain_copy())), "a model with an empty weight is another")
 
 
 @check("OKR-REPLAY-003")

@@ -164,7 +164,7 @@ def likelihoods_are_the_models_own(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    for index, temperature in ((0, 1.0), (0, 0.7), (1, 1.9)):
+    for index, temperature in ((0, 1.0), (0, 0.7), (1, 2.0)):
         model = system.outspoken_models()[index]
         text = system.texts(index)[0][:20]
         keyed, plain = _own(model, torch.tensor([text]), {}, temperature)

@@ -140,6 +140,27 @@ def test_the_norm_of_a_window_is_that_of_its_tokens_alone(deepseek, key, monkeyp
         assert math.isclose(norms[index], sum(one.squared_norm() for one in tally), abs_tol=1e-9)
 
 
+def test_a_norm_at_the_limit_is_none(deepseek, key, monkeypatch):
+    """A window whose squared norm is ``CANCELLED`` to the last bit shows nothing; one of the next number may."""
+    trace = mixed(deepseek, [(40, key)])
+    found = gather_evidence(okr.prepare(deepseek), trace, Setting(1.0, "boundary", math.inf), skip_prompt=False)
+    for norm, shows in ((windows.CANCELLED, False), (np.nextafter(windows.CANCELLED, 1), True)):
+        monkeypatch.setattr(TokenSwaps, "squared_norms", lambda self, over, norm=norm: np.full(len(over.starts), norm))
+        assert (spans_of(found, trace, key, alpha=0.5).p_value < 1) is shows
+
+
+def test_as_many_swaps_of_random_keys_as_break_a_window_do(deepseek, key):
+    """``BREAK`` itself breaks, and less does not."""
+    trace = mixed(deepseek, [(4, key)])
+    found = gather_evidence(okr.prepare(deepseek), trace, Setting(1.0, "boundary", math.inf), skip_prompt=False)
+    swaps = TokenSwaps([replace_rows(part, part.tokens < 0) for part in found], key, 0, 5)
+    swaps.counting = np.array([True, False, False, True, False])
+    over = Windows(np.array([0]), np.array([4]), np.array([1]))
+    for expected, broken in ((windows.BREAK / 2, True), (windows.BREAK / 2 - 0.5, False)):
+        swaps.expected = np.full(5, expected)
+        assert swaps._broken(over).tolist() == [broken]
+
+
 def replace_rows(evidence, here):
     """The evidence at some of the opportunities."""
     names = ("choice", "hidden", "experts", "pool", "locked", "free", "tokens")

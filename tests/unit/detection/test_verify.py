@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 import okr
 from okr import InvalidSetting, InvalidTrace, Key
-from okr.detection import Decoys
+from okr.detection import Decoys, counting
 from okr.detection.by_token import TokenCounts, TokenTally
 from okr.detection.counting import count, matches
 from okr.detection.decoys import BLOCK, DecoyBlocks
@@ -67,6 +67,21 @@ def test_compiled_counts_are_those_of_matches(zone, strength, experts, top_k):
     assert torch.equal(hits.long(), expected.long())
     if strength != 3e38:  # where sums of float32 overflow
         torch.testing.assert_close(support, prefers.double().sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 1000])
+def test_counts_do_not_depend_on_how_many_images_are_counted_at_once(monkeypatch, chunk):
+    """One at a time where a single image has more scores than may be held."""
+    choice = torch.randn(20, 6, dtype=torch.float64)
+    found = find_zone(choice, top_k=2, epsilon=math.inf, zone="max")
+    ran = torch.stack([torch.randperm(6)[:2] for _ in choice])
+    places = torch.arange(20)
+    evidence = SiteEvidence(None, 1.0, choice, choice, ran, found.pool, found.locked, found.free, places, 20, 0)
+    decoys, claimed = Decoys.draw(12, 6, b"seed of the test"), torch.randn(20, 6)
+    whole = count(decoys, evidence, claimed)
+    monkeypatch.setattr(counting, "_CHUNK", chunk)
+    for part, same in zip(count(decoys, evidence, claimed), whole, strict=True):
+        torch.testing.assert_close(part, same)
 
 
 def test_decoys_are_signed_permutations_with_the_claimed_key_first():

@@ -16,7 +16,7 @@ from torch import nn
 
 import okr
 from okr.traces import ModelIdentity, TraceHeader
-from okr.traces.weights import ROW, ROWS, WeightSample
+from okr.traces.weights import ROW, ROWS, WeightSample, _index
 
 
 def identity(model):
@@ -121,6 +121,24 @@ def test_which_entries_are_sampled_stays_as_it_is():
     found = WeightSample.of(model)
     assert found.places == "600de215bd308ef1"
     assert hashlib.sha256(found.values.encode()).hexdigest()[:16] == "3895d09f650e34f6"
+
+
+def test_entries_of_very_large_weights_stay_where_they_are():
+    """The index along each axis is a word of 32 bits, less what lies beyond the power of two."""
+    words = [int.from_bytes(hashlib.sha256(b"kind\x0059").digest()[4 * axis :][:4], "big") for axis in range(5)]
+    for power in (8, 9, 20, 31, 40):
+        shape = torch.Size([2**power + 1] * 5)
+        assert _index("kind", 59, shape) == tuple(word % 2**power for word in words)
+
+
+def test_output_embeddings_are_not_sampled():
+    """No hidden state depends on them, so a trace does not either."""
+    model = random_deepseek()
+    before, size = identity(model), model.lm_head.weight.norm()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-3)
+    assert model.lm_head.weight.norm() > 2 * size
+    assert identity(model) == before
 
 
 def test_a_sample_of_one_kind_of_weights_or_of_none():
