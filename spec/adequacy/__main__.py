@@ -3,7 +3,8 @@
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and the mutants of okr.routing
 (``mutation``), okr.detection (``detection``), okr.traces (``traces``) and okr.engines (``attach``). What became of
 mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
-``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at.
+``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at, and leaves the
+figures of the others.
 ``NAME=IMPLEMENTATION``, as in ``jax=examples/ports/jax_router.py:Router``, measures the false alarms on a port. Ports
 are measured only where they are named.
 """
@@ -62,8 +63,8 @@ def main(parts: Sequence[str], jobs: int = 1) -> None:
         elif part in OTHERS:
             _put(part, OTHERS[part]())
     for part in targets.PARTS if "report" in named else ():
-        if found := _told(mutation.kept(part, targets.PARTS[part])):
-            _put(part, found)
+        found = _told(mutation.kept(part, targets.PARTS[part]))
+        _put(part, by_module(_measured().get(part, []), found, [target.module for target in targets.PARTS[part]]))
     if ports:
         others = [entry for entry in _measured().get("ports", []) if entry["implementation"] not in ports]
         _put("ports", sorted(others + alarms.run(ALARM_CASES, ports), key=lambda entry: entry["implementation"]))
@@ -75,6 +76,15 @@ def main(parts: Sequence[str], jobs: int = 1) -> None:
 def _told(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what only a run that goes on needs to know."""
     return [{name: value for name, value in entry.items() if name not in ("asked", "by")} for entry in found]
+
+
+def by_module(
+    before: list[dict[str, Any]], found: list[dict[str, Any]], modules: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What was found in the place of what was known ``before`` of the same modules, in the order of ``modules``."""
+    new = {entry["module"] for entry in found}
+    entries = [*(entry for entry in before if entry["module"] not in new), *found]
+    return sorted((e for e in entries if e["module"] in modules), key=lambda entry: modules.index(entry["module"]))
 
 
 def _put(part: str, found: list[dict[str, Any]]) -> None:

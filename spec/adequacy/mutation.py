@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numba
@@ -112,13 +111,7 @@ def _work(part: str, targets: Sequence[Target], reach: Reach, cases: Cases, shar
 def _everyone(targets: Sequence[Target]) -> Iterator[tuple[Target, Mutant]]:
     for target in targets:
         source = Path(importlib.import_module(target.module).__file__ or "").read_text("utf-8")
-        yield from ((target, mutant) for mutant in sample(mutants(source), target.one_in))
-
-
-def sample(everyone: list[Mutant], one_in: int) -> list[Mutant]:
-    """That share of the mutants, in their order."""
-    places = range(len(everyone))
-    return [everyone[place] for place in sorted(Random(0).sample(places, -(-len(everyone) // one_in)))]
+        yield from ((target, mutant) for mutant in mutants(source))
 
 
 def _look_at(target: Target, mutant: Mutant, wanted: list[Question], cases: Cases, fates: Fates) -> None:

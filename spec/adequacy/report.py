@@ -176,13 +176,7 @@ _LIMITS = """## What this does not show
   those that somebody thought of, and the same hand chose them that wrote the clauses.
 - Code that checks itself raises before a clause can judge, which is no kill: a router is used only after it repeated
   the family's own output bit for bit, and every call is counted.
-- Of `okr.engines` a sixth of the mutants is tried, drawn by lot with a fixed seed. Its figures were measured before the
-  clauses OKR-TRACE-007 to 010, OKR-VERIFY-009 to 012, OKR-EVIDENCE-011 and OKR-TEXT-013 existed, and those of
-  `okr.routing` before the newest checks of other chapters.
-- Of `okr.detection` and `okr.traces` the survivors were asked every question that takes up to two seconds while it is
-  watched; the longer ones of `okr.detection.windows` and `okr.detection.spans` alone. A longer one might kill more.
-- The broken systems were asked the clauses that they must pass before the newest checks of the chapters VERIFY,
-  EVIDENCE, TEXT, TRACE and REPLAY existed. The clauses that they must fail are asked with them by the tests.
+- The figures of `okr.routing`, `okr.routing.settings` apart, were measured before the newest checks of other chapters.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), but no mutants of them were tried.

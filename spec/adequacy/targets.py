@@ -15,8 +15,7 @@ _RECORDED = ("trace", "replay")
 class Target:
     """A module, the chapters about what it does, the implementation they are asked of, and how hard.
 
-    ``cases``: how many each check gets. ``limit``: seconds for one question. ``one_in``: that share of the mutants is
-    tried, drawn at random with a fixed seed. ``keeps``: models and what was made with them may be kept, for the module
+    ``cases``: how many each check gets. ``limit``: seconds for one question. ``keeps``: models and what was made with them may be kept, for the module
     has no part in them. ``again``: modules that are executed anew after each mutant, for their classes check values
     against classes of the module.
     """
@@ -26,7 +25,6 @@ class Target:
     implementation: str = "okr"
     cases: int = 60
     limit: float = 60.0
-    one_in: int = 1
     keeps: bool = False
     again: tuple[str, ...] = ()
 
@@ -64,10 +62,10 @@ _TRANSFORMERS = (
 )  # fmt: skip
 ATTACH = (
     *(
-        Target(f"okr.engines.{name}", _MODEL, one_in=6)
+        Target(f"okr.engines.{name}", _MODEL)
         for name in ("choice", "matching", *(f"transformers.{name}" for name in _TRANSFORMERS))
     ),
-    Target("okr.engines.transformers.engine", (*_MODEL, "text"), one_in=6),
+    Target("okr.engines.transformers.engine", (*_MODEL, "text")),
 )
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
