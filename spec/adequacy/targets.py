@@ -15,9 +15,9 @@ _RECORDED = ("trace", "replay")
 class Target:
     """A module, the chapters about what it does, the implementation they are asked of, and how hard.
 
-    ``cases``: how many each check gets. ``limit``: seconds for one question. ``keeps``: models and what was made with them may be kept, for the module
-    has no part in them. ``again``: modules that are executed anew after each mutant, for their classes check values
-    against classes of the module.
+    ``cases``: how many each check gets. ``limit``: seconds for one question. ``keeps``: models and what was made with
+    them may be kept, for the module has no part in them. ``again``: modules that are executed anew after each mutant,
+    for their classes check values against classes of the module.
     """
 
     module: str
