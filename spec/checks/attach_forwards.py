@@ -124,8 +124,8 @@ def checkpointed_forwards_may_have_any_output(subject: Subject) -> None:
             model.gradient_checkpointing_enable({"use_reentrant": True})
             with runs(model)[0]() as session, system.accepted("a checkpointed forward"):
                 session.generate(system.tokens(1), max_new_tokens=2, use_cache=False, **system.GREEDY)
-                for given in ({"return_dict": False}, {"output_router_logits": True}, {"labels": system.tokens()}):
-                    model(input_ids=system.tokens(), use_cache=False, **given)
+                for given in ({"return_dict": False}, {"output_router_logits": True}, {"labels": system.tokens(3)}):
+                    model(input_ids=system.tokens(3), use_cache=False, **given)
 
 
 def _trained(checkpointing: dict[str, Any] | None) -> tuple[Any, list[Any], list[Any]]:
