@@ -43,7 +43,7 @@ def judges_by_ratio(change: Change) -> None:
 @broken(
     "scored against the unkeyed model",
     fails=("OKR-TEXT-002",),
-    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-004", "OKR-TEXT-006"),
+    passes=(*SOUND, "OKR-TEXT-004", "OKR-TEXT-006"),
 )
 def against_the_unkeyed_model(change: Change) -> None:
     def edit(verdict: TextVerdict) -> TextVerdict:
@@ -56,7 +56,7 @@ def against_the_unkeyed_model(change: Change) -> None:
 @broken(
     "decoys run with the claimed key",
     fails=("OKR-TEXT-003",),
-    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-002", "OKR-TEXT-006"),
+    passes=(*SOUND, "OKR-TEXT-002", "OKR-TEXT-006"),
 )
 def decoys_run_with_the_key(change: Change) -> None:
     change(Decoys, "by_row", lambda self, claimed, first: claimed)
@@ -79,7 +79,7 @@ def other_epsilon_for_text(change: Change) -> None:
 @broken(
     "rows that get another block's keys",
     fails=("OKR-TEXT-004",),
-    passes=(*SOUND, "OKR-TEXT-001", "OKR-TEXT-005", "OKR-TEXT-006"),
+    passes=(*SOUND, "OKR-TEXT-005", "OKR-TEXT-006"),
 )
 def rows_of_another_block(change: Change) -> None:
     by_row = Decoys.by_row
