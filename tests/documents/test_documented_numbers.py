@@ -110,7 +110,7 @@ def test_z_after_edits_comes_out_again(evidence):
     assert documents["robustness"]["tokens"] == bench.TOKENS
     bench.PER_KEY = 2
     bench.ATTACKS = {name: bench.ATTACKS[name] for name in ("untouched", "10% substituted")}
-    found = bench.scored(loaded, first["strength"], first["anchor"], 2)
+    found = bench.scored(loaded, first["strength"], first["anchor"], 1)
     for attack, matrices in found.items():
         z = [bench.z_of(bench.STATISTICS[next(iter(bench.STATISTICS))](matrix)) for matrix in matrices]
         written = first["z"]["log(0.9 p + 0.1 q) (OKR)"][attack]
