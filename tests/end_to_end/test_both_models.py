@@ -52,7 +52,8 @@ def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(options.QUICK, "passages", 2)
     monkeypatch.setitem(options.QUICK, "attacked_decoys", 19)
     monkeypatch.setitem(quality.PER_REGISTER, True, 2)
-    monkeypatch.setattr(quality, "canaries", lambda few=quality.canaries()[:8]: few)
+    canaries = quality.canaries()[:8]
+    monkeypatch.setattr(quality, "canaries", lambda: canaries)
     monkeypatch.setitem(paraphrase.PAIRS, True, 3)
     monkeypatch.setitem(paraphrase.KEYS, True, 8)
 
