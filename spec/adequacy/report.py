@@ -181,7 +181,9 @@ _LIMITS = """## What this does not show
   watched; those of its modules `likelihood`, `text`, `spans` and `windows` were. The others might lose some more.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
-  judged by the clauses (`okr conform triton`), but no mutants of them were tried.
+  judged by the clauses (`okr conform triton`), and so is the router that vLLM serves (`okr conform vllm`), but no
+  mutants of them or of the rest of `okr.engines.vllm` were tried. Nor were those of `okr.routing.key_files`, `named`
+  and `precision`.
 - Figures are of the sources they were measured on; run it again after a change.
 - `torch.compile` falls back to eager code once it has specialised too often; the suite cannot see that it did.
 - Numbers below 2^-126 and hidden states beyond 2^30 or below 2^-30 are outside the text's promises and not tested.

@@ -59,11 +59,12 @@ TRACES = (
 )
 _TRANSFORMERS = (
     "routings", "session", "replay", "attaching", "guard", "proof", "swapping", "fused", "families", "generation",
+    "columns", "recording", "journal", "calling", "rotary",
 )  # fmt: skip
 ATTACH = (
     *(
         Target(f"okr.engines.{name}", _MODEL)
-        for name in ("choice", "matching", *(f"transformers.{name}" for name in _TRANSFORMERS))
+        for name in ("choice", "matching", "prepared", *(f"transformers.{name}" for name in _TRANSFORMERS))
     ),
     Target("okr.engines.transformers.engine", (*_MODEL, "text")),
 )
