@@ -178,7 +178,8 @@ _LIMITS = """## What this does not show
   the family's own output bit for bit, and every call is counted.
 - The figures of `okr.routing`, `okr.routing.settings` apart, were measured before the newest checks of other chapters.
 - Not every survivor of `okr.detection` was asked the dozen questions that take more than two seconds while they are
-  watched; those of its modules `likelihood`, `text`, `spans` and `windows` were. The others might lose some more.
+  watched; those of its modules `likelihood`, `text`, `spans` and `windows` were. Nor was every survivor of
+  `okr.engines.transformers.rotary` asked the two that take so long in its chapters. They might lose some more.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), and so is the router that vLLM serves (`okr conform vllm`), but no
