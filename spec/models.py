@@ -99,13 +99,25 @@ def scaled_model() -> Any:
 @made
 def capacity_model() -> Any:
     """Switch-like: an encoder and a decoder, 8 experts of which one runs, for no more than two tokens a sequence."""
-    torch.manual_seed(6)
+    return _switch(6)
+
+
+@made
+def encoder_model() -> Any:
+    """The same, without routers in the decoder."""
+    return _switch(12, decoder=False)
+
+
+def _switch(seed: int, *, decoder: bool = True) -> Any:
+    torch.manual_seed(seed)
     make: Any = SwitchTransformersConfig
     config = make(
         vocab_size=64, d_model=32, d_kv=8, d_ff=32, num_heads=4, num_layers=2, num_sparse_encoder_layers=1,
         num_decoder_layers=2, num_sparse_decoder_layers=1, num_experts=8, expert_capacity=2, pad_token_id=0,
         eos_token_id=1, decoder_start_token_id=0,
     )  # fmt: skip
+    if not decoder:
+        config.decoder_sparse_step = 0
     model: Any = SwitchTransformersForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

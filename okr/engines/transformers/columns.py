@@ -131,11 +131,11 @@ def columns(calls: list[Tensor], batch: int, length: int, cached: int = 0) -> Te
     )
 
 
-def stack(sites: list[Tensor]) -> np.ndarray:
+def stack(sites: list[Tensor], tokens: int) -> np.ndarray:
     """The experts of all sites, int16 [tokens, sites, largest k], from [tokens, k] for each. Shorter rows are filled up
     with NOT_RECORDED."""
     if not sites:
-        return np.zeros((0, 0, 0), np.int16)
+        return np.zeros((tokens, 0, 0), np.int16)
     widest = max(site.shape[-1] for site in sites)
     padded = [torch.nn.functional.pad(site, (0, widest - site.shape[-1]), value=NOT_RECORDED) for site in sites]
     return torch.stack(padded, 1).numpy()

@@ -183,13 +183,13 @@ def _traces(
         if outer:
             source = {
                 "encoder_token_ids": prompt[row, mask[row]].numpy().astype(np.int32),
-                "encoder_experts": stack([site[row, mask[row]] for site in outer]),
+                "encoder_experts": stack([site[row, mask[row]] for site in outer], int(mask[row].sum())),
             }
         traces.append(
             Trace(
                 header=header,
                 token_ids=sequences[row, keep[row]].numpy().astype(np.int32),
-                experts=stack([site[row, routed[row]] for site in inner]),
+                experts=stack([site[row, routed[row]] for site in inner], int(routed[row].sum())),
                 prompt_length=int(keep[row, :prompt_length].sum()),
                 passes=passes[row],
                 **source,
