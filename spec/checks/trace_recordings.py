@@ -67,16 +67,31 @@ def loops_of_ones_own_are_recorded(subject: Subject) -> None:
                     traces = recording.traces(ids, prompt_length=6, attention_mask=mask)
                 lengths = [trace.prompt_length for trace in traces]
                 require(lengths == [6, 4], f"the prompts' lengths with {way}", expected=[6, 4], got=lengths)
-                for row, trace in enumerate(traces):
-                    text = ids[row][mask[row].bool()].tolist()
-                    require(trace.token_ids.tolist() == text, f"token ids with {way}", expected=text, got=trace)
-                    for index, (site, _) in enumerate(system.routers(model)):
-                        calls = [torch.as_tensor(given[2]) for _, given in seen[site.path]]
-                        calls = [call.reshape(2, -1, site.top_k)[row] for call in calls]
-                        ran = torch.cat(calls) if way["cache"] else calls[-1]
-                        expected = ran[10 - len(text) : 9].tolist()
-                        got = trace.site_experts(index).tolist()
-                        require(got == expected, f"{site.path}: experts with {way}", expected=expected, got=got)
+                _require_ran(model, traces, seen, ids, mask, **way)
+            ids = system.tokens(3, 9, seed=14)
+            mask = torch.arange(9) < torch.tensor([[9], [6], [2]])
+            with system.outputs_of(model) as seen, session.recording() as recording:
+                model(input_ids=ids, attention_mask=mask.long())
+            with system.accepted("a recording of texts with padding behind them"):
+                _require_ran(model, recording.traces(ids, attention_mask=mask), seen, ids, mask, cache=False)
+
+
+def _require_ran(model: Any, traces: list[Any], seen: dict[str, Any], ids: Any, mask: Any, **way: Any) -> None:
+    """Violation unless each trace holds a row of ``ids`` as far as ``mask`` keeps it, and what ran for its tokens."""
+    import torch
+
+    from .. import system
+
+    require(len(traces) == len(ids), "one trace for each text", expected=len(ids), got=len(traces))
+    for row, trace in enumerate(traces):
+        kept = mask[row].nonzero()[:, 0]
+        text = ids[row, kept].tolist()
+        require(trace.token_ids.tolist() == text, f"token ids with {way}", expected=text, got=trace)
+        for index, (site, _) in enumerate(system.routers(model)):
+            calls = [output[2].reshape(len(ids), -1, site.top_k)[row] for _, output in seen[site.path]]
+            ran = torch.cat(calls) if way["cache"] else calls[-1]
+            expected, got = ran[kept[:-1]].tolist(), trace.site_experts(index).tolist()
+            require(got == expected, f"{site.path}: experts with {way}", expected=expected, got=got)
 
 
 @check("OKR-TRACE-001")
@@ -88,24 +103,24 @@ def recordings_make_the_traces_that_generations_make(subject: Subject) -> None:
 
     from .. import system
 
-    whole = torch.ones(2, 6, dtype=torch.long)
+    ones = torch.ones(2, 6, dtype=torch.long)
+    prompts = (_padded(), (system.tokens(2, 6, seed=12), ones), (system.tokens(2, 1, seed=13), ones[:, :1]))
     for original in (system.softmax_model(), system.growing_model(), system.stretched_model()):
-        for ids, mask in (_padded(), (system.tokens(2, 6, seed=12), whole), (system.tokens(2, 1, seed=13), whole[:, :1])):
-            for way in _WAYS[:3]:
-                model = system.copied(original)
-                given = {"input_ids": ids, "attention_mask": mask, "use_cache": way["cache"]}
-                with keyed(model) as session:
-                    made = session.generate(**given, max_new_tokens=9, **system.GREEDY)
-                    with session.recording() as recording:
-                        texts, masks = _looped(model, ids, mask, 9, **way)
-                        session.generate(ids[:1], max_new_tokens=2, **system.GREEDY)
-                    system.logits(model, ids)
-                    with system.accepted("a recording of a loop of one's own"):
-                        traces = recording.traces(texts, prompt_length=ids.shape[1], attention_mask=masks)
-                        plain = recording.traces(texts) if bool(mask.all()) else []
-                wanted, got = [trace.digest() for trace in made.traces], [trace.digest() for trace in traces]
-                require(got == wanted, f"another trace with {way}", expected=wanted, got=got)
-                require(all(trace.prompt_length == 0 for trace in plain), "a prompt that nobody named", got=plain)
+        for (ids, mask), way in zip(prompts, _WAYS[:3], strict=True):
+            model = system.copied(original)
+            given = {"input_ids": ids, "attention_mask": mask, "use_cache": way["cache"]}
+            with keyed(model) as session:
+                made = session.generate(**given, max_new_tokens=9, **system.GREEDY)
+                with session.recording() as recording:
+                    texts, masks = _looped(model, ids, mask, 9, **way)
+                    session.generate(ids[:1], max_new_tokens=2, **system.GREEDY)
+                system.logits(model, ids)
+                with system.accepted("a recording of a loop of one's own"):
+                    traces = recording.traces(texts, prompt_length=ids.shape[1], attention_mask=masks)
+                    plain = recording.traces(texts) if bool(mask.all()) else []
+            wanted, got = [trace.digest() for trace in made.traces], [trace.digest() for trace in traces]
+            require(got == wanted, f"another trace with {way}", expected=wanted, got=got)
+            require(all(trace.prompt_length == 0 for trace in plain), "a prompt that nobody named", got=plain)
 
 
 @check("OKR-TRACE-001")
@@ -148,7 +163,7 @@ def _refuses_calls(session: Any, model: Any, ids: Any) -> None:
     from .. import system
     from ..system import okr
 
-    several = ((4,), (7,), (9,), (), (6, 6), (2, 4, 6), (3, 1, 1, 1, 1))
+    several = ((4,), (7,), (9,), (), (5, 5), (6, 6), (2, 4, 6), (3, 1, 1, 1, 1))
     for shown in several:
         with session.recording() as recording:
             for length in shown:
@@ -176,9 +191,9 @@ def routers_in_an_encoder_alone_are_traced(subject: Subject) -> None:
 
     model, (ids, mask) = system.encoder_model(), system.padded_source()
     options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 5, **system.GREEDY}
-    with okr.watermark(model, system.key(), epsilon=1.0, zone="boundary") as session, system.outputs_of(model) as seen:
-        with system.accepted("a model whose decoder has no router"):
-            made = session.generate(**options)
+    run = okr.watermark(model, system.key(), epsilon=1.0, zone="boundary")
+    with run as session, system.outputs_of(model) as seen, system.accepted("a model whose decoder has no router"):
+        made = session.generate(**options)
     ((output,),) = [[output for _, output in calls] for calls in seen.values()]
     ran = system.ran(output, 2)
     for row, trace in enumerate(made.traces):
@@ -188,3 +203,31 @@ def routers_in_an_encoder_alone_are_traced(subject: Subject) -> None:
         shape = (len(trace.token_ids) - 1, 0, 0)
         require(trace.experts.shape == shape, "experts of no router", expected=shape, got=trace.experts.shape)
         require(bool(torch.equal(made.sequences[row].int(), torch.from_numpy(trace.token_ids))), "token ids", got=trace)
+
+
+@check("OKR-TRACE-001")
+def padding_may_stand_at_any_position(subject: Subject) -> None:
+    """In a model that scales positions by the length, padding at position 0 or 1 changes nothing, not even before a
+    text of one token. Tokens whose positions count the padding are refused once the scaling changed between them."""
+    import torch
+
+    from .. import system
+    from ..system import okr
+
+    mask = torch.arange(6) >= torch.tensor([[0], [5]])
+    ids = system.tokens(2, 6, seed=15) * mask
+    found: list[list[str]] = []
+    for padding in (0, 1):
+        model = system.copied(system.growing_model())
+        with keyed(model) as session, session.recording() as recording:
+            texts, masks = _looped(model, ids, mask.long(), 9, cache=True, last=0, padding=padding)
+        with system.accepted(f"padding at position {padding}"):
+            found.append([trace.digest() for trace in recording.traces(texts, attention_mask=masks)])
+    require(found[0] == found[1], "another trace with padding at position 1", expected=found[0], got=found[1])
+    model = system.copied(system.growing_model())
+    ids, mask = torch.full((1, 14), 3), (torch.arange(14) >= 11).long()[None]
+    with keyed(model) as session, session.recording() as recording, torch.no_grad():
+        cache = model(input_ids=ids[:, :12], attention_mask=mask[:, :12], use_cache=True).past_key_values
+        model(input_ids=ids[:, 12:13], attention_mask=mask[:, :13], past_key_values=cache)
+    with system.refused(okr.UnsupportedGeneration, "a scaling that changed behind padding with positions"):
+        recording.traces(ids, attention_mask=mask)

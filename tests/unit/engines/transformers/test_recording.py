@@ -60,12 +60,15 @@ def test_what_does_not_fit_is_refused(deepseek, switch, key):
         with wm.recording() as recording:
             deepseek(input_ids=IDS)
         for bad in (IDS[0], IDS.float(), IDS[:0], [[3, 4]]):
-            with pytest.raises(UnsupportedGeneration, match="sequences must be"):
+            with pytest.raises(UnsupportedGeneration, match="^sequences must be an integer tensor"):
                 recording.traces(bad)
         with pytest.raises(UnsupportedGeneration, match="shape of sequences"):
             recording.traces(IDS, attention_mask=IDS[:, 1:])
-        with pytest.raises(UnsupportedGeneration, match="prompt_length"):
-            recording.traces(IDS, prompt_length=6)
+        with pytest.raises(UnsupportedGeneration, match="^attention_mask must be an integer tensor"):
+            recording.traces(IDS, attention_mask=IDS.float())
+        for bad in (6, -1, True, 2.0, None):
+            with pytest.raises(UnsupportedGeneration, match="prompt_length"):
+                recording.traces(IDS, prompt_length=bad)
         with pytest.raises(UnsupportedRouter, match="does not cover"):
             recording.traces(torch.cat([IDS, IDS], 1))
     with okr.record(switch) as recorder:
@@ -73,6 +76,31 @@ def test_what_does_not_fit_is_refused(deepseek, switch, key):
             switch(input_ids=IDS, decoder_input_ids=IDS)
         with pytest.raises(UnsupportedGeneration, match="decoders alone"):
             recording.traces(IDS)
+
+
+@pytest.mark.parametrize("shown", [(5, 6, 7), (5, 6, 7, 8)])
+def test_a_loop_without_a_cache_may_show_the_last_token(deepseek, shown):
+    """Calls that showed a text of 8 tokens whole were refused."""
+    ids = torch.randint(3, 256, (2, 8))
+    with okr.record(deepseek) as recorder, torch.no_grad():
+        with recorder.recording() as recording:
+            for length in shown:
+                deepseek(ids[:, :length])
+        with recorder.recording() as once:
+            deepseek(ids)
+    for found, wanted in zip(recording.traces(ids), once.traces(ids), strict=True):
+        assert np.array_equal(found.experts, wanted.experts)
+
+
+def test_calls_with_two_readings_are_refused(deepseek):
+    """One token and then two: of a text of three tokens, row 0 was recorded for the second token as well."""
+    ids = torch.randint(3, 256, (1, 3))
+    with okr.record(deepseek) as recorder, torch.no_grad(), recorder.recording() as recording:
+        deepseek(ids[:, :1])
+        deepseek(ids[:, :2])
+    with pytest.raises(UnsupportedGeneration, match="calls of 1 and then 2 tokens"):
+        recording.traces(ids)
+    assert recording.traces(ids[:, :2])[0].token_ids.tolist() == ids[0, :2].tolist()
 
 
 class Plain(nn.Module):
