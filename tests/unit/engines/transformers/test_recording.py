@@ -60,11 +60,11 @@ def test_what_does_not_fit_is_refused(deepseek, switch, key):
         with wm.recording() as recording:
             deepseek(input_ids=IDS)
         for bad in (IDS[0], IDS.float(), IDS[:0], [[3, 4]]):
-            with pytest.raises(UnsupportedGeneration, match="^sequences must be an integer tensor"):
+            with pytest.raises(UnsupportedGeneration, match=r"^sequences must be an integer tensor"):
                 recording.traces(bad)
         with pytest.raises(UnsupportedGeneration, match="shape of sequences"):
             recording.traces(IDS, attention_mask=IDS[:, 1:])
-        with pytest.raises(UnsupportedGeneration, match="^attention_mask must be an integer tensor"):
+        with pytest.raises(UnsupportedGeneration, match=r"^attention_mask must be an integer tensor"):
             recording.traces(IDS, attention_mask=IDS.float())
         for bad in (6, -1, True, 2.0, None):
             with pytest.raises(UnsupportedGeneration, match="prompt_length"):
