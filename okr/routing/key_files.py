@@ -10,11 +10,15 @@ import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from okr.errors import InvalidKey
 
 Parse = Callable[[bytes], bytes | None]
 """A function from a key file's content to its secret, or None."""
+
+_LONGEST = 1 << 18
+"""Bytes of the longest key file. What is longer is damaged, and read no further."""
 
 
 def read(path: Path, parse: Parse) -> bytes:
@@ -28,7 +32,7 @@ def read(path: Path, parse: Parse) -> bytes:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            content = file.read(1 << 18)
+            content = _content(file)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InvalidKey(f"cannot read key file {path}: {_reason(error)}") from None
     secret = parse(content)
@@ -37,6 +41,12 @@ def read(path: Path, parse: Parse) -> bytes:
     if os.name == "posix":
         _check_access(path, status)
     return secret
+
+
+def _content(file: BinaryIO) -> bytes:
+    """All that ``file`` holds, or nothing if that is too long for a key file."""
+    content = file.read(_LONGEST + 1)
+    return content if len(content) <= _LONGEST else b""
 
 
 def _reason(error: Exception) -> str:
@@ -71,7 +81,7 @@ def _from_descriptor(number: str, parse: Parse) -> bytes:
         raise InvalidKey("fd: takes the number of an open file descriptor")
     try:
         with open(int(number), "rb", closefd=False) as file:
-            content = file.read(1 << 18)
+            content = _content(file)
     except OSError as error:
         raise InvalidKey(f"cannot read a key from file descriptor {number}: {_reason(error)}") from None
     secret = parse(content)

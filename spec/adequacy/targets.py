@@ -38,8 +38,11 @@ class Target:
 
 ROUTING = (
     Target("okr.routing.keys", ("key", "bake")),
+    Target("okr.routing.key_files", ("key",)),
     Target("okr.routing.scores", ("score",)),
     Target("okr.routing.settings", ("zone", "attach")),
+    Target("okr.routing.named", ("zone", "attach")),
+    Target("okr.routing.precision", ("score", *_MODEL)),
     Target("okr.routing.selection", (*_SELECTION, "verify")),
     Target("okr.routing.compiled", (*_SELECTION, "weight"), "numba-in-okr"),
 )

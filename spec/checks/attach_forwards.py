@@ -4,7 +4,7 @@ from typing import Any
 from warnings import catch_warnings
 
 from ..subject import Subject
-from ..verdicts import require
+from ..verdicts import Violation, require
 from . import check
 from .attach_models import runs
 
@@ -144,3 +144,27 @@ def _trained(checkpointing: dict[str, Any] | None) -> tuple[Any, list[Any], list
             session.generate(system.tokens(1), max_new_tokens=2, use_cache=False, **system.GREEDY)  # without gradients
             states = model.model(input_ids=system.tokens(), use_cache=False).last_hidden_state.sum()
             return model, found, [_loss(model), states]
+
+
+@check("OKR-ATTACH-008")
+def gradients_do_not_depend_on_where_autocast_began(subject: Subject) -> None:
+    """Before the attachment or within it: what a proof computes is left out of a forward that learns."""
+    import torch
+
+    from .. import system
+
+    found: list[list[Any]] = []
+    for around in (False, True):
+        model = system.copied(system.softmax_model())
+        with (
+            torch.autocast("cpu", torch.float16, enabled=around),
+            runs(model)[0](),
+            torch.autocast("cpu", torch.float16),
+        ):
+            try:
+                _loss(model).backward()
+            except RuntimeError as error:
+                raise Violation(f"a forward under autocast fails: {error}") from error
+        found.append(_gradients(model))
+    same = len(found[0]) == len(found[1]) and all(map(torch.equal, *found))
+    require(same, "other gradients where autocast began before the attachment")

@@ -3,10 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from fractions import Fraction
 from typing import Any
-
-import numpy as np
 
 from ..subject import Subject
 from ..verdicts import require
@@ -172,27 +169,19 @@ def models_with_routers_are_accepted(subject: Subject) -> None:
 
 
 @check("OKR-ATTACH-005")
-def settings_are_real_numbers(subject: Subject) -> None:
-    """Out of range, texts, truth values and what no float holds are refused; whole numbers, NumPy's and fractions are
-    taken."""
+def models_without_their_weights_have_the_same_routers(subject: Subject) -> None:
+    """On the meta device, where a model stands before its weights are loaded."""
+    import torch
+
     from .. import system
     from ..system import okr
 
-    model = system.softmax_model()
-    bad = ("0.5", True, False, 10**400, -(10**400), 0.5j, [0.5], float("nan"), -0.5)
-    good = (1, np.float32(0.5), np.int64(2), Fraction(1, 2), float("inf"))
-
-    def keyed(name: str, value: Any) -> Any:
-        return okr.watermark(model, system.key(), **{"epsilon": 0.5, "strength": 1.0} | {name: value})
-
-    for name in ("epsilon", "strength"):
-        for wrong in bad:
-            with system.refused(okr.InvalidSetting, f"{name} {wrong!r:.20}"), keyed(name, wrong):
-                pass
-        for value in good:
-            with system.accepted(f"{name} {value!r}"), keyed(name, value) as session:
-                got = getattr(session.header(), name)
-            require(got == float(value), f"{name} {value!r}", expected=float(value), got=got)
+    for model in system.every_model():
+        with torch.device("meta"):
+            empty = type(model)(model.config)
+        with system.accepted(f"an empty {type(model).__name__}"):
+            found = okr.discover(empty)
+        require(found == okr.discover(model), "other routers without weights", expected=okr.discover(model), got=found)
 
 
 def _alone(model: Any) -> Any:

@@ -123,9 +123,9 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
             shown.append(repr(spill(key)))
         except Exception as error:
             shown.append(f"{error!r} {error.__cause__!r}")
-    shown += [_error(lambda: keys.Key(secret[:15])), _error(lambda: keys.Key(bytes(65_536)))]
-    shown.append(_error(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
-    shown += [_error(lambda: keys.check_key(secret)), _error(lambda: keys.check_key(secret.hex()))]
+    shown += [refusal(lambda: keys.Key(secret[:15])), refusal(lambda: keys.Key(bytes(65_536)))]
+    shown.append(refusal(lambda: keys.Key(secret.decode("latin-1"))))  # type: ignore[arg-type]
+    shown += [refusal(lambda: keys.check_key(secret)), refusal(lambda: keys.check_key(secret.hex()))]
     text = "\n".join(shown)
     forms = {
         secret.hex(),
@@ -147,7 +147,7 @@ def the_secret_never_shows(subject: Subject, secret: bytes) -> None:
     require(copy.deepcopy(key) == key and key != 1, "keys compare by content, and only with keys")
 
 
-def _error(call: Callable[[], object]) -> str:
+def refusal(call: Callable[[], object]) -> str:
     """What a call that must be refused says, as one line of a known error."""
     from okr import errors
 
@@ -175,33 +175,33 @@ def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
             os.umask(before)
         require(stat.S_IMODE(path.stat().st_mode) == 0o600, "mode of a key file", got=oct(path.stat().st_mode))
         content = path.read_bytes()
-        _accepted(path)
-        require("exists" in _error(lambda: Key(secret).save(path)), "overwriting is refused, but not for that reason")
+        accepted_key(path)
+        require("exists" in refusal(lambda: Key(secret).save(path)), "overwriting is refused, but not for that reason")
         require(path.read_bytes() == content, "a key file was overwritten")
         owner = path.stat().st_uid
         for mode, reader in product((0o640, 0o440, 0o604, 0o620, 0o602, 0o610, 0o601), {owner, owner + 1, 0}):
             path.chmod(mode)
             with patch.object(os, "geteuid", return_value=reader):
                 if mode in (0o640, 0o440) and (reader != owner or reader == 0):
-                    _accepted(path)
+                    accepted_key(path)
                 else:
-                    said = _error(lambda: Key.load(path))
+                    said = refusal(lambda: Key.load(path))
                     require("chmod" in said, f"mode {mode:o} is not named as the reason", got=said)
         path.chmod(0o600)
         for bad in _damaged(json.loads(content)):
             path.write_bytes(bad)
-            said = _error(lambda: Key.load(path))
+            said = refusal(lambda: Key.load(path))
             require(path.name in said, "the error does not name the file", got=said)
             quoted = secret.hex() in said or base64.b64encode(secret).decode() in said
             require(not quoted, "the error quotes the key")
-        _error(lambda: Key.load(Path(folder) / "absent.key"))
-        _error(lambda: Key(secret).save(Path(folder) / "no" / "such" / "folder.key"))
+        refusal(lambda: Key.load(Path(folder) / "absent.key"))
+        refusal(lambda: Key(secret).save(Path(folder) / "no" / "such" / "folder.key"))
         with patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
-            _error(lambda: Key(secret).save(Path(folder) / "full.key"))
+            refusal(lambda: Key(secret).save(Path(folder) / "full.key"))
         require([*Path(folder).iterdir()] == [path], "a key that could not be saved left a file behind")
 
 
-def _accepted(path: Path) -> Any:
+def accepted_key(path: str | Path) -> Any:
     """The key in a file that must be accepted."""
     from okr import errors
     from okr.routing.keys import Key
@@ -235,7 +235,7 @@ def reloaded_keys_are_the_same(subject: Subject, secret: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.key"
         Key(secret).save(path)
-        key, loaded = Key(secret), _accepted(path)
+        key, loaded = Key(secret), accepted_key(path)
         text = path.read_text("utf-8")
         document = {"format": "okr-key-1", "key_id": key.id, "secret": base64.b64encode(secret).decode()}
         require(json.loads(text) == document and text.endswith("\n"), "the file's format", expected=sorted(document))
@@ -258,9 +258,9 @@ def passphrases_go_through_scrypt(subject: Subject, text: str) -> None:
     except errors.InvalidKey as error:
         raise Violation(f"a passphrase of {len(text)} characters was refused") from error
     require(key == Key(secret), "the derived key differs")
-    said = _error(lambda: Key.from_passphrase(text[:11]))
+    said = refusal(lambda: Key.from_passphrase(text[:11]))
     require(text[:11] not in said, "the error quotes the passphrase")
-    _error(lambda: Key.from_passphrase(text.encode()))  # type: ignore[arg-type]
+    refusal(lambda: Key.from_passphrase(text.encode()))  # type: ignore[arg-type]
 
 
 @check("OKR-KEY-011")
@@ -269,7 +269,7 @@ def passphrases_that_utf8_cannot_hold_are_refused(subject: Subject) -> None:
     from okr.routing.keys import Key
 
     for alone in ("\ud800", "\udabc", "\udfff"):
-        _error(partial(Key.from_passphrase, "twelve characters " + alone))
+        refusal(partial(Key.from_passphrase, "twelve characters " + alone))
     passphrases_go_through_scrypt(subject, "\ud7ff\ue000" * 6)
 
 
