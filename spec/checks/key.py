@@ -203,13 +203,12 @@ def key_files_are_private_and_guarded(subject: Subject, secret: bytes) -> None:
 
 def accepted_key(path: str | Path) -> Any:
     """The key in a file that must be accepted."""
-    from okr import errors
     from okr.routing.keys import Key
 
     try:
         return Key.load(str(path))
-    except errors.InvalidKey as error:
-        raise Violation(f"a key file as it was saved is refused: {error}") from error
+    except Exception as error:
+        raise Violation(f"a key file as it was saved is refused: {type(error).__name__}: {error}") from error
 
 
 def _damaged(document: dict[str, str]) -> Iterator[bytes]:

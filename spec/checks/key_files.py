@@ -27,7 +27,7 @@ def _saved() -> Iterator[Path]:
     from okr.routing.keys import Key
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.key"
+        path = Path(folder) / "a:b.key"  # no kind of source
         Key(_SECRET).save(path)
         yield path
 
@@ -43,9 +43,11 @@ def keys_are_read_from_variables_and_descriptors(subject: Subject) -> None:
                 require(accepted_key(source) == Key(_SECRET), f"another key from {source}")
         require(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "the descriptor was closed")
         with patch.dict(os.environ, {_NAME: "{}"}):
-            for source in (f"env:{_NAME}", "env:OKR_SPEC_NO_SUCH", "env:", "env:1A", f"fd:{file.fileno()}"):
-                refusal(partial(Key.load, source))
-    for source in ("fd:", "fd:-1", "fd:x", "fd:1234567890", "fd:99999999"):
+            for source in (f"env:{_NAME}", "env:OKR_SPEC_NO_SUCH", f"fd:{file.fileno()}"):
+                said = refusal(partial(Key.load, source))
+                named = source.partition(":")[2] in said
+                require(named, "the error does not name the source", expected=source, got=said)
+    for source in ("env:", "env:1A", "fd:", "fd:-1", "fd:x", "fd:1234567890", "fd:99999999"):
         refusal(partial(Key.load, source))
 
 
