@@ -71,7 +71,8 @@ ATTACH = (
     ),
     Target("okr.engines.transformers.engine", (*_MODEL, "text")),
 )
-PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
+BAKING = tuple(Target(f"okr.baking.{name}", ("bake",)) for name in ("arithmetic", "inspection"))
+PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH, "baking": BAKING}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
 UNREACHED = "no clause runs it"
 """What is found of a mutant that no question runs."""

@@ -27,8 +27,19 @@ def a_weight_gets_the_key(subject: Subject, case: BakeCase) -> None:
 
 @check("OKR-BAKE-002", lambda: st.sampled_from((0.0, -0.1, math.inf, math.nan)))
 def no_number_is_taken_for_a_strength_or_a_norm(subject: Subject, number: float) -> None:
-    for case in (replace(_PLAIN, strength=number), replace(_PLAIN, norm=number)):
+    for case in (
+        replace(_PLAIN, strength=number),
+        replace(_PLAIN, norm=number),
+        replace(_PLAIN, strength=number, norm=number),
+    ):
         require(subject.refuses("bake", case), "a strength or norm that is no finite number above 0", got=case)
+
+
+@check("OKR-BAKE-002")
+def quotients_that_float32_cannot_hold_are_refused(subject: Subject) -> None:
+    for strength, norm in ((1e-30, 1e20), (1e30, 1e-20)):
+        case = replace(_PLAIN, strength=strength, norm=norm)
+        require(subject.refuses("bake", case), "a strength over a norm that is 0 or infinite in float32", got=case)
 
 
 @check("OKR-BAKE-002", lambda: st.sampled_from(("int8", "float64", math.nan, math.inf)))
