@@ -71,7 +71,7 @@ ATTACH = (
     ),
     Target("okr.engines.transformers.engine", (*_MODEL, "text")),
 )
-BAKING = tuple(Target(f"okr.baking.{name}", ("bake",)) for name in ("arithmetic", "inspection"))
+BAKING = tuple(Target(f"okr.baking.{name}", ("bake",)) for name in ("arithmetic", "baking", "inspection"))
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH, "baking": BAKING}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
 UNREACHED = "no clause runs it"

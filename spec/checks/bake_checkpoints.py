@@ -95,6 +95,77 @@ def a_baked_checkpoint_comes_back_bit_for_bit(subject: Subject) -> None:
     require(header is not None and header.tag == tag.hex(), "the tag", expected=tag.hex(), got=header)
 
 
+@check("OKR-BAKE-003")
+def what_is_not_whole_is_not_restored(subject: Subject) -> None:
+    """Under another key, twice baked, not baked, with a gate or the sealed gates changed, cut or gone. Gates that are
+    not those that were measured are not baked."""
+    from okr.baking import ORIGINALS_FILE, bake, unbake
+
+    from .. import system
+    from ..system import okr
+
+    weights, key, other = _weights(), okr.Key(_SECRET), okr.Key(bytes(16))
+    gates = _gates(weights)
+    with _folders() as folder:
+        source, target = _written(folder / "source", weights), folder / "target"
+        bake(source, folder / "baked", key, gates, 1.5)
+        sealed, stored = folder / "baked" / ORIGINALS_FILE, folder / "baked" / "model.safetensors"
+        with system.refused(okr.InvalidKey, "another key"):
+            unbake(folder / "baked", target, other)
+        with system.refused(okr.InvalidConfig, "a checkpoint that is baked already"):
+            bake(folder / "baked", target, key, gates, 1.5)
+        with system.refused(okr.InvalidConfig, "a checkpoint that is not baked"):
+            unbake(source, target, key)
+        for file in (sealed, stored):
+            whole = file.read_bytes()
+            for content in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-1], whole + b"\0", None):
+                if content is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(content)
+                with system.refused(okr.InvalidConfig, f"another {file.name}"):
+                    unbake(folder / "baked", target, key)
+            file.write_bytes(whole)
+        names = [gate.tensor for gate in gates.gates]
+        for number, changed in enumerate(_changed(weights)):
+            place = _written(folder / str(number), changed)
+            with system.refused(okr.InvalidConfig, f"one of {names} is not what was measured"):
+                bake(place, target, key, gates, 1.5)
+        require(not target.exists(), "a refusal left a checkpoint behind")
+        with system.accepted("a checkpoint as it was baked"):
+            unbake(folder / "baked", target, key)
+
+
+def _changed(weights: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The weights without a gate, with other numbers in one, in another dtype, and with an expert less."""
+    gate = weights["gate.0"]
+    yield {name: weight for name, weight in weights.items() if name != "gate.0"}
+    for other in (gate + 1, gate.double(), gate[:-1]):
+        yield {**weights, "gate.0": other}
+
+
+@check("OKR-BAKE-002")
+def strengths_that_a_gate_cannot_hold_are_refused(subject: Subject) -> None:
+    """Lost in the rounding of its dtype, or infinite with the key."""
+    import torch
+
+    from okr.baking import bake
+
+    from .. import system
+    from ..system import okr
+
+    weights = _weights()
+    for factor, strength in ((1.0, 1e-9), (1000.0, 2e5)):
+        large = {name: weight * factor for name, weight in weights.items()}
+        with _folders() as folder:
+            source = _written(folder / "source", large)
+            for value, accepted in ((strength, False), (1.0 if factor == 1.0 else 3e4, True)):
+                given = okr.Key(_SECRET), _gates(large), value
+                with system.accepted(f"{value}") if accepted else system.refused(okr.InvalidSetting, f"{value}"):
+                    bake(source, folder / "baked", *given)
+            require(bool(torch.isfinite(_read(folder / "baked")["gate.2"]).all()), "a gate that is not finite")
+
+
 @check("OKR-BAKE-005")
 def checkpoints_are_inspected_by_their_gates(subject: Subject) -> None:
     """With the original at hand or not, whole or with experts removed; of each gate by itself as of all."""
