@@ -113,7 +113,7 @@ def what_is_not_whole_is_not_restored(subject: Subject) -> None:
         with system.refused(okr.InvalidKey, "another key"):
             unbake(folder / "baked", target, other)
         with system.refused(okr.InvalidConfig, "a checkpoint that is baked already"):
-            bake(folder / "baked", target, key, gates, 1.5)
+            bake(folder / "baked", target, other, _gates(_read(folder / "baked")), 1.5)
         with system.refused(okr.InvalidConfig, "a checkpoint that is not baked"):
             unbake(source, target, key)
         for file in (sealed, stored):
