@@ -17,6 +17,7 @@ _GROUPS = {
     "detection": ("okr.detection", "verdicts on traces and on text"),
     "traces": ("okr.traces", "what ran: its parts, its files, the arrays and answers of serving engines"),
     "attach": ("okr.engines", "routing in models"),
+    "baking": ("okr.baking", "keys in the weights of checkpoints"),
 }
 _OWN_ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)}
 
@@ -183,8 +184,8 @@ _LIMITS = """## What this does not show
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), and so is the router that vLLM serves (`okr conform vllm`), but no
-  mutants of them or of the rest of `okr.engines.vllm` were tried. Nor were those of `okr.routing.key_files`, `named`
-  and `precision`.
+  mutants of them or of the rest of `okr.engines.vllm` were tried. Nor were those of the modules of `okr.baking` that
+  read checkpoints, write folders and measure norms: no clause says how.
 - Figures are of the sources they were measured on; run it again after a change.
 - `torch.compile` falls back to eager code once it has specialised too often; the suite cannot see that it did.
 - Numbers below 2^-126 and hidden states beyond 2^30 or below 2^-30 are outside the text's promises and not tested.
