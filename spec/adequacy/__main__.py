@@ -2,9 +2,10 @@
 
 Parts: ``zoo`` (broken routers), ``systems`` (broken systems), ``alarms``, and the mutants of okr.routing
 (``mutation``), okr.detection (``detection``), okr.traces (``traces``), okr.engines (``attach``) and okr.baking
-(``baking``). What became of mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there; delete it to start anew.
-``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were looked at, and leaves the
-figures of the others.
+(``baking``). What became of mutants is kept in ``spec/adequacy/kept/``, and a run that was ended goes on from there;
+delete it to start anew. ``report`` measures nothing: it takes what is kept so far of modules all of whose mutants were
+looked at, and leaves the figures of the others.
+
 ``NAME=IMPLEMENTATION``, as in ``jax=examples/ports/jax_router.py:Router``, measures the false alarms on a port. Ports
 are measured only where they are named.
 """

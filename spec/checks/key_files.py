@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ..subject import Subject
-from ..verdicts import require
+from ..verdicts import Violation, require
 from . import check
 from .key import accepted_key, refusal
 
@@ -37,16 +37,20 @@ def keys_are_read_from_variables_and_descriptors(subject: Subject) -> None:
     """The variable and the descriptor hold the content of a key file. What they hold instead is refused."""
     from okr.routing.keys import Key
 
-    with _saved() as path, path.open("rb") as file:
+    with _saved() as path:
+        opened = os.open(path, os.O_RDONLY)
         with patch.dict(os.environ, {_NAME: path.read_text("utf-8")}):
-            for source in (f"env:{_NAME}", f"fd:{file.fileno()}"):
+            for source in (f"env:{_NAME}", f"fd:{opened}"):
                 require(accepted_key(source) == Key(_SECRET), f"another key from {source}")
-        require(stat.S_ISREG(os.fstat(file.fileno()).st_mode), "the descriptor was closed")
         with patch.dict(os.environ, {_NAME: "{}"}):
-            for source in (f"env:{_NAME}", "env:OKR_SPEC_NO_SUCH", f"fd:{file.fileno()}"):
+            for source in (f"env:{_NAME}", "env:OKR_SPEC_NO_SUCH", f"fd:{opened}"):
                 said = refusal(partial(Key.load, source))
                 named = source.partition(":")[2] in said
                 require(named, "the error does not name the source", expected=source, got=said)
+        try:
+            os.close(opened)
+        except OSError as error:
+            raise Violation("the descriptor was closed") from error
     for source in ("env:", "env:1A", "fd:", "fd:-1", "fd:x", "fd:1234567890", "fd:99999999"):
         refusal(partial(Key.load, source))
 

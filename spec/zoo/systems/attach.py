@@ -17,6 +17,7 @@ from okr.errors import AlreadyAttached, RouterNotFound
 
 from . import Change, broken
 
+prepared: Any = import_module("okr.engines.prepared")
 attaching: Any = import_module("okr.engines.transformers.attaching")
 engine: Any = import_module("okr.engines.transformers.engine")
 swapping: Any = import_module("okr.engines.transformers.swapping")
@@ -266,3 +267,17 @@ def counts_nothing(change: Change) -> None:
 )
 def trusts_its_own_forward(change: Change) -> None:
     change(fused.Fused, "stands_for", lambda self, native, states: True)
+
+
+@broken(
+    "the quiet setting as strong as the loud one",
+    fails=("OKR-ATTACH-005",),
+    passes=("OKR-ATTACH-001", *RIGHT),
+)
+def quiet_is_loud(change: Change) -> None:
+    asked = prepared.asked_setting
+
+    def loud(name: Any = None, **values: Any) -> Any:
+        return asked("loud" if name is None and values.get("epsilon") is None else name, **values)
+
+    change(prepared, "asked_setting", loud)

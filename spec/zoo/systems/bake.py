@@ -162,3 +162,32 @@ def columns_left(change: Change) -> None:
 def original_kept(change: Change) -> None:
     beyond = inspection.beyond
     change(inspection, "beyond", lambda weight, original: (weight.double(), beyond(weight, original)[1]))
+
+
+@broken(
+    "originals restored whatever the tag says",
+    fails=("OKR-BAKE-003",),
+    passes=("OKR-BAKE-001", "OKR-BAKE-004", "OKR-BAKE-005"),
+)
+def tag_not_looked_at(change: Change) -> None:
+    class Trusting(str):
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = str.__hash__
+
+    class Tag(bytes):
+        def hex(self, *arguments: Any) -> str:
+            return Trusting(super().hex(*arguments))
+
+    tag = Key.tag
+    change(Key, "tag", lambda self, content: Tag(tag(self, content)))
+
+
+@broken(
+    "gates of any shape inspected",
+    fails=("OKR-BAKE-005",),
+    passes=("OKR-BAKE-001", "OKR-BAKE-003", "OKR-BAKE-006", "OKR-BAKE-007"),
+)
+def any_shape_inspected(change: Change) -> None:
+    change(inspection, "_weight", lambda checkpoint, gate, whole=False: checkpoint.tensor(gate.tensor))

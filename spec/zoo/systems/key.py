@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import json
+import os
 import random
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from okr.errors import InvalidKey
 from okr.routing.keys import Key
 
 from . import Change, broken
@@ -171,3 +173,36 @@ def few_seeds(change: Change) -> None:
 def short_keys(change: Change) -> None:
     numbers = random.Random(0)
     change(Key, "generate", classmethod(lambda cls: cls(numbers.randbytes(16))))
+
+
+@broken(
+    "what stands where the name of a key file belongs quoted in the error",
+    fails=("OKR-KEY-008",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-009", "OKR-KEY-010"),
+)
+def quotes_the_name(change: Change) -> None:
+    read = keys.read
+
+    def quoting(path: Path, parse: Any) -> bytes:
+        if str(path).lstrip().startswith("{"):
+            raise InvalidKey(f"cannot read key file {path}")
+        return bytes(read(path, parse))
+
+    change(keys, "read", quoting)
+
+
+@broken(
+    "a descriptor closed once its key was read",
+    fails=("OKR-KEY-010",),
+    passes=(*OTHER, "OKR-KEY-007", "OKR-KEY-008"),
+)
+def closes_the_descriptor(change: Change) -> None:
+    read = keys.read
+
+    def closing(path: Path, parse: Any) -> bytes:
+        secret = bytes(read(path, parse))
+        if str(path).startswith("fd:"):
+            os.close(int(str(path)[3:]))
+        return secret
+
+    change(keys, "read", closing)

@@ -23,6 +23,7 @@ from . import Change, broken, keyed
 
 session: Any = import_module("okr.engines.transformers.session")
 trace: Any = import_module("okr.traces.trace")
+recording: Any = import_module("okr.engines.transformers.recording")
 MODEL = ("OKR-WEIGHT-001", "OKR-WEIGHT-002", "OKR-ATTACH-001", "OKR-ATTACH-004", "OKR-ATTACH-006")
 FILES = ("OKR-TRACE-002", "OKR-TRACE-003", "OKR-TRACE-004", "OKR-TRACE-006")
 
@@ -240,3 +241,22 @@ def wide_integers(change: Change) -> None:
 
     change(trace, "save", saved)
     change(trace, "load", lambda content: {name: a.astype(narrow[name]) for name, a in read(content).items()})
+
+
+@broken(
+    "recordings whose positions are off by one",
+    fails=("OKR-TRACE-001",),
+    passes=(*MODEL, *FILES, "OKR-REPLAY-001", "OKR-VERIFY-002"),
+)
+def recordings_off_by_one(change: Change) -> None:
+    columns = recording.columns
+    change(recording, "columns", lambda calls, batch, shown: columns(calls, batch, shown).roll(1, 1))
+
+
+@broken(
+    "one token and then two taken for three in a row, also where a loop without a cache begins so",
+    fails=("OKR-TRACE-001",),
+    passes=(*MODEL, *FILES, "OKR-REPLAY", "OKR-VERIFY-002"),
+)
+def one_reading_of_two(change: Change) -> None:
+    change(recording, "_shown", lambda counts, length: length if sum(counts) == length else length - 1)
