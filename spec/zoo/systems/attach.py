@@ -272,7 +272,7 @@ def trusts_its_own_forward(change: Change) -> None:
 @broken(
     "the quiet setting as strong as the loud one",
     fails=("OKR-ATTACH-005",),
-    passes=("OKR-ATTACH-001", *RIGHT),
+    passes=("OKR-ATTACH-001", "OKR-TRACE-003"),
 )
 def quiet_is_loud(change: Change) -> None:
     asked = prepared.asked_setting
