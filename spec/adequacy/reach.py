@@ -30,13 +30,18 @@ Reach = dict[str, Reached]
 
 
 def asked(reach: Reach, target: Target, mutant: Mutant, everyone: Sequence[Question]) -> list[Question]:
-    """The questions that run what ``mutant`` changes, the cheapest first. Code that was watched nowhere, as compiled
-    code cannot be, and code that runs on import is asked everything."""
+    """The questions that run what ``mutant`` changes, the cheapest first. Code that was watched nowhere, machine code,
+    which cannot be watched, and code that runs on import is asked everything."""
     watched = any(reach[question.name].lines.get(target.module) for question in everyone)
-    if watched and mutant.owner in _functions(target.module):
+    if watched and mutant.owner in _functions(target.module) and not _is_machine_code(target.module, mutant.owner):
         wanted = set(mutant.lines)
         everyone = [q for q in everyone if wanted & reach[q.name].lines.get(target.module, frozenset())]
     return sorted(everyone, key=lambda question: reach[question.name].seconds)
+
+
+def _is_machine_code(module: str, owner: str) -> bool:
+    """Whether the function ``owner`` of ``module`` is one that numba compiles."""
+    return hasattr(getattr(importlib.import_module(module), owner, None), "py_func")
 
 
 @cache

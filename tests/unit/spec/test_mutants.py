@@ -130,6 +130,19 @@ def test_mutants_are_asked_what_runs_their_line(monkeypatch, tmp_path):
             assert sorted(names) == ["fold", "unfold"]
 
 
+def test_mutants_of_machine_code_are_asked_everything():
+    """What numba compiles cannot be watched, although the functions beside it were."""
+    from okr.routing import compiled
+
+    module, one = "okr.routing.compiled", Asks("one", None)
+    found = {"one": reach.Reached(0.0, {module: frozenset([50])})}
+    owners = {}
+    for mutant in mutants(Path(compiled.__file__).read_text("utf-8")):
+        owners[mutant.owner] = reach.asked(found, Target(module, ()), mutant, [one])
+    assert owners["_select"] == owners["_largest"] == [one]
+    assert owners["in_memory"] == []
+
+
 def test_a_question_that_fails_without_any_mutant_ends_the_run(monkeypatch):
     monkeypatch.setattr(reach.models, "forget", lambda: None)
     question = Asks("one", lambda: None)
