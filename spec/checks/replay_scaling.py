@@ -1,0 +1,51 @@
+"""Chapter REPLAY: models with code of their own that scale positions by the length, and several scalings in one."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from ..subject import Subject
+from . import check
+from .replay_passes import recovered
+
+
+def looped(model: Any, lengths: tuple[int, ...], *, padding: int = 0, counted: bool = True, steps: int = 8) -> Any:
+    """Traces of texts that a loop made, and what the routers saw.
+
+    ``lengths``: those of the prompts, with ``padding`` before the longest; ``counted``: positions begin with the text,
+    else it is left to the model, which numbers the padding, too; ``steps``: calls of the model.
+    """
+    import torch
+
+    from .. import system
+    from ..system import okr
+
+    width = max(lengths) + padding
+    ids = system.tokens(len(lengths), width, seed=3)
+    mask = torch.tensor([[int(place >= width - length) for place in range(width)] for length in lengths])
+    ids, shown, cache = ids * mask, ids * mask, None
+    run = okr.watermark(model, system.key(), epsilon=1.0, zone="boundary")
+    with run as session, system.outputs_of(model) as seen, torch.no_grad():
+        with session.recording() as recording:
+            for _ in range(steps):
+                where = (mask.cumsum(-1) - 1).clamp(min=0)[:, -shown.shape[1] :]
+                given = {"position_ids": where} if counted else {}
+                output = model(input_ids=shown, attention_mask=mask, past_key_values=cache, use_cache=True, **given)
+                cache, shown = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
+                ids, mask = torch.cat([ids, shown], 1), torch.cat([mask, torch.ones_like(shown)], 1)
+        made = recording.traces(ids, prompt_length=width, attention_mask=mask)
+    return SimpleNamespace(traces=made), seen
+
+
+@check("OKR-REPLAY-002")
+def replay_recovers_states_scaled_by_own_code(subject: Subject) -> None:
+    """However the configuration says that positions are scaled, and however the model calls what scales them; in a
+    batch the longest text scales all."""
+    from .. import scalings, system
+
+    ways = [(configuration, "positions by keyword") for configuration in scalings.CONFIGURATIONS]
+    ways += [("rope_parameters", call) for call in scalings.CALLS]
+    for configuration, call in ways:
+        model = scalings.own_model(configuration, call)
+        with system.accepted(f"a loop over a model with {configuration}, {call}"):
+            made, seen = looped(model, (10, 7))
+        recovered(model, made, seen, (0, 3))

@@ -1,0 +1,115 @@
+"""Models with rotary embeddings of their own code: that these scale by the length, their configuration alone says."""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models import unscaled_model
+
+LIMIT = 12
+"""The number of tokens past which they scale."""
+
+
+class OwnRotary(nn.Module):
+    """Angles that each token past the twelfth makes smaller; they are divided by ``slower``, too."""
+
+    def forward(self, x: Tensor, position_ids: Tensor, slower: Any = 1.0) -> tuple[Tensor, Tensor]:
+        return _turned(_angles(position_ids) / slower, x)
+
+
+class AnglesRotary(nn.Module):
+    """The same as one tensor, which the model makes cosines and sines of."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> Tensor:
+        return _angles(position_ids)
+
+
+class LaterRotary(nn.Module):
+    """The same, with positions as its third argument."""
+
+    def forward(self, x: Tensor, slower: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return _turned(_angles(position_ids) / slower.mean(), x)
+
+
+def _angles(position_ids: Tensor) -> Tensor:
+    seen = position_ids.max() + 1
+    base = torch.where(seen > LIMIT, 1000.0 * seen, torch.tensor(100.0))
+    return position_ids[..., None] / base ** (torch.arange(8) / 8)
+
+
+def _turned(angles: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of two halves of equal angles, in the dtype of ``x``."""
+    both = torch.cat([angles, angles], -1)
+    return both.cos().to(x.dtype), both.sin().to(x.dtype)
+
+
+class Places(nn.Module):
+    """Where a model calls its rotary embedding, in one of the ways of ``CALLS``."""
+
+    def __init__(self, rotary: nn.Module, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.inner, self.call = rotary, call
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> Any:
+        return self.call(self.inner, x, position_ids)
+
+
+def _by_axes(rotary: Any, x: Tensor, positions: Tensor) -> Any:
+    """Three axes of positions, as for pictures. Those of the second and third are coarser."""
+    cosines, sines = rotary(x, torch.stack([positions, positions // 2, positions // 4]))
+    return cosines[0] + cosines[1] - cosines[2], sines.mean(0)
+
+
+CALLS: dict[str, tuple[type[nn.Module], Callable[..., Any]]] = {
+    "positions by keyword": (OwnRotary, lambda rotary, x, positions: rotary(x, position_ids=positions)),
+    "positions second": (OwnRotary, lambda rotary, x, positions: rotary(x, positions)),
+    "positions second of three": (OwnRotary, lambda rotary, x, positions: rotary(x, positions, 0.5)),
+    "positions of three axes": (OwnRotary, _by_axes),
+    "one tensor returned": (AnglesRotary, lambda rotary, x, positions: _turned(rotary(x, positions), x)),
+}
+LATER: tuple[type[nn.Module], Callable[..., Any]] = (
+    LaterRotary,
+    lambda rotary, x, positions: rotary(x, torch.full((1, 1), 64.0), positions),
+)
+"""A call with positions third, after other numbers."""
+
+
+class OwnModel(nn.Module):
+    """A Mixtral-like model, which has a configuration ``config`` of its own kind and no ``generate``."""
+
+    def __init__(self, config: Any, rotary: nn.Module) -> None:
+        super().__init__()
+        self.config, self.decoder = config, copy.deepcopy(unscaled_model())
+        self.decoder.model.rotary_emb = rotary
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, **given: Any) -> Any:
+        return self.decoder(input_ids=input_ids, position_ids=position_ids, **given)
+
+
+class WithText(SimpleNamespace):
+    """A configuration with a part for text."""
+
+    def get_text_config(self) -> Any:
+        return self.text
+
+
+_DYNAMIC = {"rope_type": "dynamic", "factor": 4.0}
+CONFIGURATIONS: dict[str, Any] = {
+    "rope_parameters": SimpleNamespace(rope_parameters=_DYNAMIC),
+    "rope_scaling": SimpleNamespace(rope_scaling={"type": "dynamic", "factor": 4.0}),
+    "longrope": SimpleNamespace(rope_scaling={"rope_type": "longrope"}),
+    "su": SimpleNamespace(rope_scaling={"type": "su"}),
+    "a layer type": SimpleNamespace(rope_parameters={"full": _DYNAMIC, "local": {"rope_type": "default"}}),
+    "a text part": WithText(rope_parameters=None, text=SimpleNamespace(rope_parameters=_DYNAMIC)),
+}
+"""The ways in which a configuration says that positions are scaled by the length."""
+
+
+def own_model(configuration: str = "rope_parameters", call: str = "positions by keyword") -> Any:
+    """A new model that is configured in one way and calls its rotary embedding in another."""
+    rotary, way = CALLS[call]
+    return OwnModel(CONFIGURATIONS[configuration], Places(rotary(), way)).eval()
