@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,26 @@ class LaterRotary(nn.Module):
         return _turned(_angles(position_ids) / slower.mean(), x)
 
 
-def _angles(position_ids: Tensor) -> Tensor:
-    seen = position_ids.max() + 1
+class TypedRotary(nn.Module):
+    """One that says itself how it scales layers of a type; those of one type have other angles past the twelfth
+    token (longrope)."""
+
+    rope_type: ClassVar = {"local": "default", "full": "longrope"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        kinds = {"local": {"rope_type": "default"}, "full": {"original_max_position_embeddings": LIMIT}}
+        self.config = SimpleNamespace(rope_parameters=kinds)
+        self.max_seq_len_cached, self.original_inv_freq = LIMIT, torch.ones(8)
+
+    def forward(self, x: Tensor, position_ids: Tensor, layer_type: str) -> tuple[Tensor, Tensor]:
+        seen = (position_ids.max() + 1).clamp(max=LIMIT + 1)
+        return _turned(_angles(position_ids, seen if self.rope_type[layer_type] == "longrope" else 0 * seen), x)
+
+
+def _angles(position_ids: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Angles for a sequence of ``seen`` tokens; None: for the longest that is seen."""
+    seen = position_ids.max() + 1 if seen is None else seen
     base = torch.where(seen > LIMIT, 1000.0 * seen, torch.tensor(100.0))
     return position_ids[..., None] / base ** (torch.arange(8) / 8)
 
@@ -69,13 +87,10 @@ CALLS: dict[str, tuple[type[nn.Module], Callable[..., Any]]] = {
     "positions second": (OwnRotary, lambda rotary, x, positions: rotary(x, positions)),
     "positions second of three": (OwnRotary, lambda rotary, x, positions: rotary(x, positions, 0.5)),
     "positions of three axes": (OwnRotary, _by_axes),
+    "positions third": (LaterRotary, lambda rotary, x, positions: rotary(x, torch.full((1, 1), 64.0), positions)),
+    "a layer type": (TypedRotary, lambda rotary, x, positions: rotary(x, positions, "full")),
     "one tensor returned": (AnglesRotary, lambda rotary, x, positions: _turned(rotary(x, positions), x)),
 }
-LATER: tuple[type[nn.Module], Callable[..., Any]] = (
-    LaterRotary,
-    lambda rotary, x, positions: rotary(x, torch.full((1, 1), 64.0), positions),
-)
-"""A call with positions third, after other numbers."""
 
 
 class OwnModel(nn.Module):

@@ -46,6 +46,51 @@ def replay_recovers_states_scaled_by_own_code(subject: Subject) -> None:
     ways += [("rope_parameters", call) for call in scalings.CALLS]
     for configuration, call in ways:
         model = scalings.own_model(configuration, call)
+        lengths = (10,) if call == "positions third" else (10, 7)
         with system.accepted(f"a loop over a model with {configuration}, {call}"):
-            made, seen = looped(model, (10, 7))
-        recovered(model, made, seen, (0, 3))
+            made, seen = looped(model, lengths)
+        recovered(model, made, seen, (0, 3)[: len(lengths)])
+
+
+_SHIFTED: tuple[tuple[str, tuple[int, ...], int, int, bool], ...] = (
+    ("growing", (5,), 2, 5, True),
+    ("growing", (6, 4), 0, 6, True),
+    ("growing", (9,), 0, 8, True),
+    ("growing", (9,), 7, 3, False),
+    ("growing", (9, 5), 0, 6, False),
+    ("stretched", (5,), 2, 5, True),
+    ("stretched", (6, 4), 0, 6, True),
+    ("stretched", (9,), 16, 8, True),
+    ("stretched", (9,), 2, 3, False),
+    ("stretched", (9, 5), 0, 6, False),
+    ("positions second", (9,), 0, 8, True),
+    ("positions second", (9,), 3, 4, False),
+    ("positions second of three", (9,), 3, 4, False),
+    ("positions of three axes", (9,), 0, 8, True),
+    ("positions third", (9,), 0, 8, True),
+    ("a layer type", (5,), 2, 5, True),
+    ("a layer type", (9,), 16, 8, True),
+    ("a layer type", (9,), 2, 3, False),
+)
+"""A model, the lengths of its texts and the padding before them, the calls, and whether their scaling is the same."""
+
+
+@check("OKR-TRACE-001")
+def positions_may_count_the_padding(subject: Subject) -> None:
+    """Where each text begins is then no matter as long as the scaling stays the same. Where it changes it matters, and
+    no trace says it."""
+    from .. import scalings, system
+    from ..system import okr
+
+    for kind, lengths, padding, steps, alike in _SHIFTED:
+        made = {"growing": system.growing_model, "stretched": system.stretched_model}.get(kind)
+        model = scalings.own_model(call=kind) if made is None else system.copied(made())
+        given, what = {"padding": padding, "counted": False, "steps": steps}, f"{kind}, {lengths} behind {padding}"
+        if not alike:
+            with system.refused(okr.UnsupportedGeneration, what):
+                looped(model, lengths, **given)
+            continue
+        original = system.copied(model)
+        with system.accepted(what):
+            result, seen = looped(model, lengths, **given)
+        recovered(original, result, seen, tuple(padding + max(lengths) - length for length in lengths))
