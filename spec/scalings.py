@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .models import unscaled_model
+from .models import growing_model, stretched_model, unscaled_model
 
 LIMIT = 12
 """The number of tokens past which they scale."""
@@ -128,3 +128,29 @@ def own_model(configuration: str = "rope_parameters", call: str = "positions by 
     """A new model that is configured in one way and calls its rotary embedding in another."""
     rotary, way = CALLS[call]
     return OwnModel(CONFIGURATIONS[configuration], Places(rotary(), way)).eval()
+
+
+class Halves(nn.Module):
+    """Two rotary embeddings of which a model takes the mean. The second counts as one position what are ``coarser``."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, coarser: int) -> None:
+        super().__init__()
+        self.first, self.second, self.coarser = first, second, coarser
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, ...]:
+        pairs = zip(self.first(x, position_ids), self.second(x, position_ids // self.coarser), strict=True)
+        return tuple((first + second) / 2 for first, second in pairs)
+
+
+def two_scalings(second: str) -> Any:
+    """A new Mixtral-like model of two scalings. The first grows from the twelfth token on; the second grows from a
+    later one on, or is another from the twelfth token or the twelfth pair of tokens on."""
+    grown, model = copy.deepcopy(growing_model()), copy.deepcopy(unscaled_model())
+    first: Any = grown.model.rotary_emb
+    other = copy.deepcopy(stretched_model().model.rotary_emb)
+    if second == "later":
+        config = copy.deepcopy(grown.config)
+        config.max_position_embeddings = 2 * LIMIT
+        other = type(first)(config)
+    model.model.rotary_emb = Halves(first, other, 2 if second == "pairs" else 1)
+    return model

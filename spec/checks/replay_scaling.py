@@ -94,3 +94,60 @@ def positions_may_count_the_padding(subject: Subject) -> None:
         with system.accepted(what):
             result, seen = looped(model, lengths, **given)
         recovered(original, result, seen, tuple(padding + max(lengths) - length for length in lengths))
+
+
+@check("OKR-REPLAY-002")
+def replay_recovers_states_of_two_scalings(subject: Subject) -> None:
+    """They begin at different lengths, are of different kinds, or one of them counts pairs of tokens."""
+    from .. import scalings, system
+
+    for kind in ("later", "other", "pairs"):
+        model = scalings.two_scalings(kind)
+        for lengths, steps in (((15,), 4), ((9,), 8)):
+            original = system.copied(model)
+            with system.accepted(f"a second scaling, {kind}"):
+                made, seen = looped(system.copied(model), lengths, counted=False, steps=steps)
+            recovered(original, made, seen, (0,))
+
+
+@check("OKR-TRACE-001")
+def a_cache_dropped_midway_is_refused(subject: Subject) -> None:
+    """A model that drops its cache where it begins to scale, and does not see again what was in it. Until then there
+    is a trace, and there is one of a model that sees everything again."""
+    from .. import system
+    from ..system import okr
+
+    for dimensions in (2, 4):
+        model = _forgetful(dimensions)
+        arguments = {"input_ids": system.tokens(1, 9), **system.GREEDY}
+        with okr.record(model) as session:
+            with system.accepted("texts that end before the cache is dropped"):
+                session.generate(max_new_tokens=4, **arguments)
+            with system.refused(okr.UnsupportedGeneration, f"a dropped cache, with a mask of {dimensions} dimensions"):
+                session.generate(max_new_tokens=6, **arguments)
+            with system.accepted("texts made without a cache"):
+                session.generate(max_new_tokens=6, use_cache=False, **arguments)
+
+
+def _forgetful(dimensions: int) -> Any:
+    """A model that shows itself the last token alone past the twelfth; its mask is then of all tokens."""
+    from functools import wraps
+
+    import torch
+
+    from .. import system
+
+    model = system.copied(system.stretched_model())
+    prepare = model.prepare_inputs_for_generation
+
+    @wraps(prepare)
+    def prepared(input_ids: Any, use_cache: bool = True, **given: Any) -> dict[str, Any]:
+        made: dict[str, Any] = prepare(input_ids, use_cache=use_cache, **given)
+        if input_ids.shape[1] > 12 and use_cache:
+            mask = torch.ones_like(input_ids).view([1] * (dimensions - 1) + [-1])
+            made |= {"past_key_values": None, "input_ids": input_ids[:, -1:], "attention_mask": mask}
+            made["position_ids"] = torch.tensor([[input_ids.shape[1] - 1]])
+        return made
+
+    model.prepare_inputs_for_generation = prepared
+    return model
