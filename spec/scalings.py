@@ -21,6 +21,17 @@ class OwnRotary(nn.Module):
         return _turned(_angles(position_ids) / slower, x)
 
 
+class KeepingRotary(OwnRotary):
+    """The same; it notes how long a sequence it saw last, and how long the longest was."""
+
+    _longest = 0
+
+    def forward(self, x: Tensor, position_ids: Tensor, slower: Any = 1.0) -> tuple[Tensor, Tensor]:
+        self.last = int(position_ids.max()) + 1
+        self._longest = max(self._longest, self.last)
+        return super().forward(x, position_ids, slower)
+
+
 class AnglesRotary(nn.Module):
     """The same as one tensor, which the model makes cosines and sines of."""
 
@@ -87,6 +98,7 @@ CALLS: dict[str, tuple[type[nn.Module], Callable[..., Any]]] = {
     "positions second": (OwnRotary, lambda rotary, x, positions: rotary(x, positions)),
     "positions second of three": (OwnRotary, lambda rotary, x, positions: rotary(x, positions, 0.5)),
     "positions of three axes": (OwnRotary, _by_axes),
+    "a note kept": (KeepingRotary, lambda rotary, x, positions: rotary(x, positions)),
     "positions third": (LaterRotary, lambda rotary, x, positions: rotary(x, torch.full((1, 1), 64.0), positions)),
     "a layer type": (TypedRotary, lambda rotary, x, positions: rotary(x, positions, "full")),
     "one tensor returned": (AnglesRotary, lambda rotary, x, positions: _turned(rotary(x, positions), x)),

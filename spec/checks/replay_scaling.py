@@ -4,7 +4,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..subject import Subject
+from ..verdicts import require
 from . import check
+from .replay import replayed_scores
 from .replay_passes import recovered
 
 
@@ -151,3 +153,19 @@ def _forgetful(dimensions: int) -> Any:
 
     model.prepare_inputs_for_generation = prepared
     return model
+
+
+@check("OKR-REPLAY-004")
+def replay_leaves_what_scaling_notes(subject: Subject) -> None:
+    """A model that has run nothing yet is left without a note of what it saw, and a used one with those it had."""
+    from .. import scalings, system
+
+    for model in (system.copied(system.stretched_model()), scalings.own_model(call="a note kept")):
+        trace = looped(system.copied(model), (10,))[0].traces[0]
+        for used in (False, True):
+            if used:
+                model(input_ids=system.tokens(1, 5))
+            before = system.fingerprint(model)
+            replayed_scores(model, trace)
+            changed = system.differences(before, system.fingerprint(model))
+            require(not changed, f"a replay changed a model, used: {used}", expected="nothing changed", got=changed)

@@ -220,12 +220,14 @@ def _reset(module: Any) -> None:
 
 
 def _kept(module: nn.Module) -> Callable[[], None]:
-    """The function that restores the present attributes and buffers of ``module``. Buffers are restored in place."""
-    state = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    """The function that restores the present attributes and buffers of ``module``. Buffers are restored in place. The
+    attributes that every module of torch has are left alone."""
+    common = vars(nn.Module())
+    state = {name: value for name, value in vars(module).items() if name not in common}
     buffers = {name: (buffer, buffer.clone()) for name, buffer in module._buffers.items() if buffer is not None}
 
     def restore() -> None:
-        for name in [name for name in vars(module) if not name.startswith("_") and name not in state]:
+        for name in [name for name in vars(module) if name not in common and name not in state]:
             del module.__dict__[name]
         module.__dict__.update(state)
         for name, (buffer, value) in buffers.items():
