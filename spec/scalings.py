@@ -136,10 +136,30 @@ CONFIGURATIONS: dict[str, Any] = {
 """The ways in which a configuration says that positions are scaled by the length."""
 
 
+_SHORTER = {"original_max_position_embeddings": 6}
+ROOMS: tuple[tuple[Any, int], ...] = (
+    ({"rope_parameters": {"rope_type": "default"}}, LIMIT),
+    ({"rope_parameters": _DYNAMIC}, 4 * LIMIT),
+    ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, 4 * LIMIT),
+    ({"rope_parameters": {**_DYNAMIC, **_SHORTER}}, 24),
+    ({"rope_parameters": {"full": _DYNAMIC, "local": {"rope_type": "default"}}}, 4 * LIMIT),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 5.0, **_SHORTER}}, 30),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 1.5, **_SHORTER}}, LIMIT),
+    ({"rope_parameters": {"rope_type": "linear", "factor": 32.0}}, LIMIT),
+)
+"""What a configuration with 12 positions says of their scaling, and how many positions there are with it."""
+
+
 def own_model(configuration: str = "rope_parameters", call: str = "positions by keyword") -> Any:
     """A new model that is configured in one way and calls its rotary embedding in another."""
     rotary, way = CALLS[call]
     return OwnModel(CONFIGURATIONS[configuration], Places(rotary(), way)).eval()
+
+
+def roomy_model(said: dict[str, Any]) -> Any:
+    """A new model whose configuration has 12 positions and says this of their scaling."""
+    config = SimpleNamespace(max_position_embeddings=LIMIT, **said)
+    return OwnModel(config, Places(OwnRotary(), CALLS["positions second"][1])).eval()
 
 
 class Halves(nn.Module):
