@@ -87,14 +87,14 @@ def positions_may_count_the_padding(subject: Subject) -> None:
     for kind, lengths, padding, steps, alike in _SHIFTED:
         made = {"growing": system.growing_model, "stretched": system.stretched_model}.get(kind)
         model = scalings.own_model(call=kind) if made is None else system.copied(made())
-        given, what = {"padding": padding, "counted": False, "steps": steps}, f"{kind}, {lengths} behind {padding}"
+        what = f"texts of {lengths} behind {padding} of padding, by {kind}"
         if not alike:
             with system.refused(okr.UnsupportedGeneration, what):
-                looped(model, lengths, **given)
+                looped(model, lengths, padding=padding, counted=False, steps=steps)
             continue
         original = system.copied(model)
         with system.accepted(what):
-            result, seen = looped(model, lengths, **given)
+            result, seen = looped(model, lengths, padding=padding, counted=False, steps=steps)
         recovered(original, result, seen, tuple(padding + max(lengths) - length for length in lengths))
 
 
@@ -143,9 +143,9 @@ def _forgetful(dimensions: int) -> Any:
     prepare = model.prepare_inputs_for_generation
 
     @wraps(prepare)
-    def prepared(input_ids: Any, use_cache: bool = True, **given: Any) -> dict[str, Any]:
-        made: dict[str, Any] = prepare(input_ids, use_cache=use_cache, **given)
-        if input_ids.shape[1] > 12 and use_cache:
+    def prepared(input_ids: Any, **given: Any) -> dict[str, Any]:
+        made: dict[str, Any] = prepare(input_ids, **given)
+        if input_ids.shape[1] > 12 and given.get("past_key_values") is not None:
             mask = torch.ones_like(input_ids).view([1] * (dimensions - 1) + [-1])
             made |= {"past_key_values": None, "input_ids": input_ids[:, -1:], "attention_mask": mask}
             made["position_ids"] = torch.tensor([[input_ids.shape[1] - 1]])
