@@ -85,8 +85,7 @@ def positions_may_count_the_padding(subject: Subject) -> None:
     from ..system import okr
 
     for kind, lengths, padding, steps, alike in _SHIFTED:
-        made = {"growing": system.growing_model, "stretched": system.stretched_model}.get(kind)
-        model = scalings.own_model(call=kind) if made is None else system.copied(made())
+        model = scalings.own_model(call=kind) if kind in scalings.CALLS else scalings.fresh_model(kind)
         what = f"texts of {lengths} behind {padding} of padding, by {kind}"
         if not alike:
             with system.refused(okr.UnsupportedGeneration, what):
@@ -137,9 +136,9 @@ def _forgetful(dimensions: int) -> Any:
 
     import torch
 
-    from .. import system
+    from .. import scalings
 
-    model = system.copied(system.stretched_model())
+    model = scalings.fresh_model("stretched")
     prepare = model.prepare_inputs_for_generation
 
     @wraps(prepare)
@@ -160,7 +159,7 @@ def replay_leaves_what_scaling_notes(subject: Subject) -> None:
     """A model that has run nothing yet is left without a note of what it saw, and a used one with those it had."""
     from .. import scalings, system
 
-    for model in (system.copied(system.stretched_model()), scalings.own_model(call="a note kept")):
+    for model in (scalings.fresh_model("stretched"), scalings.own_model(call="a note kept")):
         trace = looped(system.copied(model), (10,))[0].traces[0]
         for used in (False, True):
             if used:

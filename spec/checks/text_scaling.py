@@ -27,7 +27,11 @@ def likelihoods_are_of_one_pass_over_the_text(subject: Subject) -> None:
     """Positions are scaled for the tokens of the text that are read, whatever the model saw before."""
     from .. import scalings, system
 
-    models = (system.growing_model(), system.stretched_model(), scalings.own_model(call="positions third"))
+    models = (
+        scalings.fresh_model("growing"),
+        scalings.fresh_model("stretched"),
+        scalings.own_model(call="positions third"),
+    )
     for original, length in ((_attentive(model), length) for model in models for length in (13, 20)):
         text = system.tokens(1, length, seed=8)
         expected = _log_likelihood(system.copied(original), text)
