@@ -46,6 +46,15 @@ class LaterRotary(nn.Module):
         return _turned(_angles(position_ids) / slower.mean(), x)
 
 
+class UnnamedRotary(nn.Module):
+    """One that says itself that it scales by the length, and does not name its arguments."""
+
+    rope_type = "dynamic"
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        return _turned(_angles(given[1]), given[0])
+
+
 class TypedRotary(nn.Module):
     """One that says itself how it scales layers of a type; those of one type have other angles past the twelfth
     token (longrope)."""
@@ -101,6 +110,8 @@ CALLS: dict[str, tuple[type[nn.Module], Callable[..., Any]]] = {
     "a note kept": (KeepingRotary, lambda rotary, x, positions: rotary(x, positions)),
     "positions third": (LaterRotary, lambda rotary, x, positions: rotary(x, torch.full((1, 1), 64.0), positions)),
     "a layer type": (TypedRotary, lambda rotary, x, positions: rotary(x, positions, "full")),
+    "positions without a name": (UnnamedRotary, lambda rotary, x, positions: rotary(x, positions, x)),
+    "positions between numbers": (OwnRotary, lambda rotary, x, positions: rotary(x, positions + 0.5)),
     "one tensor returned": (AnglesRotary, lambda rotary, x, positions: _turned(rotary(x, positions), x)),
 }
 

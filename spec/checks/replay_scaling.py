@@ -48,10 +48,9 @@ def replay_recovers_states_scaled_by_own_code(subject: Subject) -> None:
     ways += [("rope_parameters", call) for call in scalings.CALLS]
     for configuration, call in ways:
         model = scalings.own_model(configuration, call)
-        lengths = (10,) if call == "positions third" else (10, 7)
         with system.accepted(f"a loop over a model with {configuration}, {call}"):
-            made, seen = looped(model, lengths)
-        recovered(model, made, seen, (0, 3)[: len(lengths)])
+            made, seen = looped(model, (10, 7))
+        recovered(model, made, seen, (0, 3))
 
 
 _SHIFTED: tuple[tuple[str, tuple[int, ...], int, int, bool], ...] = (
@@ -70,6 +69,9 @@ _SHIFTED: tuple[tuple[str, tuple[int, ...], int, int, bool], ...] = (
     ("positions second of three", (9,), 3, 4, False),
     ("positions of three axes", (9,), 0, 8, True),
     ("positions third", (9,), 0, 8, True),
+    ("positions third", (9,), 3, 4, False),
+    ("positions without a name", (9,), 3, 4, False),
+    ("positions between numbers", (9,), 0, 8, True),
     ("a layer type", (5,), 2, 5, True),
     ("a layer type", (9,), 16, 8, True),
     ("a layer type", (9,), 2, 3, False),

@@ -120,6 +120,33 @@ def test_a_replay_restores_private_attributes():
     assert model.model.rotary_emb._seen == 5
 
 
+class ThirdRotary(OwnRotary):
+    """Its positions are the third argument, as where queries and keys come first."""
+
+    def forward(self, x, key, position_ids):
+        return super().forward(x + 0 * key, position_ids)
+
+
+class Shown(torch.nn.Module):
+    """Calls a rotary embedding with positions third."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = ThirdRotary()
+
+    def forward(self, x, position_ids):
+        return self.inner(x, x, position_ids)
+
+
+def test_positions_may_be_any_argument():
+    """The second one was taken for positions in a batch of texts of other lengths."""
+    model = build("Mixtral", "dynamic")
+    model.model.rotary_emb = Shown()
+    assert rates(model, generate(model, prompts(9, 4)).traces) == [1.0] * 2
+    with pytest.raises(UnsupportedGeneration, match="positions count the padding"):
+        looped(model, [9], padding=7, counted=False)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_scaled_trace_is_not_judged_by_a_model_without_scaling(kind):
     """The same weights under other rope settings: hit rate 0.81 and 0.64, and no word of why."""
