@@ -79,24 +79,34 @@ _SHIFTED: tuple[tuple[str, tuple[int, ...], int, int, bool], ...] = (
 """A model, the lengths of its texts and the padding before them, the calls, and whether their scaling is the same."""
 
 
+def _shifted(kind: str, lengths: tuple[int, ...], padding: int, steps: int) -> tuple[Any, Any, dict[str, Any]]:
+    """A new model of a kind, the texts of a loop in which positions count the padding, and what the routers saw."""
+    from .. import scalings, system
+
+    model = scalings.own_model(call=kind) if kind in scalings.CALLS else scalings.fresh_model(kind)
+    return model, *looped(system.copied(model), lengths, padding=padding, counted=False, steps=steps)
+
+
 @check("OKR-TRACE-001")
 def positions_may_count_the_padding(subject: Subject) -> None:
     """Where each text begins is then no matter as long as the scaling stays the same. Where it changes it matters, and
     no trace says it."""
-    from .. import scalings, system
+    from .. import system
     from ..system import okr
 
     for kind, lengths, padding, steps, alike in _SHIFTED:
-        model = scalings.own_model(call=kind) if kind in scalings.CALLS else scalings.fresh_model(kind)
-        what = f"texts of {lengths} behind {padding} of padding, by {kind}"
-        if not alike:
-            with system.refused(okr.UnsupportedGeneration, what):
-                looped(model, lengths, padding=padding, counted=False, steps=steps)
-            continue
-        original = system.copied(model)
-        with system.accepted(what):
-            result, seen = looped(model, lengths, padding=padding, counted=False, steps=steps)
-        recovered(original, result, seen, tuple(padding + max(lengths) - length for length in lengths))
+        what = f"a loop over texts of {lengths} behind {padding} of padding, by {kind}"
+        with system.accepted(what) if alike else system.refused(okr.UnsupportedGeneration, what):
+            _shifted(kind, lengths, padding, steps)
+
+
+@check("OKR-REPLAY-002")
+def replay_recovers_states_at_any_position(subject: Subject) -> None:
+    """Also where positions counted the padding, and the scaling stayed the same."""
+    for kind, lengths, padding, steps, alike in _SHIFTED:
+        if alike:
+            model, made, seen = _shifted(kind, lengths, padding, steps)
+            recovered(model, made, seen, tuple(padding + max(lengths) - length for length in lengths))
 
 
 @check("OKR-REPLAY-002")
