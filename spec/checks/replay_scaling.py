@@ -26,9 +26,12 @@ def replay_recovers_states_scaled_by_own_code(subject: Subject) -> None:
 @check("OKR-REPLAY-002")
 def replay_recovers_states_at_any_position(subject: Subject) -> None:
     """Also where positions counted the padding, and the scaling stayed the same."""
+    from .. import system
+
     for kind, lengths, padding, steps, alike in SHIFTED:
         if alike:
-            model, made, seen = shifted(kind, lengths, padding, steps)
+            with system.accepted(f"a loop over texts of {lengths} behind {padding} of padding, by {kind}"):
+                model, made, seen = shifted(kind, lengths, padding, steps)
             recovered(model, made, seen, tuple(padding + max(lengths) - length for length in lengths))
 
 
