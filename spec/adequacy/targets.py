@@ -62,14 +62,14 @@ TRACES = (
 )
 _TRANSFORMERS = (
     "routings", "session", "replay", "attaching", "guard", "proof", "swapping", "fused", "families", "generation",
-    "columns", "recording", "journal", "calling", "rotary",
+    "columns", "recording", "journal",
 )  # fmt: skip
 ATTACH = (
     *(
         Target(f"okr.engines.{name}", _MODEL)
         for name in ("choice", "matching", "prepared", *(f"transformers.{name}" for name in _TRANSFORMERS))
     ),
-    Target("okr.engines.transformers.engine", (*_MODEL, "text")),
+    *(Target(f"okr.engines.transformers.{name}", (*_MODEL, "text")) for name in ("calling", "rotary", "engine")),
 )
 BAKING = tuple(Target(f"okr.baking.{name}", ("bake",)) for name in ("arithmetic", "baking", "inspection"))
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH, "baking": BAKING}

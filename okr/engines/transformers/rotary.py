@@ -97,7 +97,7 @@ class Scaling:
         def listen(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():
                 return
-            positions = given.get("position_ids", args[1] if len(args) > 1 else None)
+            positions = _positions(module, args, given)
             if isinstance(positions, Tensor) and not positions.is_floating_point():
                 tell(positions.reshape(-1, *positions.shape[-2:]).amax((0, -1)) + 1)
 
@@ -137,11 +137,12 @@ class Ahead:
         """Add the further position to the input of the rotary embedding ``module``."""
         if not self.tokens:
             return None
-        positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+        positions = _positions(module, args, kwargs)
         positions = torch.cat([positions, positions.amax(-1, keepdim=True) + self.tokens], -1)
         if "position_ids" in kwargs:
             return args, {**kwargs, "position_ids": positions}
-        return (args[0], positions, *args[2:]), kwargs
+        place = _place(module)
+        return (*args[:place], positions, *args[place + 1 :]), kwargs
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Remove the further position from its output."""
@@ -150,6 +151,20 @@ class Ahead:
         if isinstance(output, Tensor):
             return output[..., :-1, :]
         return tuple(part[..., :-1, :] for part in output)
+
+
+def _place(module: nn.Module) -> int:
+    """Which argument of the rotary embedding ``module`` its positions are, counted from 0. It is the second one of a
+    forward that does not name them."""
+    names = [*inspect.signature(module.forward).parameters]
+    return names.index("position_ids") if "position_ids" in names else 1
+
+
+def _positions(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The positions that the rotary embedding ``module`` is called with, or None if it gets none."""
+    if "position_ids" in kwargs:
+        return kwargs["position_ids"]
+    return next(iter(args[_place(module) :]), None)
 
 
 def _limits(module: nn.Module) -> list[Limit]:
@@ -220,12 +235,14 @@ def _reset(module: Any) -> None:
 
 
 def _kept(module: nn.Module) -> Callable[[], None]:
-    """The function that restores the present attributes and buffers of ``module``. Buffers are restored in place."""
-    state = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    """The function that restores the present attributes and buffers of ``module``. Buffers are restored in place. The
+    attributes that every module of torch has are left alone."""
+    common = vars(nn.Module())
+    state = {name: value for name, value in vars(module).items() if name not in common}
     buffers = {name: (buffer, buffer.clone()) for name, buffer in module._buffers.items() if buffer is not None}
 
     def restore() -> None:
-        for name in [name for name in vars(module) if not name.startswith("_") and name not in state]:
+        for name in [name for name in vars(module) if name not in common and name not in state]:
             del module.__dict__[name]
         module.__dict__.update(state)
         for name, (buffer, value) in buffers.items():

@@ -18,6 +18,7 @@ from tests.unit.engines.transformers.test_rotary_scaling import (
     ORIGINAL,
     SIZE,
     SOME,
+    OwnRotary,
     build,
     generate,
     prompts,
@@ -86,6 +87,64 @@ def test_a_given_cache_that_the_model_drops_at_once_is_recorded_whole():
     assert (trace.experts >= 0).all()
     assert unfolded(trace.passes) == [(30, 30), *((1, length) for length in range(31, 42))]
     assert rates(model, [trace]) == [1.0]
+
+
+def test_a_model_that_saw_as_many_tokens_makes_the_trace_of_a_fresh_one():
+    """A pass of no tokens at the length of the prompt would say nothing."""
+    model = build("Mixtral", "dynamic")
+    used, inputs = copy.deepcopy(model), prompts(30)
+    with torch.no_grad():
+        used(**inputs)
+    (fresh,), (again,) = (generate(each, inputs, do_sample=False, max_new_tokens=3).traces for each in (model, used))
+    assert again.digest() == fresh.digest()
+
+
+class NotingRotary(OwnRotary):
+    """It notes in a private attribute how far it has seen, as those do that keep tables of cosines."""
+
+    _seen = 0
+
+    def forward(self, x, position_ids):
+        self._seen = max(self._seen, int(position_ids.max()) + 1)
+        return super().forward(x, position_ids)
+
+
+def test_a_replay_restores_private_attributes():
+    model = build("Mixtral", "dynamic")
+    model.model.rotary_emb = NotingRotary()
+    (trace,) = generate(copy.deepcopy(model), prompts(9)).traces
+    assert rates(model, [trace]) == [1.0]
+    assert "_seen" not in vars(model.model.rotary_emb)
+    model(**prompts(5))
+    assert rates(model, [trace]) == [1.0]
+    assert model.model.rotary_emb._seen == 5
+
+
+class ThirdRotary(OwnRotary):
+    """Its positions are the third argument, as where queries and keys come first."""
+
+    def forward(self, x, key, position_ids):
+        return super().forward(x + 0 * key, position_ids)
+
+
+class Shown(torch.nn.Module):
+    """Calls a rotary embedding with positions third."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = ThirdRotary()
+
+    def forward(self, x, position_ids):
+        return self.inner(x, x, position_ids)
+
+
+def test_positions_may_be_any_argument():
+    """The second one was taken for positions in a batch of texts of other lengths."""
+    model = build("Mixtral", "dynamic")
+    model.model.rotary_emb = Shown()
+    assert rates(model, generate(model, prompts(9, 4)).traces) == [1.0] * 2
+    with pytest.raises(UnsupportedGeneration, match="positions count the padding"):
+        looped(model, [9], padding=7, counted=False)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
