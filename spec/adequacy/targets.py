@@ -59,14 +59,14 @@ TRACES = (
 )
 _TRANSFORMERS = (
     "routings", "session", "replay", "attaching", "guard", "proof", "swapping", "fused", "families", "generation",
-    "columns", "recording", "journal", "calling", "rotary",
+    "columns", "recording", "journal", "rotary",
 )  # fmt: skip
 ATTACH = (
     *(
         Target(f"okr.engines.{name}", _MODEL)
         for name in ("choice", "matching", "prepared", *(f"transformers.{name}" for name in _TRANSFORMERS))
     ),
-    Target("okr.engines.transformers.engine", (*_MODEL, "text")),
+    *(Target(f"okr.engines.transformers.{name}", (*_MODEL, "text")) for name in ("calling", "engine")),
 )
 PARTS = {"mutation": ROUTING, "detection": DETECTION, "traces": TRACES, "attach": ATTACH}
 WATCHED = tuple(target.module for targets in PARTS.values() for target in targets)
