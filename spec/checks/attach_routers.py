@@ -1,5 +1,6 @@
 """Chapters ATTACH and WEIGHT: routers that no library has."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -124,3 +125,28 @@ def _biased() -> Any:
     for layer in model.model.layers:
         layer.mlp.gate = Giving(layer.mlp.gate)
     return model
+
+
+def _of_another_call(self: Any, hidden: Any) -> Any:
+    """Scales its weights by how often it was called: they do not follow from what it chose."""
+    logits, weights, experts = _of_any_dtype(self, hidden)
+    self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
+    return logits, weights * self.__dict__["calls"], experts
+
+
+@check("OKR-ATTACH-005")
+def a_refused_router_is_told_why(subject: Subject) -> None:
+    """The error names the router, and says that its output is the problem."""
+    from .. import system
+    from ..system import okr
+
+    model = _with_routers(_of_another_call)
+    path = system.routers(model)[0][0].path
+    said = ""
+    try:
+        with okr.record(model):
+            pass
+    except okr.UnsupportedRouter as error:
+        said = str(error)
+    for word in (re.escape(path), r"\boutput\b"):
+        require(re.search(word, said) is not None, "a refused router, in words", expected=word, got=said)
