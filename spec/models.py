@@ -126,13 +126,31 @@ def _switch(seed: int, *, decoder: bool = True) -> Any:
     return model.eval()
 
 
+def _attentive(model: nn.Module) -> nn.Module:
+    """Random queries and keys are too short for tokens to attend to places; these are long enough."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.mul_(30)
+    return spread_routers(model, 10)
+
+
 @made
 def growing_model() -> Any:
     """Mixtral-like, with rotary embeddings that every token past the twelfth scales further (dynamic NTK)."""
     torch.manual_seed(7)
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     size = SIZE | {"max_position_embeddings": 12, "head_dim": 16, "rope_parameters": rope}
-    return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
+    return _attentive(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)))
+
+
+@made
+def single_model() -> Any:
+    """The growing model, with one layer, and so with a single router."""
+    config = MixtralConfig(**{**growing_model().config.to_dict(), "num_hidden_layers": 1})
+    model = MixtralForCausalLM(config).eval()
+    model.load_state_dict(growing_model().state_dict(), strict=False)
+    return model
 
 
 @made
@@ -142,7 +160,7 @@ def stretched_model() -> Any:
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 12}
     rope |= {"short_factor": [1.0] * 8, "long_factor": [1.0 + 2 * place for place in range(8)]}
     size = SIZE | {"head_dim": 16, "rope_parameters": rope}
-    return spread_routers(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)), 10)
+    return _attentive(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)))
 
 
 @made

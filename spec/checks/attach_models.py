@@ -94,7 +94,7 @@ def dispatched_models_are_keyed_and_restored(subject: Subject) -> None:
 
 @check("OKR-ATTACH-002")
 def attached_routers_are_of_their_class(subject: Subject) -> None:
-    """What asks a module for its class, or where that class is from, finds what it was."""
+    """What asks a module for its class, where that class is from or what is written of it, finds what it was."""
     from .. import system
 
     for model in system.every_model():
@@ -104,6 +104,7 @@ def attached_routers_are_of_their_class(subject: Subject) -> None:
                 for site, native in zip(session.sites, kinds, strict=True):
                     module = model.get_submodule(site.path)
                     same = isinstance(module, native) and type(module).__module__ == native.__module__
+                    same &= type(module).__doc__ == native.__doc__
                     require(same, f"{site.path} is no {native.__name__} any more while attached", got=type(module))
 
 

@@ -149,7 +149,7 @@ _FORMULAS: tuple[Formula, ...] = (
 )
 
 
-def _released_with(model: Any, formula: Formula) -> Any:
+def released_with(model: Any, formula: Formula) -> Any:
     """The model with routers as another release may have them: of the same name, weighing by ``formula``."""
     import torch
 
@@ -181,7 +181,7 @@ def formulas_of_other_releases_are_followed(subject: Subject) -> None:
     logging.disable(logging.WARNING)  # that it runs without its fast path
     try:
         for formula in _FORMULAS:
-            model = _released_with(system.copied(system.softmax_model()), formula)
+            model = released_with(system.copied(system.softmax_model()), formula)
             name = formula.__name__.strip("_").replace("_", " ")
             with (
                 system.accepted(f"another release's formula ({name})"),
@@ -190,12 +190,12 @@ def formulas_of_other_releases_are_followed(subject: Subject) -> None:
             ):
                 for lowered, given in product((False, True), states):
                     with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
-                        _require_formula(model, formula, given, lowered, name)
+                        require_formula(model, formula, given, lowered, name)
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _require_formula(model: Any, formula: Formula, given: Any, lowered: bool, name: str) -> None:
+def require_formula(model: Any, formula: Formula, given: Any, lowered: bool, name: str) -> None:
     import torch
 
     from .. import system

@@ -34,15 +34,26 @@ def positions(model: nn.Module) -> int | None:
 
 def arguments_for(model: nn.Module, tokens: Tensor, source: Tensor | None = None, **wishes: Any) -> dict[str, Any]:
     """The arguments of one forward of ``model``: the ``tokens`` [batch, tokens], the encoder's ``source`` if there is
-    one, and those ``wishes`` that the forward accepts. Tokens are the first argument of a forward that has no
-    ``input_ids``."""
-    parameters = inspect.signature(model.forward).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given = {name: value for name, value in wishes.items() if name in parameters or anything}
+    one, and those ``wishes`` that the forward accepts."""
+    given = accepted(model, **wishes)
     if source is not None:
         return given | {"input_ids": source, "decoder_input_ids": tokens}
-    name = "input_ids" if anything or "input_ids" in parameters else next(iter(parameters), "input_ids")
-    return given | {name: tokens}
+    return given | {name_of_tokens(model): tokens}
+
+
+def accepted(model: nn.Module, **wishes: Any) -> dict[str, Any]:
+    """Those ``wishes`` that the forward of ``model`` accepts."""
+    parameters = inspect.signature(model.forward).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in wishes.items() if name in parameters or anything}
+
+
+def name_of_tokens(model: nn.Module) -> str:
+    """The name of the argument that takes tokens: the first one of a forward that names arguments but no
+    ``input_ids``."""
+    parameters = inspect.signature(model.forward).parameters
+    named = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    return "input_ids" if "input_ids" in parameters or not named else named[0]
 
 
 def logits_of(output: Any) -> Tensor:

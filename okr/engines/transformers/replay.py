@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from okr.discovery import RouterSite, input_device
 from okr.engines.matching import matching_sites
 from okr.engines.protocol import Observer
-from okr.engines.transformers.calling import arguments_for
+from okr.engines.transformers.calling import accepted, arguments_for, name_of_tokens
 from okr.engines.transformers.rotary import Ahead, Scaling
 from okr.engines.transformers.routings import Forced
 from okr.errors import InvalidTrace
@@ -101,13 +101,13 @@ def _run(
         model(**arguments)
         return
     whole: list[tuple[Tensor, Any]] = [(routing.experts, routing.dropped) for routing in routings]
-    cache, start = None, 0
+    cache, start, name = None, 0, name_of_tokens(model)
     for tokens, length in passes:
         end = start + tokens
         ahead.tokens = length - end
-        given = {**arguments, "input_ids": arguments["input_ids"][:, start:end]}
+        given = {**arguments, name: arguments[name][:, start:end]}
         if len(passes) > 1:
-            given |= {"use_cache": True, "past_key_values": cache}
+            given |= accepted(model, use_cache=True, past_key_values=cache)
         for routing, (experts, dropped) in zip(routings, whole, strict=True):
             routing.experts, routing.dropped = experts[start:end], dropped[start:end]
         cache = getattr(model(**given), "past_key_values", None)
