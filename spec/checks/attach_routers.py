@@ -1,18 +1,16 @@
-"""Chapters ATTACH and WEIGHT: routers that no library has."""
+"""Chapter ATTACH: routers that no library has."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
-from .. import oracle
-from ..cases import Setting
 from ..subject import Subject
 from ..verdicts import require
 from . import check
 from .attach_calls import served
 
 
-def _with_routers(forward: Callable[..., Any]) -> Any:
+def with_routers(forward: Callable[..., Any]) -> Any:
     """A model whose routers are of a class of their own, with this forward."""
     from .. import system
 
@@ -31,7 +29,8 @@ def _ranked(router: Any, logits: Any) -> Any:
     return logits, values.softmax(-1), experts
 
 
-def _of_any_dtype(self: Any, hidden: Any) -> Any:
+def ranking_logits(self: Any, hidden: Any) -> Any:
+    """The forward of a router that ranks logits as they are, in whatever dtype."""
     return _ranked(self, hidden.reshape(-1, self.hidden_dim) @ self.weight.T)
 
 
@@ -41,43 +40,6 @@ def _of_whole_numbers(self: Any, hidden: Any) -> Any:
 
 def _of_two(self: Any, hidden: Any, bias: Any) -> Any:
     return _ranked(self, hidden.reshape(-1, self.hidden_dim) @ self.weight.T + bias)
-
-
-@check("OKR-WEIGHT-003")
-def selection_is_legal_for_scores_of_any_dtype(subject: Subject) -> None:
-    """Routers that rank logits as they are, of 16 and more bits. Many of bfloat16 lie 0.3125 apart, a little more than
-    epsilon, which only a rounded zone would let in."""
-    import torch
-
-    from .. import system
-    from ..system import okr
-    from .weight import legal_nearby
-
-    here = Setting(2, 0.31, "boundary")
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        model = _with_routers(_of_any_dtype).to(dtype)
-        with (
-            torch.no_grad(),
-            okr.watermark(model, system.key(), epsilon=here.epsilon, zone=here.zone),
-            system.outputs_of(model) as seen,
-            served(f"a router that ranks logits of {dtype}"),
-        ):
-            for length in (40, 1):
-                system.logits(model, system.tokens(4, length))
-        for site, _ in system.routers(model):
-            rows = torch.cat([given.reshape(-1, site.hidden_size) for given, _ in seen[site.path]])
-            choice, experts = (torch.cat([output[part] for _, output in seen[site.path]]) for part in (0, 2))
-            key, _ = oracle.key_scores(rows.float().numpy(), _signs(site))
-            for token, taken in enumerate(experts.tolist()):
-                fair = legal_nearby(choice[token].tolist(), key[token].tolist(), here, taken)
-                require(fair, f"{site.path}, logits of {dtype}: illegal selection", got=sorted(taken))
-
-
-def _signs(site: Any) -> Any:
-    from .. import system
-
-    names = ("stack", "layer", "hidden_size", "num_experts")
-    return oracle.projection(system.SECRET, **{name: getattr(site, name) for name in names})
 
 
 @check("OKR-ATTACH-005")
@@ -98,7 +60,7 @@ def routers_of_any_make_are_accepted(subject: Subject) -> None:
 def _quantised() -> Any:
     import torch
 
-    model = _with_routers(_of_whole_numbers)
+    model = with_routers(_of_whole_numbers)
     for layer in model.model.layers:
         module = layer.mlp.gate
         scale = module.weight.detach().abs().max() / 127
@@ -121,7 +83,7 @@ def _biased() -> Any:
         def forward(self, hidden: Any) -> Any:
             return self.router(hidden, self.bias)
 
-    model = _with_routers(_of_two)
+    model = with_routers(_of_two)
     for layer in model.model.layers:
         layer.mlp.gate = Giving(layer.mlp.gate)
     return model
@@ -129,7 +91,7 @@ def _biased() -> Any:
 
 def _of_another_call(self: Any, hidden: Any) -> Any:
     """Scales its weights by how often it was called: they do not follow from what it chose."""
-    logits, weights, experts = _of_any_dtype(self, hidden)
+    logits, weights, experts = ranking_logits(self, hidden)
     self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
     return logits, weights * self.__dict__["calls"], experts
 
@@ -140,7 +102,7 @@ def a_refused_router_is_told_why(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    model = _with_routers(_of_another_call)
+    model = with_routers(_of_another_call)
     path = system.routers(model)[0][0].path
     said = ""
     try:
