@@ -1,5 +1,6 @@
 """The tiny random models that the system clauses are tried on."""
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -135,16 +136,20 @@ def _attentive(model: nn.Module) -> nn.Module:
     return spread_routers(model, 10)
 
 
-@made
 def growing_model() -> Any:
-    """Mixtral-like, with rotary embeddings that every token past the twelfth scales further (dynamic NTK)."""
+    """Mixtral-like, with rotary embeddings that every token past the twelfth scales further (dynamic NTK). It is new
+    each time, for it notes how much it has seen; so are the next two."""
+    return copy.deepcopy(_growing())
+
+
+@made
+def _growing() -> Any:
     torch.manual_seed(7)
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     size = SIZE | {"max_position_embeddings": 12, "head_dim": 16, "rope_parameters": rope}
     return _attentive(MixtralForCausalLM(MixtralConfig(**size, num_local_experts=8, num_experts_per_tok=2)))
 
 
-@made
 def single_model() -> Any:
     """The growing model, with one layer, and so with a single router."""
     config = MixtralConfig(**{**growing_model().config.to_dict(), "num_hidden_layers": 1})
@@ -153,9 +158,13 @@ def single_model() -> Any:
     return model
 
 
-@made
 def stretched_model() -> Any:
     """Mixtral-like, with rotary embeddings of other frequencies for all sequences of more than 12 tokens (longrope)."""
+    return copy.deepcopy(_stretched())
+
+
+@made
+def _stretched() -> Any:
     torch.manual_seed(8)
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 12}
     rope |= {"short_factor": [1.0] * 8, "long_factor": [1.0 + 2 * place for place in range(8)]}

@@ -185,17 +185,11 @@ class Halves(nn.Module):
         return tuple((first + second) / 2 for first, second in pairs)
 
 
-def fresh_model(kind: str) -> Any:
-    """The ``growing`` or the ``stretched`` model, made anew: it has seen nothing yet."""
-    kinds: dict[str, Any] = {"growing": growing_model, "stretched": stretched_model}
-    return kinds[kind].__wrapped__()
-
-
 def two_scalings(second: str) -> Any:
     """A new Mixtral-like model of two scalings. The first grows from the twelfth token on; the second grows from a
     later one on, or is another from the twelfth token or the twelfth pair of tokens on."""
-    model, grown = copy.deepcopy(unscaled_model()), fresh_model("growing")
-    first, other = grown.model.rotary_emb, fresh_model("stretched").model.rotary_emb
+    model, grown = copy.deepcopy(unscaled_model()), growing_model()
+    first, other = grown.model.rotary_emb, stretched_model().model.rotary_emb
     if second == "later":
         config = copy.deepcopy(grown.config)
         config.max_position_embeddings = 2 * LIMIT

@@ -57,7 +57,7 @@ def _having_seen(length: int, kind: Any) -> Any:
 
     from .. import system
 
-    model = kind(system.copied(system.single_model()))
+    model = kind(system.single_model())
     with torch.no_grad():
         model(system.tokens(1, length))
     return model

@@ -173,11 +173,11 @@ def a_model_that_keeps_no_cache_is_refused(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    model = _fresh(system.growing_model())
+    model = system.growing_model()
     with _keyed(model) as session:
         trace = session.generate(system.tokens(1), max_new_tokens=8, **system.GREEDY).traces[0]
         short = session.generate(system.tokens(1, 4), max_new_tokens=1, **system.GREEDY).traces[0]
-    forgetful = _fresh(system.growing_model())
+    forgetful = system.growing_model()
     hook = forgetful.register_forward_hook(_without_cache)
     with system.refused(okr.InvalidTrace, "a trace of several passes, by a model without a cache"):
         replayed_scores(forgetful, trace)
@@ -201,7 +201,7 @@ def replay_leaves_the_scaling(subject: Subject) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    model = _fresh(system.growing_model())
+    model = system.growing_model()
     with _keyed(model) as session:
         trace = session.generate(system.tokens(1), max_new_tokens=8, **system.GREEDY).traces[0]
     for length in (5, 40):

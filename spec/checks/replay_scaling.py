@@ -54,7 +54,7 @@ def replay_leaves_what_scaling_notes(subject: Subject) -> None:
     """A model that has run nothing yet is left without a note of what it saw, and a used one with those it had."""
     from .. import scalings, system
 
-    for model in (scalings.fresh_model("stretched"), scalings.own_model(call="a note kept")):
+    for model in (system.stretched_model(), scalings.own_model(call="a note kept")):
         trace = looped(system.copied(model), (10,))[0].traces[0]
         for used in (False, True):
             if used:

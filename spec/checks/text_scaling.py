@@ -28,8 +28,8 @@ def likelihoods_are_of_one_pass_over_the_text(subject: Subject) -> None:
     from .. import scalings, system
 
     models = (
-        scalings.fresh_model("growing"),
-        scalings.fresh_model("stretched"),
+        system.growing_model(),
+        system.stretched_model(),
         scalings.own_model(call="positions third"),
     )
     for original, length in ((_attentive(model), length) for model in models for length in (13, 20)):

@@ -18,7 +18,7 @@ def calls_of_others_are_not_recorded(subject: Subject) -> None:
     from .. import system
     from ..system import okr
 
-    one, two = system.copied(system.growing_model()), system.copied(system.softmax_model())
+    one, two = system.growing_model(), system.copied(system.softmax_model())
     first, second = system.tokens(2, 9, seed=1), system.tokens(2, 9, seed=2)
     for begin, compiled in ((keyed, False), (okr.record, False), (okr.record, True)):
         what = f"models whose routers are {'compiled' if compiled else 'not compiled'}"

@@ -250,7 +250,7 @@ def passes_are_stored_as_runs(subject: Subject) -> None:
         require(got[0] == expected, f"runs of the passes {passes}", expected=expected, got=got[0])
         require(got[1] == passes, f"passes of the runs {expected}", expected=passes, got=got[1])
         require(runs.dtype == np.int32, "type of the runs", expected="int32", got=runs.dtype)
-    model = system.copied(system.growing_model())
+    model = system.growing_model()
     with (
         okr.watermark(model, system.key(), epsilon=1.0, zone="boundary") as session,
         system.accepted("scaled positions"),

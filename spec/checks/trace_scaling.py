@@ -65,7 +65,8 @@ def shifted(kind: str, lengths: tuple[int, ...], padding: int, steps: int) -> tu
     """A new model of a kind, the texts of a loop in which positions count the padding, and what the routers saw."""
     from .. import scalings, system
 
-    model = scalings.own_model(call=kind) if kind in scalings.CALLS else scalings.fresh_model(kind)
+    kinds: dict[str, Any] = {"growing": system.growing_model, "stretched": system.stretched_model}
+    model = kinds[kind]() if kind in kinds else scalings.own_model(call=kind)
     return model, *looped(system.copied(model), lengths, padding=padding, counted=False, steps=steps)
 
 
@@ -107,9 +108,9 @@ def _forgetful(dimensions: int) -> Any:
 
     import torch
 
-    from .. import scalings
+    from .. import system
 
-    model = scalings.fresh_model("stretched")
+    model = system.stretched_model()
     prepare = model.prepare_inputs_for_generation
 
     @wraps(prepare)
