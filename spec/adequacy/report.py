@@ -165,8 +165,9 @@ _MUTANTS = """## Mutants
 
 Small changes to the source (`spec/adequacy/mutants.py`): comparisons, arithmetic, logic, constants, negations,
 branches, `raise` statements. Messages, annotations and imports are not mutated. A mutant counts as killed only where a
-clause is violated; where it merely crashes or hangs it is listed apart. A mutant is asked every check that runs its
-line. The score is killed / (killed + survived that are not equivalent): crashes and hangs count on neither side.
+clause is violated; where it merely crashes or hangs it is listed apart, but for a few checks, of models of any make,
+that count every exception as a refusal. A mutant is asked every check that runs its line. The score is killed /
+(killed + survived that are not equivalent): crashes and hangs count on neither side.
 [Every survivor](data/adequacy-survivors.csv), each with its explanation.
 """
 
@@ -177,10 +178,8 @@ _LIMITS = """## What this does not show
   those that somebody thought of, and the same hand chose them that wrote the clauses.
 - Code that checks itself raises before a clause can judge, which is no kill: a router is used only after it repeated
   the family's own output bit for bit, and every call is counted.
-- The figures of `okr.routing`, `okr.routing.settings` apart, were measured before the newest checks of other chapters.
 - Not every survivor of `okr.detection` was asked the dozen questions that take more than two seconds while they are
-  watched; those of its modules `likelihood`, `text`, `spans` and `windows` were. Nor was every survivor of
-  `okr.engines.transformers.rotary` asked the two that take so long in its chapters. They might lose some more.
+  watched; those of its modules `likelihood`, `text`, `spans` and `windows` were. They might lose some more.
 - What is said to be not measured is judged by the clauses and their zoo, but nobody knows what they miss.
 - The Triton kernels and the code that puts them to use (`okr.routing.triton_kernels`, `okr.routing.accelerated`) are
   judged by the clauses (`okr conform triton`), and so is the router that vLLM serves (`okr conform vllm`), but no
