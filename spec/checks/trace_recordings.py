@@ -11,12 +11,12 @@ from .trace_generations import keyed
 def _looped(model: Any, ids: Any, mask: Any, new: int, **way: Any) -> tuple[Any, Any]:
     """The sequences and the mask after greedy decoding of ``new`` tokens by calls of the model. ``cache``: each call
     sees what is new, or everything again; ``last``: a further call sees the last token; ``padding``: the position that
-    padding has."""
+    padding has; ``dtype``: that of positions."""
     import torch
 
     past = None
     for step in range(new + way["last"]):
-        places = (mask.cumsum(-1) - 1).masked_fill(mask == 0, way.get("padding", 0))
+        places = (mask.cumsum(-1) - 1).masked_fill(mask == 0, way.get("padding", 0)).to(way.get("dtype", torch.long))
         fresh = slice(-1 if past is not None else 0, None)
         with torch.no_grad():
             output = model(
@@ -231,3 +231,21 @@ def padding_may_stand_at_any_position(subject: Subject) -> None:
         model(input_ids=ids[:, 12:13], attention_mask=mask[:, :13], past_key_values=cache)
     with system.refused(okr.UnsupportedGeneration, "a scaling that changed behind padding with positions"):
         recording.traces(ids, attention_mask=mask)
+
+
+@check("OKR-TRACE-001")
+def positions_may_be_of_any_dtype(subject: Subject) -> None:
+    """Also in a model that longer texts have scaled before."""
+    import torch
+
+    from .. import system
+
+    ids = system.tokens(2, 12, seed=16)
+    found = []
+    for dtype in (torch.long, torch.float32):
+        model = system.growing_model()
+        system.logits(model, system.tokens(1, 30))
+        with keyed(model) as session, session.recording() as recording:
+            texts, _ = _looped(model, ids, torch.ones_like(ids), 3, cache=True, last=0, dtype=dtype)
+        found.append([trace.digest() for trace in recording.traces(texts)])
+    require(found[0] == found[1], "another trace with other numbers as positions", expected=found[0], got=found[1])
