@@ -68,11 +68,12 @@ def _check_access(path: Path, status: os.stat_result) -> None:
 def _from_environment(name: str, parse: Parse) -> bytes:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):  # not quoted: it may be what the variable should hold
         raise InvalidKey("env: takes the name of an environment variable (letters, digits and _)")
+    shown = name if name.isupper() else "that env: names"  # in small letters it may be a secret
     if name not in os.environ:
-        raise InvalidKey(f"the environment variable {name} is not set")
+        raise InvalidKey(f"the environment variable {shown} is not set")
     secret = parse(os.fsencode(os.environ[name]))
     if secret is None:
-        raise InvalidKey(f"the environment variable {name} does not hold the content of an OKR key file")
+        raise InvalidKey(f"the environment variable {shown} does not hold the content of an OKR key file")
     return secret
 
 

@@ -1,5 +1,6 @@
 """Chapter KEY, where the file of a key may come from, and what becomes of it where writing fails."""
 
+import base64
 import errno
 import json
 import os
@@ -57,17 +58,18 @@ def keys_are_read_from_variables_and_descriptors(subject: Subject) -> None:
 
 @check("OKR-KEY-008")
 def content_in_place_of_a_name_is_not_quoted(subject: Subject) -> None:
-    """The content of a key file, or the secret in base64, where a name belongs."""
+    """The content of a key file, or the secret in base64, where a name belongs; also a secret whose base64 could be the
+    name of a variable."""
     from okr.routing.keys import Key
 
-    with _saved() as path:
-        content = path.read_text("utf-8")
-    secret = json.loads(content)["secret"]
-    for given in (content, f"  {content}", f"env:{secret}", f"env:{content}", f"fd:{secret}"):
-        said = refusal(partial(Key.load, given))
-        require(secret not in said, "the error quotes the key")
-    with patch.dict(os.environ, {_NAME: f"{{{secret}"}):
-        require(secret not in refusal(lambda: Key.load(f"env:{_NAME}")), "the error quotes a variable")
+    for shown in (base64.b64encode(_SECRET).decode(), "itCouldBeTheNameOfAVariable1"):
+        key = Key(base64.b64decode(shown))
+        content = json.dumps({"format": "okr-key-1", "key_id": key.id, "secret": shown})
+        for given in (content, f"  {content}", f"env:{shown}", f"env:{content}", f"fd:{shown}"):
+            require(shown not in refusal(partial(Key.load, given)), "the error quotes the key")
+        for value in (f"{{{shown}", shown):
+            with patch.dict(os.environ, {_NAME: value}):
+                require(shown not in refusal(lambda: Key.load(f"env:{_NAME}")), "the error quotes a variable")
 
 
 @check("OKR-KEY-009")

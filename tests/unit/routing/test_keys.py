@@ -208,6 +208,12 @@ def refused(source, match):
     assert ENCODED[:-3] not in shown
 
 
+def test_a_secret_that_could_be_the_name_of_a_variable_is_not_shown():
+    """The error quoted any name, as it quotes those in capitals."""
+    with pytest.raises(InvalidKey, match="the environment variable that env: names is not set"):
+        Key.load("env:itCouldBeTheNameOfAVariable1")
+
+
 def test_sources_that_are_not_there(monkeypatch):
     monkeypatch.delenv("A_KEY", raising=False)
     refused("env:A_KEY", "environment variable A_KEY is not set")
