@@ -11,6 +11,7 @@ import okr as package
 from okr.detection import Decoys, TextVerdict, likelihood, text
 from okr.engines import Text
 from okr.engines.transformers import TransformersEngine
+from okr.engines.transformers.calling import arguments_for, logits_of
 
 from . import Change, broken
 
@@ -127,7 +128,8 @@ def predictions_off_by_one(change: Change) -> None:
     def log_p(self: Any, given: Any, rows: int, temperature: float) -> Any:
         other = Text(given.tokens.roll(-1), given.prompt_length, given.source)
         inputs, targets = given.tokens[:-1].expand(rows, -1), other.tokens[given.prompt_length :]
-        found = self.model(input_ids=inputs, use_cache=False).logits[:, given.prompt_length - 1 :].log_softmax(-1)
+        found = logits_of(self.model(**arguments_for(self.model, inputs, use_cache=False)))
+        found = found[:, given.prompt_length - 1 :].log_softmax(-1)
         return found.gather(-1, targets.expand(rows, -1)[..., None])[..., 0].double()
 
     change(TransformersEngine, "log_p", log_p)
