@@ -96,7 +96,8 @@ def _side_by_side(
             finished = True
         finally:
             for pool in pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # a thread that was not waited for may write into a closed pipe when Python ends
+                pool.shutdown(wait=finished, cancel_futures=True)
             if not finished:
                 for process in set(active_children()) - set(others):
                     process.terminate()
