@@ -31,9 +31,10 @@ from .models import (
     stretched_model,
     unscaled_model,
 )
-from .verdicts import Violation, require, words
+from .outcomes import accepted, refused, served
 
 __all__ = [
+    "accepted",
     "capacity_model",
     "deep_model",
     "dense_model",
@@ -43,7 +44,9 @@ __all__ = [
     "mixed_model",
     "models",
     "new_models",
+    "refused",
     "scaled_model",
+    "served",
     "sigmoid_model",
     "single_model",
     "softmax_families",
@@ -298,25 +301,3 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def copied(model: Any) -> Any:
     """A deep copy."""
     return copy.deepcopy(model)
-
-
-@contextmanager
-def accepted(what: str) -> Iterator[None]:
-    """Violation where the package refuses, by an error of its own, what the block does."""
-    try:
-        yield
-    except okr.OKRError as error:
-        raise Violation(f"{what} was refused: {words(error)}") from error
-
-
-@contextmanager
-def refused(kind: type[Exception], what: str) -> Iterator[None]:
-    """Violation unless the block raises an error of ``kind``, whose message is one line."""
-    try:
-        yield
-    except kind as error:
-        require(bool(str(error)) and "\n" not in str(error), f"{what}: the error is not one clear line", got=error)
-    except Exception as error:
-        raise Violation(f"{what}: {type(error).__name__} instead of {kind.__name__}: {words(error)}") from error
-    else:
-        raise Violation(f"{what} was accepted")

@@ -1,23 +1,11 @@
 """Chapter ATTACH: models of any library, however they take tokens and give logits, and what is no model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ..subject import Subject
-from ..verdicts import Violation, require, words
+from ..verdicts import require
 from . import check
-
-
-@contextmanager
-def served(what: str) -> Iterator[None]:
-    """Violation where the block raises anything."""
-    try:
-        yield
-    except Violation:
-        raise
-    except Exception as error:
-        raise Violation(f"{what}: {words(error)}") from error
 
 
 def recorded(module: Any, text: Any, **options: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -57,7 +45,7 @@ def models_of_any_library_are_accepted(subject: Subject) -> None:
     told = detected(whole, text[0])
     for kind in plain.KINDS:
         module, what = kind(system.copied(whole)), f"a model of nobody's library ({kind.__doc__})"
-        with served(what):
+        with system.served(what):
             found, _ = recorded(module, text)
             verdict = okr.verify(module, found[0], system.key(), decoys=99, alpha=0.05)
             got = detected(module, text[0])

@@ -7,7 +7,6 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .attach_calls import served
 
 
 def with_routers(forward: Callable[..., Any]) -> Any:
@@ -50,9 +49,12 @@ def routers_of_any_make_are_accepted(subject: Subject) -> None:
     from ..system import okr
 
     for what, model in (("weights of whole numbers", _quantised()), ("a bias beside the states", _biased())):
-        with served(f"a model whose routers have {what}"), okr.watermark(model, system.key(), epsilon=1.0) as session:
+        with (
+            system.served(f"a model whose routers have {what}"),
+            okr.watermark(model, system.key(), epsilon=1.0) as session,
+        ):
             traces = session.generate(system.tokens(), max_new_tokens=4, **system.GREEDY).traces
-        with served(f"a verification by routers that have {what}"):
+        with system.served(f"a verification by routers that have {what}"):
             verdict = okr.verify(model, traces, system.key(), decoys=99, alpha=0.05)
         require(verdict.hit_rate == 1, f"routers that have {what}", expected=1, got=verdict)
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import Violation, require
 from . import check
-from .attach_calls import recorded, served
+from .attach_calls import recorded
 
 
 @check("OKR-REPLAY-004")
@@ -20,7 +20,7 @@ def replays_ask_for_nothing_to_be_kept(subject: Subject) -> None:
     module, text = plain.Keeping(system.copied(system.softmax_model())), system.tokens(1, 20)
     traces, _ = recorded(module, text)
     seen = module.seen
-    with served("a model that remembers"):
+    with system.served("a model that remembers"):
         okr.verify(module, traces[0], system.key())
         detected(module, text[0])
     require(module.seen == seen, "tokens that it remembers", expected=seen, got=module.seen)
@@ -46,7 +46,7 @@ def replay_recovers_states_whatever_the_positions_count(subject: Subject) -> Non
         ("a model that saw more", _having_seen(30, plain.Measuring), system.tokens(1, 12), none, (0,)),
     )
     for what, model, text, options, firsts in ways:
-        with served(what):
+        with system.served(what):
             traces, seen = recorded(model, text, **options)
         _recovered(what, model, traces, seen, firsts)
 
@@ -69,7 +69,7 @@ def _recovered(what: str, model: Any, traces: list[Any], seen: dict[str, Any], f
     from .replay import replayed_scores
 
     for row, (first, trace) in enumerate(zip(firsts, traces, strict=True)):
-        with served(f"a replay of {what}"):
+        with system.served(f"a replay of {what}"):
             shown = replayed_scores(model, trace)
         for site, _ in system.routers(model):
             states = seen[site.path][0][0].reshape(len(traces), -1, site.hidden_size)[row]

@@ -10,16 +10,19 @@ from .text_numbers import detected
 
 @check("OKR-TEXT-009")
 def texts_are_as_long_as_the_scaling_allows(subject: Subject) -> None:
-    """One token more than there are positions, for the last one is not read; the next is refused."""
-    from .. import scalings, system
+    """One token more than there are positions, for the last one is not read; the next is refused, unless the model
+    names no number of positions."""
+    from .. import plain, scalings, system
     from ..system import okr
 
     for said, room in scalings.ROOMS:
         model = scalings.roomy_model(said)
-        with system.accepted(f"a text as long as the {room} positions of {said} allow"):
+        with system.served(f"a text as long as the {room} positions of {said} allow"):
             detected(model, [5, 6] * (room // 2) + [5], decoys=1, alpha=0.5)
         with system.refused(okr.InvalidText, f"a text of two tokens more than the {room} positions of {said}"):
             detected(model, [5, 6] * (room // 2 + 1), decoys=1, alpha=0.5)
+    with system.served("a text of 50 tokens, by a model that names no number of positions"):
+        detected(plain.Plain(system.growing_model()), [5, 6] * 25, decoys=1, alpha=0.5)
 
 
 @check("OKR-TEXT-007")

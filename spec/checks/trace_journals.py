@@ -7,7 +7,6 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .attach_calls import served
 from .trace_generations import keyed
 
 
@@ -24,7 +23,7 @@ def calls_of_others_are_not_recorded(subject: Subject) -> None:
         what = f"models whose routers are {'compiled' if compiled else 'not compiled'}"
         with begin(one) as outer, okr.record(two) as inner:
             expected = _alone(outer, inner, first)
-            with served(what), _compiled(one, two) if compiled else ExitStack():
+            with system.served(what), _compiled(one, two) if compiled else ExitStack():
                 for model in (one, two, one):
                     system.logits(model, second)  # nobody records it
                 with outer.recording() as ones:

@@ -8,23 +8,20 @@ from . import check
 from .trace_generations import keyed
 
 
-def _looped(model: Any, ids: Any, mask: Any, new: int, **way: Any) -> tuple[Any, Any]:
+def decoded(model: Any, ids: Any, mask: Any, new: int, **way: Any) -> tuple[Any, Any]:
     """The sequences and the mask after greedy decoding of ``new`` tokens by calls of the model. ``cache``: each call
     sees what is new, or everything again; ``last``: a further call sees the last token; ``padding``: the position that
-    padding has; ``dtype``: that of positions."""
+    padding has; ``dtype``: that of positions; ``counted``: False leaves them to the model, which counts padding."""
     import torch
 
     past = None
     for step in range(new + way["last"]):
         places = (mask.cumsum(-1) - 1).masked_fill(mask == 0, way.get("padding", 0)).to(way.get("dtype", torch.long))
         fresh = slice(-1 if past is not None else 0, None)
+        given = {"position_ids": places[:, fresh]} if way.get("counted", True) else {}
         with torch.no_grad():
             output = model(
-                input_ids=ids[:, fresh],
-                attention_mask=mask,
-                position_ids=places[:, fresh],
-                past_key_values=past,
-                use_cache=way["cache"],
+                input_ids=ids[:, fresh], attention_mask=mask, past_key_values=past, use_cache=way["cache"], **given
             )
         past = output.past_key_values if way["cache"] else None
         if step < new:
@@ -62,7 +59,7 @@ def loops_of_ones_own_are_recorded(subject: Subject) -> None:
         with keyed(model) as session:
             for way in _WAYS:
                 with system.outputs_of(model) as seen, session.recording() as recording:
-                    ids, mask = _looped(model, *_padded(), 4, **way)
+                    ids, mask = decoded(model, *_padded(), 4, **way)
                 with system.accepted(f"a recording of a loop with {way}"):
                     traces = recording.traces(ids, prompt_length=6, attention_mask=mask)
                 lengths = [trace.prompt_length for trace in traces]
@@ -112,7 +109,7 @@ def recordings_make_the_traces_that_generations_make(subject: Subject) -> None:
             with keyed(model) as session:
                 made = session.generate(**given, max_new_tokens=9, **system.GREEDY)
                 with session.recording() as recording:
-                    texts, masks = _looped(model, ids, mask, 9, **way)
+                    texts, masks = decoded(model, ids, mask, 9, **way)
                     session.generate(ids[:1], max_new_tokens=2, **system.GREEDY)
                 system.logits(model, ids)
                 with system.accepted("a recording of a loop of one's own"):
@@ -220,7 +217,7 @@ def padding_may_stand_at_any_position(subject: Subject) -> None:
     for padding in (0, 1):
         model = system.growing_model()
         with keyed(model) as session, session.recording() as recording:
-            texts, masks = _looped(model, ids, mask.long(), 9, cache=True, last=0, padding=padding)
+            texts, masks = decoded(model, ids, mask.long(), 9, cache=True, last=0, padding=padding)
         with system.accepted(f"padding at position {padding}"):
             found.append([trace.digest() for trace in recording.traces(texts, attention_mask=masks)])
     require(found[0] == found[1], "another trace with padding at position 1", expected=found[0], got=found[1])
@@ -246,6 +243,6 @@ def positions_may_be_of_any_dtype(subject: Subject) -> None:
         model = system.growing_model()
         system.logits(model, system.tokens(1, 30))
         with keyed(model) as session, session.recording() as recording:
-            texts, _ = _looped(model, ids, torch.ones_like(ids), 3, cache=True, last=0, dtype=dtype)
+            texts, _ = decoded(model, ids, torch.ones_like(ids), 3, cache=True, last=0, dtype=dtype)
         found.append([trace.digest() for trace in recording.traces(texts)])
     require(found[0] == found[1], "another trace with other numbers as positions", expected=found[0], got=found[1])

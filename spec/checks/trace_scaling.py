@@ -5,6 +5,7 @@ from typing import Any
 
 from ..subject import Subject
 from . import check
+from .trace_recordings import decoded
 
 
 def looped(model: Any, lengths: tuple[int, ...], *, padding: int = 0, counted: bool = True, steps: int = 8) -> Any:
@@ -21,17 +22,10 @@ def looped(model: Any, lengths: tuple[int, ...], *, padding: int = 0, counted: b
     width = max(lengths) + padding
     ids = system.tokens(len(lengths), width, seed=3)
     mask = torch.tensor([[int(place >= width - length) for place in range(width)] for length in lengths])
-    ids, shown, cache = ids * mask, ids * mask, None
     run = okr.watermark(model, system.key(), epsilon=1.0, zone="boundary")
-    with run as session, system.outputs_of(model) as seen, torch.no_grad():
-        with session.recording() as recording:
-            for _ in range(steps):
-                where = (mask.cumsum(-1) - 1).clamp(min=0)[:, -shown.shape[1] :]
-                given = {"position_ids": where} if counted else {}
-                output = model(input_ids=shown, attention_mask=mask, past_key_values=cache, use_cache=True, **given)
-                cache, shown = output.past_key_values, output.logits[:, -1].argmax(-1, keepdim=True)
-                ids, mask = torch.cat([ids, shown], 1), torch.cat([mask, torch.ones_like(shown)], 1)
-        made = recording.traces(ids, prompt_length=width, attention_mask=mask)
+    with run as session, system.outputs_of(model) as seen, session.recording() as recording:
+        ids, mask = decoded(model, ids * mask, mask, steps, cache=True, last=0, counted=counted)
+    made = recording.traces(ids, prompt_length=width, attention_mask=mask)
     return SimpleNamespace(traces=made), seen
 
 

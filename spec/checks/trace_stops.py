@@ -6,7 +6,6 @@ from typing import Any
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .attach_calls import served
 from .trace_generations import configured, keyed
 
 _LETTERS = f"{ascii_letters}{digits}+/"
@@ -41,7 +40,7 @@ def a_letter_ends_a_text(subject: Subject) -> None:
             given: dict[str, Any] = {"stop_strings": word} if where == "arguments" else {}
             with (
                 configured(model, stop_strings=None if given else word),
-                served(f"a letter that ends texts, in the {where}"),
+                system.served(f"a letter that ends texts, in the {where}"),
             ):
                 made = session.generate(ids, tokenizer=_tokenizer(), **options, **given)
             end = texts[0].index(texts[0][place], 4) + 1
@@ -63,7 +62,7 @@ def a_text_that_looks_like_padding_keeps_its_prompt(subject: Subject) -> None:
     with keyed(model) as session, configured(model, pad_token_id=None, eos_token_id=None):
         first = int(session.generate(ids, **_OPTIONS).sequences[0, 4])
         given = {"attention_mask": torch.ones_like(ids), "stopping_criteria": rule}
-        with served("a text that looks like padding"):
+        with system.served("a text that looks like padding"):
             made = session.generate(ids, eos_token_id=61, pad_token_id=first, **given, **_OPTIONS)
     trace, prompt = made.traces[0], ids[0].tolist()
     kept = trace.token_ids.tolist()[:4] == prompt and trace.prompt_length == 4

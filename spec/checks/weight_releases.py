@@ -7,7 +7,6 @@ from typing import Any
 
 from ..subject import Subject
 from . import check
-from .attach_calls import served
 from .weight_modes import released_with, require_formula
 
 
@@ -48,7 +47,7 @@ def attributes_of_other_releases_are_followed(subject: Subject) -> None:
     name = "another name of an attribute"
     with (
         _quiet(),
-        served(name),
+        system.served(name),
         torch.no_grad(),
         okr.watermark(model, system.key(), epsilon=0.3, zone="boundary"),
     ):

@@ -7,7 +7,6 @@ from ..cases import Setting
 from ..subject import Subject
 from ..verdicts import require
 from . import check
-from .attach_calls import served
 from .attach_routers import ranking_logits, with_routers
 
 
@@ -28,7 +27,7 @@ def selection_is_legal_for_scores_of_any_dtype(subject: Subject) -> None:
             torch.no_grad(),
             okr.watermark(model, system.key(), epsilon=here.epsilon, zone=here.zone),
             system.outputs_of(model) as seen,
-            served(f"a router that ranks logits of {dtype}"),
+            system.served(f"a router that ranks logits of {dtype}"),
         ):
             for length in (40, 1):
                 system.logits(model, system.tokens(4, length))
